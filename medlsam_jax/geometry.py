@@ -1,0 +1,226 @@
+"""Frames and shapes: the scan's own voxels, the working grid, and world millimetres, with the ways between them.
+
+Three frames, stated once:
+
+- **scan voxels** `(z, y, x)`: indices of `Volume.array`, which is the NIfTI array transposed, whatever its orientation;
+- **working voxels** `(z, y, x)`: the 3 mm grid in LAS orientation that MedLAM sees (reference: MedLSAM, preprocessing);
+- **world** `(x, y, z)`: RAS millimetres, as in NIfTI.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Num
+
+WORKING_SPACING_MM = 3.0
+WORKING_AXIS_CODES = "LAS"
+PATCH_EDGE = 64
+FACES = ("min z", "min y", "min x", "max z", "max y", "max x")
+OFFSET_RANGE_MM = (1500.0, 600.0, 600.0)
+"""Reach of the relative offset that two head outputs describe: `offset_mm = range * tanh(head(p) - head(q))`, z y x."""
+
+Convention = Literal["published", "consistent"]
+"""How the working grid is laid over the scan.
+
+`published`: the arithmetic of the published program, whose image grid is corner aligned (first and last voxel centres
+of scan and grid coincide) while its label grid is half-pixel aligned and its results go back by a plain division.
+`consistent`: one half-pixel aligned grid for image, labels and results.
+"""
+
+_AXIS_LETTERS = (("L", "R"), ("P", "A"), ("I", "S"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+  """Where the voxels of an array lie: `shape` in (z, y, x), `affine` from voxel (x, y, z) to RAS mm as in NIfTI."""
+
+  shape: tuple[int, int, int]
+  affine: Float[np.ndarray, "4 4"]
+
+  @property
+  def spacing_mm(self) -> Float[np.ndarray, "3"]:
+    """Edge lengths of a voxel in mm, (z, y, x)."""
+    return np.linalg.norm(self.affine[:3, :3], axis=0)[::-1]
+
+  @property
+  def axis_codes(self) -> str:
+    """Nearest anatomical direction of each rising index in (x, y, z) order, such as `LPS`."""
+    directions = self._nearest_axes()
+    return "".join(_AXIS_LETTERS[world][int(sign > 0)] for world, sign in directions)
+
+  def _nearest_axes(self) -> list[tuple[int, float]]:
+    """For each array axis in (x, y, z): the world axis it runs along and the sign, each world axis used once."""
+    cosines = self.affine[:3, :3] / np.linalg.norm(self.affine[:3, :3], axis=0)
+    result: list[tuple[int, float]] = [(0, 1.0)] * 3
+    free_world, free_array = {0, 1, 2}, {0, 1, 2}
+    for flat in np.argsort(-np.abs(cosines), axis=None):
+      world, axis = divmod(int(flat), 3)
+      if world in free_world and axis in free_array:
+        result[axis] = (world, float(np.sign(cosines[world, axis])))
+        free_world.remove(world)
+        free_array.remove(axis)
+    return result
+
+  def world_from_voxel(self, points: Num[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3"]:
+    """Voxel coordinates (z, y, x) to RAS mm (x, y, z)."""
+    return np.asarray(points, float)[..., ::-1] @ self.affine[:3, :3].T + self.affine[:3, 3]
+
+  def voxel_from_world(self, points: Num[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3"]:
+    """RAS mm (x, y, z) to fractional voxel coordinates (z, y, x)."""
+    inverse = np.linalg.inv(self.affine[:3, :3])
+    return ((np.asarray(points, float) - self.affine[:3, 3]) @ inverse.T)[..., ::-1]
+
+  def axes_to(self, codes: str) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
+    """How to bring an array of this grid into orientation `codes` (x, y, z letters).
+
+    Returns:
+      `order`: for each (z, y, x) axis of the result, the (z, y, x) axis of this array it comes from; `flip`: whether
+      it runs the other way. The reoriented array is `array.transpose(order)` with the flipped axes reversed.
+    """
+    have = {world: (axis, sign) for axis, (world, sign) in enumerate(self._nearest_axes())}
+    order, flip = [], []
+    for letter in codes[::-1]:
+      world = next(i for i, pair in enumerate(_AXIS_LETTERS) if letter in pair)
+      axis, sign = have[world]
+      order.append(2 - axis)
+      flip.append(sign != (1.0 if letter == _AXIS_LETTERS[world][1] else -1.0))
+    return (order[0], order[1], order[2]), (flip[0], flip[1], flip[2])
+
+  def is_same(self, other: Grid, tolerance_mm: float = 0.01) -> bool:
+    """Whether both grids put every voxel at the same place, within `tolerance_mm` at the corners."""
+    if self.shape != other.shape:
+      return False
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in self.shape])).reshape(3, -1).T
+    difference = self.world_from_voxel(corners) - other.world_from_voxel(corners)
+    return bool(np.abs(difference).max() <= tolerance_mm)
+
+
+def reorient(array: np.ndarray, grid: Grid, codes: str) -> np.ndarray:
+  """View of a (z, y, x) array of `grid` with its axes along `codes`, nearest axes, no resampling."""
+  order, flip = grid.axes_to(codes)
+  return array.transpose(order)[tuple(slice(None, None, -1) if f else slice(None) for f in flip)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Volume:
+  """A scan or label map: `array` (z, y, x) in HU or label values, its grid, and the file it came from."""
+
+  array: Num[np.ndarray, "z y x"]
+  grid: Grid
+  source: str = "<array>"
+
+  @property
+  def affine(self) -> Float[np.ndarray, "4 4"]:
+    """Voxel (x, y, z) to RAS mm."""
+    return self.grid.affine
+
+  @property
+  def spacing_mm(self) -> Float[np.ndarray, "3"]:
+    """Edge lengths of a voxel in mm, (z, y, x)."""
+    return self.grid.spacing_mm
+
+
+@dataclasses.dataclass(frozen=True)
+class WorkingGrid:
+  """The tie between a scan's own voxels and its 3 mm LAS working grid."""
+
+  scan: Grid
+  shape: tuple[int, int, int]
+  zoom: Float[np.ndarray, "3"]
+  """Working voxels per scan voxel along each working axis, (z, y, x): reoriented spacing / 3 mm."""
+  convention: Convention = "consistent"
+
+  @property
+  def _scan_shape(self) -> tuple[int, ...]:
+    order, _ = self.scan.axes_to(WORKING_AXIS_CODES)
+    return tuple(self.scan.shape[axis] for axis in order)
+
+  def to_scan(self, points: Num[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3"]:
+    """Working voxels to scan voxels, both (z, y, x). `published` rounds to whole voxels, `consistent` does not."""
+    points = np.asarray(points, float)
+    if self.convention == "published":
+      moved = np.around(points * (1.0 / self.zoom))
+    else:
+      moved = (points + 0.5) / self.zoom - 0.5
+    order, flip = self.scan.axes_to(WORKING_AXIS_CODES)
+    result = np.empty_like(moved)
+    for axis in range(3):
+      along = moved[..., axis]
+      result[..., order[axis]] = self._scan_shape[axis] - 1 - along if flip[axis] else along
+    return result
+
+  def from_scan(self, points: Num[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3"]:
+    """Scan voxels to fractional working voxels, both (z, y, x): the inverse of `to_scan` without its rounding."""
+    points = np.asarray(points, float)
+    order, flip = self.scan.axes_to(WORKING_AXIS_CODES)
+    result = np.empty_like(points)
+    for axis in range(3):
+      along = points[..., order[axis]]
+      result[..., axis] = self._scan_shape[axis] - 1 - along if flip[axis] else along
+    return result * self.zoom if self.convention == "published" else (result + 0.5) * self.zoom - 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Box:
+  """An axis-aligned box by its low and high corner, (z, y, x), both **inclusive** voxels; may reach outside a scan."""
+
+  low: tuple[float, float, float]
+  high: tuple[float, float, float]
+
+  @classmethod
+  def of_mask(cls, mask: np.ndarray) -> Box | None:
+    """Tight box of the true voxels, or None where there are none."""
+    if not mask.any():
+      return None
+    bounds = []
+    for axis in range(3):
+      hit = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+      bounds.append((float(hit[0]), float(hit[-1])))
+    low, high = zip(*bounds, strict=True)
+    return cls(low, high)
+
+  @classmethod
+  def of_points(cls, points: Num[np.ndarray, "6 3"]) -> Box:
+    """Box that six extreme points in the order of `FACES` span; corners are swapped on an axis where they crossed."""
+    points = np.asarray(points, float)
+    first, second = np.diagonal(points[:3]), np.diagonal(points[3:])
+    low, high = np.minimum(first, second), np.maximum(first, second)
+    return cls((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+
+  @classmethod
+  def around(cls, boxes: list[Box]) -> Box:
+    """Smallest box that holds all `boxes`."""
+    low = np.min([b.low for b in boxes], axis=0)
+    high = np.max([b.high for b in boxes], axis=0)
+    return cls((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+
+  def array(self) -> Float[np.ndarray, "2 3"]:
+    """Low and high corner as an array."""
+    return np.array([self.low, self.high], float)
+
+  def clipped(self, shape: tuple[int, ...]) -> Box | None:
+    """The part inside an array of `shape`, or None when nothing of it is."""
+    low = np.maximum(self.low, 0)
+    high = np.minimum(self.high, np.array(shape) - 1)
+    if (low > high).any():
+      return None
+    return Box((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+
+
+def faces_from_points(points: Num[np.ndarray, "6 3"]) -> Float[np.ndarray, "6 3"]:
+  """Six points in any order, assigned to `FACES` by coordinate so that the box they span is the largest.
+
+  The lowest point along z becomes `min z` and so on; where one point is extreme on two axes, the assignment with the
+  greatest summed extent is taken (an optimal assignment, scipy).
+  """
+  from scipy.optimize import linear_sum_assignment
+
+  points = np.asarray(points, float)
+  score = np.concatenate([-points.T, points.T])
+  faces, chosen = linear_sum_assignment(score, maximize=True)
+  ordered = np.empty_like(points)
+  ordered[faces] = points[chosen]
+  return ordered
