@@ -1,0 +1,45 @@
+"""A network and its weights as one value: what `load` returns and what banks, searches and predictors take."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Network:
+  """A Flax module with the variables that fill it. Two networks are the same when their `sha256` are."""
+
+  module: nn.Module
+  variables: dict[str, Any]
+  """Collections by name: `params`, and `batch_stats` where batch norm is kept."""
+  kind: str
+  """`medlam`, `litemedsam`, `sam-vit-b`, ..."""
+  source: str
+  """Path or name it was loaded from, for messages and provenance."""
+  header: dict[str, str] = dataclasses.field(default_factory=dict)
+  """Metadata of the weights file: kind, settings, `source_sha256`."""
+
+  @property
+  def params(self) -> dict[str, Any]:
+    """The trainable collection."""
+    return self.variables["params"]
+
+  @functools.cached_property
+  def sha256(self) -> str:
+    """Hash over the sorted tensors (name, dtype, shape, bytes): the same for the same weights in any file.
+
+    Settings of the module are not part of it. Computed once, from host copies of the arrays.
+    """
+    digest = hashlib.sha256()
+    for name, leaf in sorted(flatten_dict(self.variables, sep=".").items()):
+      array = np.asarray(leaf)
+      digest.update(f"{name}|{array.dtype.name}|{array.shape}|".encode())
+      digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
