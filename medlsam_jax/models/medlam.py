@@ -1,0 +1,138 @@
+"""MedLAM: one CT patch to a point in the learned anatomical coordinate system and features of every voxel.
+
+Source: MedLSAM (Lei et al.), section 3, and the released program. Patches are `(n, z, y, x, 1)` intensities in [0, 1]
+at 3 mm; channels are last throughout. Widths are multiples of `base_channels` (24 in the released weights).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from medlsam_jax.models import ops
+
+FEATURE_STRIDES = (4, 2, 1)
+"""Decoder outputs by voxel stride: 4 is the published `feature0`, 2 `feature1`, 1 `feature2`."""
+
+
+class MedLAMOutput(NamedTuple):
+  """What a forward pass returns; `features` holds just the strides that were asked for."""
+
+  position: Float[Array, "n 3"]
+  features: dict[int, Float[Array, "n z y x c"]]
+  probability: Float[Array, "n z y x 3"] | None
+
+
+class Block(nn.Module):
+  """3x3x3 convolution with bias, instance norm of the patch itself, ReLU; result in `dtype`."""
+
+  channels: int
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "n z y x c"]) -> Float[Array, "n z y x o"]:
+    kernel = self.param("kernel", nn.initializers.he_normal(), (3, 3, 3, x.shape[-1], self.channels))
+    bias = self.param("bias", nn.initializers.zeros, (self.channels,))
+    y = ops.conv3(x.astype(self.dtype), kernel.astype(self.dtype)) + bias
+    return nn.relu(ops.instance_norm(y)).astype(self.dtype)
+
+
+class Stage(nn.Module):
+  """Two blocks."""
+
+  first_channels: int
+  second_channels: int
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "n z y x c"]) -> Float[Array, "n z y x o"]:
+    x = Block(self.first_channels, self.dtype, name="first")(x)
+    return Block(self.second_channels, self.dtype, name="second")(x)
+
+
+class MedLAM(nn.Module):
+  """The 3D localization network.
+
+  Attributes:
+    base_channels: width `b`; stage widths are 2b to 16b.
+    patch_edge: edge of the input cube, a multiple of 16.
+    dropout: rate after the deepest stage while training.
+    dtype: of the operands; sums are float32, as are parameters and the position.
+  """
+
+  base_channels: int = 24
+  patch_edge: int = 64
+  dropout: float = 0.2
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    patches: Float[Array, "n z y x 1"],
+    *,
+    feature_scales: tuple[int, ...] = FEATURE_STRIDES,
+    classify: bool = False,
+    train: bool = False,
+  ) -> MedLAMOutput:
+    """Run the encoder, the head, and only those decoder stages that the outputs asked for need.
+
+    Args:
+      patches: intensities; every edge equals `patch_edge`.
+      feature_scales: strides among `FEATURE_STRIDES`; empty stops after the head.
+      classify: also return the three-class map of the published network (unused by localization).
+      train: apply dropout (needs a `dropout` key).
+
+    Raises:
+      ValueError: patches of another edge, or an edge that is no multiple of 16.
+    """
+    if self.patch_edge % 16 or patches.shape[1:] != (self.patch_edge,) * 3 + (1,):
+      raise ValueError(f"patches are {patches.shape[1:]}; expected edge {self.patch_edge}, a multiple of 16, one channel")
+    b = self.base_channels
+    widths = ((2 * b, 2 * b), (2 * b, 2 * b), (2 * b, 4 * b), (4 * b, 8 * b))
+    skips, x = [], patches
+    for level, (first, second) in enumerate(widths):
+      x = Stage(first, second, self.dtype, name=f"conv{level}")(x)
+      skips.append(x)
+      x = ops.max_pool2(x)
+    x = Stage(8 * b, 16 * b, self.dtype, name="conv4")(x)
+    x = nn.Dropout(self.dropout, deterministic=not train)(x)
+    position = self._head(x)
+    features, probability = self._decode(x, skips, feature_scales, classify)
+    return MedLAMOutput(position, features, probability)
+
+  def _head(self, x: Float[Array, "n z y x c"]) -> Float[Array, "n 3"]:
+    """Three linear layers without activations between; flattened channels first, as the released weights expect."""
+    flat = jnp.moveaxis(x, -1, 1).reshape(x.shape[0], -1).astype(jnp.float32)
+    for name, width in (("fc1", 8 * self.base_channels), ("fc2", 4 * self.base_channels), ("fc3", 3)):
+      flat = nn.Dense(width, name=name)(flat)
+    return flat
+
+  def _decode(
+    self, x: Array, skips: list[Array], feature_scales: tuple[int, ...], classify: bool
+  ) -> tuple[dict[int, Array], Array | None]:
+    unknown = set(feature_scales) - set(FEATURE_STRIDES)
+    if unknown:
+      raise ValueError(f"feature scales {sorted(unknown)} are not among {FEATURE_STRIDES}")
+    finest = 1 if classify else min(feature_scales, default=None)
+    if finest is None:
+      return {}, None
+    b, features = self.base_channels, {}
+    for level, stride, width in ((5, 8, 8 * b), (6, 4, 4 * b), (7, 2, 4 * b), (8, 1, 4 * b)):
+      if stride < finest:
+        break
+      x = jnp.concatenate([ops.upsample2(x), skips[8 - level]], -1)
+      x = Stage(width, width, self.dtype, name=f"conv{level}")(x)
+      if stride in feature_scales:
+        features[stride] = x
+    if not classify:
+      return features, None
+    return features, nn.sigmoid(nn.Conv(3, (1, 1, 1), name="classification")(x.astype(jnp.float32)))
+
+
+def init_variables(module: MedLAM, key: Array) -> dict:
+  """Random parameters of the whole network (every decoder stage and the classification)."""
+  patches = jnp.zeros((1, *(module.patch_edge,) * 3, 1))
+  return module.init(key, patches, classify=True)
