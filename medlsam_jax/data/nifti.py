@@ -1,0 +1,212 @@
+"""NIfTI files to `Volume` in scan voxels (z, y, x), and label maps back to files on the same grid.
+
+`array` is the NIfTI array transposed, whatever its orientation; nothing is flipped. Any orientation and spacing, `.nii`
+or gzipped (told by the content, not by the name). 3D only: trailing axes of length 1 are dropped, a real fourth axis is
+refused. A tilted affine is resampled to the nearest axes with a warning (`data.oblique`).
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import tempfile
+import warnings
+import zlib
+from pathlib import Path
+from typing import IO, cast
+
+import nibabel
+import numpy as np
+from jaxtyping import Integer
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError, ImageDataError
+
+from medlsam_jax.data import checks, oblique
+from medlsam_jax.errors import InputError, OutputError
+from medlsam_jax.geometry import Grid, Volume
+
+_BROKEN = (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError, ImageDataError)
+_GZIP_MAGIC = b"\x1f\x8b"
+_SPACING_DISAGREES = 0.01
+
+
+def read_nifti(path: str | os.PathLike[str]) -> Volume:
+  """Reads a CT scan.
+
+  Returns:
+    `array` float32 HU (slope and intercept applied), (z, y, x) = the file's array transposed.
+
+  Raises:
+    InputError: missing, not a NIfTI, truncated; not one 3D volume of real numbers; NaN or infinite voxels; zero or
+      negative spacing; singular affine; over the size limit of `data.checks`.
+  """
+  path = Path(path)
+  image = _open(path)
+  try:
+    array = np.ascontiguousarray(image.get_fdata(dtype=np.float32, caching="unchanged").T)
+  except _BROKEN as error:
+    raise _damaged(path, error) from error
+  array = array.reshape(array.shape[-3:])
+  checks.refuse_nonfinite(array, str(path))
+  return oblique.straighten(Volume(array, _grid(image, path), str(path)))
+
+
+def read_label_nifti(path: str | os.PathLike[str]) -> Volume:
+  """Reads a label map.
+
+  Returns:
+    `array` in the smallest integer type that holds its values, (z, y, x) as in `read_nifti`.
+
+  Raises:
+    InputError: as `read_nifti`, and when a value is not a whole number.
+  """
+  path = Path(path)
+  image = _open(path)
+  try:
+    array = np.asanyarray(image.dataobj).T
+  except _BROKEN as error:
+    raise _damaged(path, error) from error
+  array = array.reshape(array.shape[-3:])
+  if not np.issubdtype(array.dtype, np.integer):
+    checks.refuse_nonfinite(array, str(path))
+    whole = np.rint(array)
+    if np.abs(array - whole).max() > 1e-3:
+      raise InputError(f"{path}: not a label map, some values are not whole numbers (a scan or a probability map?)")
+    array = whole.astype(np.int64)
+  array = np.ascontiguousarray(array, dtype=smallest_integer(int(array.min()), int(array.max())))
+  return oblique.straighten(Volume(array, _grid(image, path), str(path)), labels=True)
+
+
+def write_label_nifti(
+  path: str | os.PathLike[str],
+  array_zyx: Integer[np.ndarray, "z y x"],
+  grid: Grid,
+  dtype: np.dtype | type | None = None,
+) -> None:
+  """Writes a label map in scan voxels (z, y, x) on `grid`; the file appears whole or not at all.
+
+  Args:
+    dtype: integer type of the file; None takes the smallest that holds the values.
+
+  Raises:
+    OutputError: the folder is missing or cannot be written, or the name does not end in `.nii` or `.nii.gz`.
+    ValueError: the array is not of the grid's shape.
+  """
+  path = Path(path)
+  array_zyx = np.asarray(array_zyx)
+  if array_zyx.shape != grid.shape:
+    raise ValueError(f"label map of shape {array_zyx.shape} for a grid of shape {grid.shape}")
+  suffix = next((s for s in (".nii.gz", ".nii") if path.name.lower().endswith(s)), None)
+  if suffix is None:
+    raise OutputError(f"{path}: a label map is written as .nii.gz or .nii; change the name")
+  dtype = dtype or smallest_integer(int(array_zyx.min(initial=0)), int(array_zyx.max(initial=0)))
+  image = nibabel.Nifti1Image(array_zyx.astype(dtype, copy=False).T, grid.affine)
+  image.header.set_xyzt_units("mm")
+  temporary = None
+  try:
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=suffix, dir=path.parent)
+    os.close(handle)
+    nibabel.save(image, temporary)
+    os.chmod(temporary, 0o666 & ~_umask())
+    os.replace(temporary, path)
+    temporary = None
+  except OSError as error:
+    raise OutputError(f"{path}: cannot be written ({error.strerror or error}); choose another folder") from error
+  finally:
+    if temporary is not None:
+      Path(temporary).unlink(missing_ok=True)
+
+
+def smallest_integer(low: int, high: int) -> np.dtype:
+  """The smallest integer type for values `low..high`, unsigned where none is negative."""
+  kinds = ("uint8", "uint16", "uint32", "uint64") if low >= 0 else ("int8", "int16", "int32", "int64")
+  return next(np.dtype(k) for k in kinds if np.iinfo(k).min <= low and high <= np.iinfo(k).max)
+
+
+def _umask() -> int:
+  # mkstemp makes files private; the result should be as readable as any other new file. Reading the mask sets it.
+  mask = os.umask(0o022)
+  os.umask(mask)
+  return mask
+
+
+def _damaged(path: Path, error: BaseException) -> InputError:
+  return InputError(f"{path}: truncated or damaged, its voxels cannot be read ({error}); copy or convert it again")
+
+
+def _open(path: Path) -> nibabel.Nifti1Image:
+  """The image with its header checked and its voxels not read yet."""
+  if not path.exists():
+    raise InputError(f"{path}: no such file")
+  if path.is_dir():
+    raise InputError(f"{path}: a folder where a NIfTI file was expected")
+  try:
+    stream = _stream(path)
+    header = _raw_header(stream)
+  except _BROKEN as error:
+    raise InputError(f"{path}: not a NIfTI file, or truncated ({error}); give a .nii or .nii.gz file") from error
+  if header is None:
+    raise InputError(f"{path}: not a NIfTI file; give a .nii or .nii.gz file, or a folder of DICOM slices")
+  _refuse_header(header, path)
+  stream.seek(0)
+  kind = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
+  try:
+    return cast(nibabel.Nifti1Image, kind.from_stream(cast("IO[bytes]", stream)))
+  except _BROKEN as error:
+    raise _damaged(path, error) from error
+
+
+def _stream(path: Path) -> IO[bytes]:
+  with path.open("rb") as file:
+    zipped = file.read(2) == _GZIP_MAGIC
+  return cast("IO[bytes]", gzip.open(path, "rb") if zipped else path.open("rb"))
+
+
+def _raw_header(stream: IO[bytes]) -> nibabel.Nifti1Header | None:
+  """The header as it is in the file: nibabel, when it loads an image, silently mends a zero or negative spacing."""
+  for kind in (nibabel.Nifti1Header, nibabel.Nifti2Header):
+    stream.seek(0)
+    header = kind.from_fileobj(stream, check=False)
+    if int(header["sizeof_hdr"]) == kind.sizeof_hdr and bytes(header["magic"])[:3] in (b"n+1", b"n+2", b"ni1", b"ni2"):
+      return header
+  return None
+
+
+def _refuse_header(header: nibabel.Nifti1Header, path: Path) -> None:
+  if bytes(header["magic"])[:2] == b"ni":
+    raise InputError(f"{path}: a header/image pair; convert it to one .nii or .nii.gz file")
+  try:
+    shape, dtype = header.get_data_shape(), header.get_data_dtype()
+  except _BROKEN as error:
+    raise InputError(f"{path}: damaged NIfTI header ({error})") from error
+  if dtype.fields is not None or dtype.kind not in "iuf":
+    raise InputError(f"{path}: colour or complex voxels ({dtype}); give a scan of one number per voxel")
+  size = "x".join(str(n) for n in shape)
+  if len(shape) < 3:
+    raise InputError(f"{path}: {len(shape)}D ({size} voxels); give a 3D scan")
+  if any(n > 1 for n in shape[3:]):
+    raise InputError(f"{path}: {len(shape)}D ({size} voxels); give one 3D volume of it")
+  checks.refuse_size(shape, str(path))
+  spacing = np.asarray(header["pixdim"][1:4], float)
+  if not (np.isfinite(spacing).all() and (spacing > 0).all()):
+    raise InputError(f"{path}: spacing {spacing.tolist()} mm (x y z) in the header; all three must be above zero")
+
+
+def _grid(image: nibabel.Nifti1Image, path: Path) -> Grid:
+  affine = np.asarray(image.affine, float)
+  columns = affine[:3, :3]
+  norms = np.linalg.norm(columns, axis=0)
+  if not np.isfinite(affine).all() or norms.min() == 0 or abs(np.linalg.det(columns / norms)) < 1e-3:
+    raise InputError(f"{path}: singular affine {columns.tolist()}; its axes do not span space, convert the scan again")
+  header = image.header
+  if header["sform_code"] == 0 and header["qform_code"] == 0:
+    warnings.warn(f"{path}: the file states no orientation; taken as LAS, centred, as nibabel does", stacklevel=3)
+  spacing = np.asarray(header.get_zooms()[:3], float)
+  if np.abs(norms / spacing - 1).max() > _SPACING_DISAGREES:
+    warnings.warn(
+      f"{path}: the header says a spacing of {spacing.tolist()} mm, its affine {norms.round(4).tolist()} mm (x y z); "
+      "the affine is used",
+      stacklevel=3,
+    )
+  x, y, z = image.shape[:3]
+  return Grid((z, y, x), affine)
