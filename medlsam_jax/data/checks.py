@@ -14,7 +14,7 @@ MAX_VOXELS = 600_000_000
 """Largest scan that is read: about 512x512x2300. As float32 it takes 2.4 GB."""
 
 CT_MINIMUM_BELOW_HU = -10.0
-"""Every CT that shows any air or fat goes below this; MR and normalised images do not (the published program's limit)."""
+"""A CT that shows any air or fat goes below this; MR and normalised images do not (limit of the published program)."""
 
 
 def refuse_size(shape: tuple[int, ...], source: str, max_voxels: int | None = None) -> None:

@@ -1,7 +1,7 @@
 """Scans and label maps in scan voxels to the 3 mm LAS working grid, and HU to intensity. Arrays are (z, y, x).
 
 Resampling is linear and works axis by axis, so each axis gets one small matrix and the whole is three matrix products,
-done slab by slab: a 512x512x400 scan takes seconds and little more memory than itself. Reference: MedLSAM,
+done plane by plane: a 512x512x400 scan takes seconds and little more memory than itself. Reference: MedLSAM,
 preprocessing.
 """
 
@@ -31,8 +31,6 @@ INTENSITY_KNOTS = (0.0, 0.2, 0.8, 1.0)
 
 PATCH_MARGIN = PATCH_EDGE // 2
 """Voxels of 0 on each side of a scan, so that every voxel of it can be the centre of a patch."""
-
-_SLAB_VOXELS = 4_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,14 +208,11 @@ def _resample(
   along: list[np.ndarray] = [matrices[0]] * 3
   for working, scan in enumerate(order):
     along[scan] = np.ascontiguousarray(matrices[working][:, ::-1] if flip[working] else matrices[working])
-  dtype = matrices[0].dtype
-  depth, height, width = volume.array.shape
-  planes = np.empty((depth, len(along[1]), len(along[2])), dtype)
-  step = max(_SLAB_VOXELS // (height * width), 1)
-  for start in range(0, depth, step):
-    slab = volume.array[start : start + step].astype(dtype)
+  planes = np.empty((len(volume.array), len(along[1]), len(along[2])), matrices[0].dtype)
+  for index, plane in enumerate(volume.array):
+    plane = plane.astype(matrices[0].dtype)
     if limits is not None:
-      np.clip(slab, *limits, out=slab)
-    planes[start : start + step] = along[1] @ (slab @ along[2].T)
-  result = along[0] @ planes.reshape(depth, -1)
+      np.clip(plane, *limits, out=plane)
+    planes[index] = along[1] @ (plane @ along[2].T)
+  result = along[0] @ planes.reshape(len(planes), -1)
   return np.ascontiguousarray(result.reshape(-1, *planes.shape[1:]).transpose(order))

@@ -62,6 +62,12 @@ def straighten(volume: Volume, labels: bool = False) -> Volume:
   offset = volume.grid.voxel_from_world(grid.world_from_voxel(np.zeros(3)))
   fill = 0 if labels else float(volume.array.min())
   array = ndimage.affine_transform(
-    volume.array, matrix, offset, output_shape=grid.shape, order=0 if labels else 1, cval=fill, output=volume.array.dtype
+    volume.array,
+    matrix,
+    offset,
+    output_shape=grid.shape,
+    order=0 if labels else 1,
+    cval=fill,
+    output=volume.array.dtype,
   )
   return Volume(array, grid, volume.source)
