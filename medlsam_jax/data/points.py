@@ -32,9 +32,9 @@ def part_points(mask: Bool[np.ndarray, "z y x"], parts: int) -> Int[np.ndarray, 
   """Six points for each of `parts` sections along z (SPL); `parts` = 0 gives the whole organ's `extreme_points`.
 
   With `step` = z extent // parts, section i covers [zmin + i * step, zmin + (i + 1) * step) and the last one ends
-  before zmax, which thus belongs to none; the z bounds are the section's own start and end. The y and x bounds are those of
-  the mask inside the section, but the point on each face comes from the whole organ's slice at that bound and may lie
-  outside the section (as published).
+  before zmax, which thus belongs to none; the z bounds are the section's own start and end. The y and x bounds are
+  those of the mask inside the section, but the point on each face comes from the whole organ's slice at that bound and
+  may lie outside the section (as published).
 
   A section without any voxel (an organ of two pieces) takes the y and x bounds of the one below it. The published
   program then also overwrites the z bounds of the one below by accident: not copied.
