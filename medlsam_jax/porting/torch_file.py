@@ -1,0 +1,158 @@
+"""Published checkpoints (.pth, .pt, .tar of `torch.save`, .safetensors) -> arrays by name, without PyTorch."""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medlsam_jax.errors import WeightsError
+from medlsam_jax.porting.torch_pickle import RefusedError, Storage, Tensor, read_pickle
+from medlsam_jax.porting.weights_file import read_safetensors
+
+CONTAINER_KEYS = ("state_dict", "model", "net")
+"""Keys under which training programs keep the network's weights, beside optimizer and bookkeeping."""
+PARALLEL_PREFIX = "module."
+"""What PyTorch's data-parallel wrapper puts before every name."""
+
+_MAX_PICKLE_BYTES = 64 << 20
+_MAX_NESTING = 4
+_LEGACY_START = re.compile(rb"\x80[\x02-\x05]\x8a\n\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\.")
+"""The pickled magic number that PyTorch wrote before its zip format."""
+
+
+def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+  """The network's tensors of a published checkpoint, by published name.
+
+  Nested dictionaries (`state_dict`, `model`, `net`) are entered, a `module.` prefix is removed where every name has it,
+  and entries that are not tensors (epoch, losses, settings, optimizer) are left out.
+
+  Args:
+    path: a zip-format file of `torch.save`, whatever its ending, or a .safetensors file.
+
+  Returns:
+    Read-only arrays in the stored dtype; tensors that share a storage share memory.
+
+  Raises:
+    WeightsError: the file is missing, truncated, in PyTorch's older format, asks for anything but tensors and plain
+      values, or has no network in it. Nothing from the file is run in any case.
+  """
+  path = Path(path)
+  if not path.is_file():
+    raise WeightsError(f"{path}: no such file")
+  try:
+    with open(path, "rb") as file:
+      start = file.read(512)
+  except OSError as error:
+    raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
+  if start.startswith(b"PK\x03\x04"):
+    tensors = _read_zip(path)
+  else:
+    _refuse_known_strangers(path, start)
+    tensors, _ = read_safetensors(path)
+  if not tensors:
+    raise WeightsError(f"{path}: holds no tensors")
+  while all(name.startswith(PARALLEL_PREFIX) for name in tensors):
+    tensors = {name.removeprefix(PARALLEL_PREFIX): tensor for name, tensor in tensors.items()}
+  return tensors
+
+
+def _refuse_known_strangers(path: Path, start: bytes) -> None:
+  """Names the formats that a user is likely to try and that are not read."""
+  if _LEGACY_START.match(start):
+    raise WeightsError(
+      f"{path}: PyTorch's older checkpoint format (before 1.6), which is not read here. Save it again with a newer "
+      f"PyTorch: torch.save(torch.load({path.name!r}, weights_only=True), 'new.pth')"
+    )
+  for found, what in (
+    (start[257:262] == b"ustar", "a tar archive; unpack it and give the checkpoint that is inside"),
+    (start.startswith(b"\x1f\x8b"), "compressed with gzip; unpack it first"),
+    (start.startswith(b"\x80"), "a bare pickle, not a checkpoint of torch.save"),
+    (start.lstrip().startswith(b"<"), "a web page, not a checkpoint: the download went wrong"),
+  ):
+    if found:
+      raise WeightsError(f"{path}: {what}")
+
+
+def _read_zip(path: Path) -> dict[str, np.ndarray]:
+  try:
+    with zipfile.ZipFile(path) as archive:
+      records = _Records(archive, path.stat().st_size)
+      saved = read_pickle(records.program(), records.storage_size)
+      return {name: tensor.view(records.storage(tensor.storage)) for name, tensor in _network_of(saved).items()}
+  except RefusedError as error:
+    raise WeightsError(f"{path}: refused, and nothing from it was run: {error}") from error
+  # A damaged or hostile file fails in whatever way its author or the damage chose; each is the file's fault.
+  except Exception as error:
+    raise WeightsError(f"{path}: truncated or damaged checkpoint ({type(error).__name__}: {error})") from error
+
+
+def _network_of(saved: Any) -> dict[str, Tensor]:
+  """The one dictionary of tensors in what a file holds."""
+  for _ in range(_MAX_NESTING):
+    if not isinstance(saved, dict):
+      break
+    inner = [key for key in CONTAINER_KEYS if _may_hold_tensors(saved.get(key))]
+    if len(inner) > 1:
+      raise RefusedError(f"it holds several networks ({', '.join(inner)}); save the wanted state_dict alone")
+    if not inner:
+      tensors = {name: value for name, value in saved.items() if isinstance(value, Tensor)}
+      if not tensors or not all(isinstance(name, str) for name in tensors):
+        break
+      return tensors
+    saved = saved[inner[0]]
+  raise RefusedError(f"it holds no dictionary of named tensors, neither at the top nor in {', '.join(CONTAINER_KEYS)}")
+
+
+def _may_hold_tensors(value: Any) -> bool:
+  return isinstance(value, dict) and any(isinstance(v, Tensor | dict) for v in value.values())
+
+
+class _Records:
+  """The records of one archive, stored uncompressed as `torch.save` does; a storage is read once."""
+
+  def __init__(self, archive: zipfile.ZipFile, file_size: int) -> None:
+    names = archive.namelist()
+    if any(name.split("/")[-1] == "constants.pkl" for name in names):
+      raise RefusedError("it is a TorchScript program, not a checkpoint; save the model's state_dict() instead")
+    programs = [name for name in names if re.fullmatch(r"([^/]+/)?data\.pkl", name)]
+    if len(programs) != 1:
+      raise RefusedError("it is a zip file without a data.pkl of torch.save")
+    self._archive, self._file_size = archive, file_size
+    self._root = programs[0].removesuffix("data.pkl")
+    self._swapped = f"{self._root}byteorder" in names and self._bytes("byteorder", 16) == b"big"
+    self._storages: dict[str, np.ndarray] = {}
+
+  def program(self) -> bytes:
+    """The pickle."""
+    return self._bytes("data.pkl", _MAX_PICKLE_BYTES)
+
+  def storage_size(self, key: str) -> int:
+    """Bytes of a storage."""
+    return self._size(f"data/{key}")
+
+  def storage(self, storage: Storage) -> np.ndarray:
+    """All elements of a storage, read-only."""
+    if storage.key not in self._storages:
+      data = self._bytes(f"data/{storage.key}", self._file_size)
+      raw = np.frombuffer(data, f"u{storage.dtype.itemsize}", count=storage.length)
+      self._storages[storage.key] = (raw.byteswap() if self._swapped else raw).view(storage.dtype)
+    return self._storages[storage.key]
+
+  def _bytes(self, name: str, limit: int) -> bytes:
+    if self._size(name) > limit:
+      raise RefusedError(f"its record {name[:40]!r} has more than {limit} bytes")
+    return self._archive.read(self._root + name)
+
+  def _size(self, name: str) -> int:
+    try:
+      info = self._archive.getinfo(self._root + name)
+    except KeyError:
+      raise RefusedError(f"it lacks the record {name[:40]!r} (truncated?)") from None
+    if info.compress_type != zipfile.ZIP_STORED:
+      raise RefusedError("its records are compressed, which torch.save does not do; save it again")
+    return info.file_size
