@@ -32,6 +32,7 @@ _ORDER: tuple[Callable[[Subject, Window], None], ...] = (
   trunk.paint_trunk,
   trunk.paint_muscles,
   trunk.paint_lungs,
+  organs.paint_gullet,
   organs.paint_heart,
   trunk.paint_spine,
   trunk.paint_ribs,
@@ -91,11 +92,12 @@ def make_phantom(
   if high <= low:
     raise ConfigError(f"z_range_mm of a phantom must rise, got {z_range_mm}")
   half_x = (150 + 0.75 * subject.visceral_mm + subject.fat_mm + 16) * subject.stretch[0]
-  half_y = (98 + 1.0 * subject.visceral_mm + subject.fat_mm + 24) * subject.stretch[1]
+  back = (100 + 1.35 * subject.fat_mm + 30) * subject.stretch[1]
+  front = (100 + 1.6 * max(subject.visceral_mm, 0) + subject.fat_mm + 12) * subject.stretch[1]
   body = _ras_grid(Grid((1, 1, 1), np.eye(4)), axis_codes, spacing_mm)
   axes = [
     start + step * np.arange(max(1, int(np.floor((stop - start) / step)) + 1))
-    for start, stop, step in zip((low, -half_y, -half_x), (high, half_y, half_x), body, strict=True)
+    for start, stop, step in zip((low, -back, -half_x), (high, front, half_x), body, strict=True)
   ]
   hu, label = _paint(subject, axes)
   sd = subject.noise_hu if noise_hu is None else noise_hu
@@ -103,7 +105,7 @@ def make_phantom(
   affine = np.diag([body[2], body[1], body[0], 1.0])
   affine[:3, 3] = np.array([axes[2][0], axes[1][0], axes[0][0]]) + origin_mm
   ras = Grid(hu.shape, affine)
-  hu, label = np.clip(hu, -1024, 3000), label
+  np.clip(hu, -1024, 3000, out=hu)
   grid = _turned(ras, axis_codes)
   source = f"<phantom {seed}>"
   names = {name: value for name, value in LABEL_VALUES.items() if (label == value).any()}

@@ -17,6 +17,9 @@ from scipy.interpolate import make_interp_spline
 FAR_MM = 40.0
 """Signed distance given to voxels that a shape does not reach."""
 
+LATTICE_REACH_MM = 330.0
+"""How far from the body's axis random fields are defined, across the body."""
+
 Field = Float[np.ndarray, "z y x"]
 
 
@@ -29,38 +32,31 @@ def smooth_lattice(axes: list[np.ndarray], step_mm: float, rng_seed: int, name: 
   """Smooth random field of unit variance: a cubic B-spline over a random lattice that is fixed in space.
 
   Args:
-    axes: coordinates in mm along z, y, x; the field at a place does not depend on how the axes are sampled.
+    axes: coordinates in mm along z, y, x; the field at a place does not depend on how the axes are sampled. The
+      last two must lie within `LATTICE_REACH_MM` of 0.
     step_mm: distance of the control points.
   """
-  reach = int(np.ceil(700.0 / step_mm)) + 3
-  rng = generator(rng_seed, name)
-  first, count = [], []
-  bases = []
+  reach = int(np.ceil(LATTICE_REACH_MM / step_mm)) + 3
+  salt = int(generator(rng_seed, name).integers(2**31))
+  first, weights = [], []
   for axis in axes:
-    place = axis / step_mm
+    place = np.asarray(axis) / step_mm
     base = np.floor(place).astype(int)
-    t = (place - base)[:, None]
-    weights = np.concatenate(
-      [(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], axis=1
-    ) / np.sqrt(0.479 * 36)
-    low, high = int(base.min()) - 1, int(base.max()) + 3
-    matrix = np.zeros((len(axis), high - low), np.float32)
-    for k in range(4):
-      matrix[np.arange(len(axis)), base - 1 + k - low] = weights[:, k]
-    bases.append(matrix)
-    first.append(low)
-    count.append(high - low)
+    t = (place - base).astype(np.float32)
+    basis = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3])
+    first.append(base - 1)
+    weights.append(basis / np.float32(6 * np.sqrt(151 / 315)))  # 151/315: mean square of a cubic B-spline
   # One plane of the lattice at a time: a plane's numbers depend on its own index only, not on the field of view.
-  planes = []
-  salt = int(rng.integers(2**31))
-  for plane in range(first[0], first[0] + count[0]):
-    whole = np.random.default_rng([salt, plane + reach]).standard_normal((2 * reach, 2 * reach), dtype=np.float32)
-    rows = slice(first[1] + reach, first[1] + reach + count[1])
-    planes.append(whole[rows, first[2] + reach : first[2] + reach + count[2]])
-  field = np.stack(planes)
-  field = np.tensordot(bases[0], field, (1, 0))
-  field = np.matmul(bases[1], field)
-  return np.matmul(field, bases[2].T)
+  planes = range(int(first[0].min()), int(first[0].max()) + 4)
+  edge = 2 * reach
+  field = np.stack(
+    [np.random.default_rng([salt, p + 10**6]).standard_normal((edge, edge), dtype=np.float32) for p in planes]
+  )
+  for axis, origin in enumerate((planes[0], -reach, -reach)):
+    shape = tuple(-1 if i == axis else 1 for i in range(3))
+    taps = (weights[axis][k].reshape(shape) * field.take(first[axis] - origin + k, axis) for k in range(4))
+    field = sum(taps)
+  return field
 
 
 def smooth_union(first: Field, second: Field, blend_mm: float) -> Field:

@@ -8,7 +8,21 @@ from medlsam_jax.data.phantom_canvas import Field, Tissue, Window, curve, smooth
 from medlsam_jax.data.phantom_subject import LABEL_VALUES, SIDES, Subject
 from medlsam_jax.data.phantom_trunk import dome, spine_y
 
-GAS_HU = -960.0
+
+def paint_gullet(subject: Subject, scan: Window) -> None:
+  """Oesophagus beside the aorta down to the stomach, and the lower windpipe with both main bronchi."""
+  sway = subject.rng("gullet").normal(0, 3, 2)
+  path = curve([(4, -22, 345), (0, -16, 285), (-8 + sway[0], -12 + sway[1], 235), (-34, -8, 200)])
+  window = scan.along(path, 12)
+  wall = window.tube(path, 8.5, (1.2, 0.9, 1))
+  window.paint(wall, subject.tissue("bowel wall"), 0)
+  window.paint(wall + 5, subject.tissue("gas"))
+  for end in ((0, -8, 350), (40, -10, 280), (-42, -12, 276)):
+    path = curve([(0, -8, 298), end])
+    window = scan.along(path, 11)
+    wall = window.tube(path, 10.0 if end[0] == 0 else 7.5)
+    window.paint(wall, subject.tissue("bowel wall"), 0)
+    window.paint(wall + 2, subject.tissue("gas"))
 
 
 def paint_heart(subject: Subject, scan: Window) -> None:
@@ -189,7 +203,7 @@ def paint_small_bowel(subject: Subject, scan: Window) -> None:
   """Loops that fill the middle of the abdomen, row below row; each loop has its own content and some gas."""
   rng = subject.rng("small bowel")
   spread = 1 + subject.visceral_mm / 150
-  for row, z in enumerate(np.linspace(66, -58, 6)):
+  for row, z in enumerate(np.linspace(70, -62, 6)):
     for layer, y in enumerate((52, 22)):
       half = (70 if layer == 0 else 62) * spread * np.interp(z, (-58, -20, 66), (0.62, 0.95, 0.9))
       x = np.linspace(-half, half, 7) * (1 if (row + layer) % 2 else -1)
@@ -197,7 +211,7 @@ def paint_small_bowel(subject: Subject, scan: Window) -> None:
       path = curve([tuple(p) for p in points], 8)
       bulge = 1 + 0.12 * np.sin(np.arange(len(path)) * rng.uniform(0.8, 1.6))
       window = scan.along(path, 20)
-      tube = window.tube(path, rng.uniform(9.5, 13) * bulge, blend_mm=2)
+      tube = window.tube(path, rng.uniform(10.5, 14.5) * bulge, blend_mm=2)
       content = Tissue(rng.uniform(5, 40) + (60 if rng.random() < 0.12 else 0), 6, 14, 14)
       _bowel(window, tube, "small_bowel", subject, content, y + rng.uniform(3, 30))
 

@@ -33,7 +33,8 @@ _TISSUES = {
   "muscle": Tissue(52, 5, 9, 11),
   "loose muscle": Tissue(40, 8, 20, 18),
   "cortex": Tissue(560, 60, 70, 60),
-  "marrow": Tissue(210, 25, 35, 45),
+  "marrow": Tissue(175, 20, 30, 40),
+  "soft marrow": Tissue(95, 30, 40, 45),
   "fatty marrow": Tissue(-20, 15, 25, 30),
   "disc": Tissue(85, 6, 8, 8),
   "cartilage": Tissue(105, 8, 12, 12),
@@ -126,7 +127,7 @@ class Subject:
     """The tissue with this subject's contrast, bone density and individual mean."""
     tissue = _TISSUES[kind]
     hu = tissue.hu + self.contrast * _ENHANCEMENT.get(kind, 0)
-    if kind in ("cortex", "marrow"):
+    if kind in ("cortex", "marrow", "soft marrow"):
       hu *= self.bone_density
     if hu > -150:
       hu += float(self.rng(kind, "tissue").normal(0, 3))

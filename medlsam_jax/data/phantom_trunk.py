@@ -50,10 +50,10 @@ def paint_trunk(subject: Subject, scan: Window) -> None:
   scan.paint(np.maximum(limb, np.abs(scan.fields["coarse"]) * 12 - 1.2), subject.tissue("fat"))
   linea_alba = np.maximum(np.abs(scan.x) - 2.5, 60 - scan.y)
   scan.paint(np.maximum(np.maximum(linea_alba, muscle), -muscle - subject.wall_mm), Tissue(-30))
-  cavity = np.maximum(scan.fields["cavity"], -75 - scan.z)
+  pelvis = np.maximum(scan.ellipsoid((0, -2, -92), (92, 74, 56)), muscle + 18)
+  cavity = smooth_union(np.maximum(scan.fields["cavity"], -58 - scan.z), pelvis, 25.0)
+  cavity = np.maximum(cavity, muscle + 8)
   scan.paint(cavity, subject.tissue("visceral fat"))
-  pelvis = scan.ellipsoid((0, -5, -100), (88, 68, 55))
-  scan.paint(np.maximum(pelvis, scan.fields["muscle"] + 20), subject.tissue("visceral fat"))
   # Mesenteric vessels: short strands in the fat.
   strands = np.hypot(scan.fields["medium"], scan.fields["coarse"]) * 10 - 1.6
   scan.paint(np.maximum(strands, cavity + 3), subject.tissue("vein"))
@@ -80,11 +80,11 @@ def paint_lungs(subject: Subject, scan: Window) -> None:
     window.paint(lung - 2, subject.tissue("muscle"))
     window.paint(lung, subject.tissue("lung"), LABEL_VALUES[f"lung_{name}"])
     hilum = np.array([side * 34, -8, 275])
-    for _ in range(26):
+    for _ in range(44):
       end = np.array([side * rng.uniform(45, 130), rng.uniform(-80, 75), rng.uniform(150, 335)])
       bend = (hilum + end) / 2 + rng.normal(0, 14, 3)
       path = curve([tuple(hilum), tuple(bend), tuple(end)], 9)
-      radius = np.linspace(rng.uniform(3.2, 5.0), 1.0, len(path))
+      radius = np.linspace(rng.uniform(3.6, 6.0), 1.2, len(path))
       branch = window.along(path, radius)
       distance = np.maximum(branch.tube(path, radius), _part(lung, window, branch) + 4)
       branch.paint(distance, subject.tissue("vein"))
@@ -125,7 +125,7 @@ def paint_spine(subject: Subject, scan: Window) -> None:
     back, down = centre + (0, -deep - 8, 0), -4 if lumbar else -14
     ring = np.hypot((window.x - back[0]) / 1.1, window.y - back[1])
     arch = np.maximum(np.abs(ring - 12.5) - 4.5, np.abs(window.z - back[2] + 3) - (10 if lumbar else 9))
-    spine_end = back + (0, -34, down)
+    spine_end = back + (0, -25, down)
     spinous = window.tube(np.array([back + (0, -12, -2), spine_end]), np.array([3.2, 4.2]), (1, 1, 2.4))
     bone = smooth_union(smooth_union(body, arch, 3), spinous, 3)
     for _, side in SIDES:
@@ -164,7 +164,7 @@ def paint_ribs(subject: Subject, scan: Window) -> None:
       path = np.concatenate([[[side * 26, spine_y(start) - 18, start + 3]], path])
       window = scan.along(path, 6)
       rib = window.tube(path, 4.3, (1, 1, 1.5))
-      _bone(subject, window, rib, LABEL_VALUES["ribs"], 2.0, "marrow")
+      _bone(subject, window, rib, LABEL_VALUES["ribs"], 2.0, "soft marrow")
       if number <= 10:
         tip = path[-1]
         front = np.array([side * (16 if number < 8 else 45), 92 - inset, max(tip[2] + 45, 225.0)])
@@ -187,7 +187,7 @@ def paint_pelvis(subject: Subject, scan: Window) -> None:
     for step, (y, z) in enumerate(((-60, -22), (-70, -44), (-77, -64))):
       hole = window.tube(np.array([[side * (24 - 3 * step), y - 20, z - 6], [side * (22 - 3 * step), y + 20, z + 4]]), 4)
       sacrum = np.maximum(sacrum, -hole)
-  _bone(subject, window, sacrum, LABEL_VALUES["sacrum"], 2.4, "marrow")
+  _bone(subject, window, sacrum, LABEL_VALUES["sacrum"], 2.2, "soft marrow")
   for name, side in SIDES:
     _paint_femur(subject, scan, name, side)
     _paint_hip(subject, scan, name, side)
@@ -222,7 +222,7 @@ def _paint_hip(subject: Subject, scan: Window, name: str, side: float) -> None:
   opening = window.tube(np.array([socket, (130.0, 6.0, -102.0)]) * mirror, 25.5)
   keep = window.label == LABEL_VALUES[f"femur_{name}"]
   bone = np.where(keep, FAR_MM, np.maximum(np.maximum(bone, -cup), -opening))
-  _bone(subject, window, bone, LABEL_VALUES[f"hip_{name}"], 2.6, "marrow")
+  _bone(subject, window, bone, LABEL_VALUES[f"hip_{name}"], 2.4, "soft marrow")
 
 
 def _paint_femur(subject: Subject, scan: Window, name: str, side: float) -> None:
@@ -241,7 +241,7 @@ def _paint_femur(subject: Subject, scan: Window, name: str, side: float) -> None
   shaft = curve([(122, -8, -122), (113, -2, -160), (108, 2, -220), tuple(knee)], 14) * mirror
   bone = smooth_union(bone, window.tube(shaft, np.interp(shaft[:, 2], (-180, -125), (13.5, 19))), 5)
   bone = smooth_union(bone, window.ellipsoid(np.array((100, -22, -138)) * mirror, (8, 9, 12)), 5)
-  _bone(subject, window, bone, LABEL_VALUES[f"femur_{name}"], 2.4, "marrow")
+  _bone(subject, window, bone, LABEL_VALUES[f"femur_{name}"], 2.4, "soft marrow")
   shaft_core = np.maximum(bone + 5.5, window.z + 140)
   window.paint(shaft_core, subject.tissue("fatty marrow"))
 
