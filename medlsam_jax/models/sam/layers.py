@@ -1,0 +1,163 @@
+"""Layers that the SAM family shares. Images `(n, y, x, channel)`, tokens `(n, token, channel)`.
+
+Matrix products take operands in `dtype` and accumulate and return float32; everything between them is float32.
+Depthwise convolutions are nine shifted multiply-adds and 1x1 convolutions matrix products, because XLA's own lowering
+of both is several times slower on CPU and no faster elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+DENSE_INIT = nn.initializers.truncated_normal(0.02)
+
+
+def gelu(x: Array) -> Array:
+  """The exact form, x * Phi(x); Flax's default is the tanh approximation, which no model of this family uses."""
+  return x * (0.5 + 0.5 * jax.lax.erf(x * 0.7071067811865476))
+
+
+def product(x: Float[Array, "*n i"], kernel: Float[Array, "i o"], dtype: Any) -> Float[Array, "*n o"]:
+  """`x @ kernel` with operands in `dtype`, accumulated and returned in float32."""
+  axes = (((x.ndim - 1,), (0,)), ((), ()))
+  return jax.lax.dot_general(x.astype(dtype), kernel.astype(dtype), axes, preferred_element_type=jnp.float32)
+
+
+def layer_norm(epsilon: float, name: str | None = None) -> nn.LayerNorm:
+  """Layer norm over channels. The two-pass variance: the one-pass form loses digits where the mean is large."""
+  return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, name=name)
+
+
+class Linear(nn.Module):
+  """Affine map of the last axis."""
+
+  features: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "*n i"]) -> Float[Array, "*n o"]:
+    kernel = self.param("kernel", DENSE_INIT, (x.shape[-1], self.features))
+    bias = self.param("bias", nn.initializers.zeros, (self.features,))
+    return product(x, kernel, self.dtype) + bias
+
+
+class Mlp(nn.Module):
+  """`len(widths)` affine maps with an activation between them."""
+
+  widths: tuple[int, ...]
+  activation: Any = jax.nn.relu
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "*n i"]) -> Float[Array, "*n o"]:
+    for index, width in enumerate(self.widths):
+      x = Linear(width, self.dtype, name=f"linear{index}")(x)
+      if index + 1 < len(self.widths):
+        x = self.activation(x)
+    return x
+
+
+class Conv(nn.Module):
+  """Square convolution with padding `edge // 2` (or none when its stride equals its edge); bias by choice."""
+
+  features: int
+  edge: int = 1
+  stride: int = 1
+  use_bias: bool = True
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "n y x i"]) -> Float[Array, "n y2 x2 o"]:
+    init = nn.initializers.lecun_normal()
+    kernel = self.param("kernel", init, (self.edge, self.edge, x.shape[-1], self.features))
+    x = convolve(x, kernel, self.stride, self.dtype)
+    return x + self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else x
+
+
+def convolve(x: Float[Array, "n y x i"], kernel: Float[Array, "e e i o"], stride: int, dtype: Any) -> Array:
+  """Convolution with padding `edge // 2`, or none where windows tile the image (stride = edge)."""
+  edge = kernel.shape[0]
+  if edge == stride == 1:
+    return product(x, kernel[0, 0], dtype)
+  pad = 0 if edge == stride else edge // 2
+  return jax.lax.conv_general_dilated(
+    x.astype(dtype),
+    kernel.astype(dtype),
+    (stride, stride),
+    ((pad, pad), (pad, pad)),
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    preferred_element_type=jnp.float32,
+  )
+
+
+def depthwise3(x: Float[Array, "n y x c"], kernel: Float[Array, "3 3 1 c"], stride: int) -> Array:
+  """3x3 depthwise convolution with zero padding 1, in float32."""
+  _, height, width, _ = x.shape
+  # The barrier keeps XLA from fusing the padding into nine bounds-checked reads.
+  padded = jax.lax.optimization_barrier(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))))
+  total = None
+  for dy in range(3):
+    for dx in range(3):
+      tap = padded[:, dy : dy + height : stride, dx : dx + width : stride] * kernel[dy, dx, 0]
+      total = tap if total is None else total + tap
+  return total
+
+
+class ConvNorm(nn.Module):
+  """Convolution without bias and batch norm, or (`folded`) the one convolution with bias that equals both.
+
+  `fold_batch_norm` turns the variables of the first form into those of the second.
+  """
+
+  features: int
+  edge: int = 1
+  stride: int = 1
+  depthwise: bool = False
+  folded: bool = False
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "n y x i"], train: bool = False) -> Float[Array, "n y2 x2 o"]:
+    inputs = 1 if self.depthwise else x.shape[-1]
+    kernel = self.param("kernel", nn.initializers.lecun_normal(), (self.edge, self.edge, inputs, self.features))
+    if self.depthwise:
+      x = depthwise3(x, kernel, self.stride)
+    else:
+      x = convolve(x, kernel, self.stride, self.dtype)
+    if self.folded:
+      return x + self.param("bias", nn.initializers.zeros, (self.features,))
+    return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=BATCH_NORM_EPSILON, name="norm")(x)
+
+
+BATCH_NORM_EPSILON = 1e-5
+
+
+def fold_batch_norm(variables: dict) -> dict:
+  """Variables of a network with batch norm -> variables of the same network built with `folded=True`.
+
+  Each convolution's kernel is scaled by `scale / sqrt(var + eps)` per output channel and the rest becomes its bias.
+  The result has no `batch_stats`; variables that have none already are returned as they are.
+  """
+  if "batch_stats" not in variables:
+    return variables
+
+  def fold(params: dict, stats: dict) -> dict:
+    result = {}
+    for name, value in params.items():
+      if name == "norm" and name in stats:
+        continue
+      result[name] = fold(value, stats.get(name, {})) if isinstance(value, dict) else value
+    if "norm" in stats:
+      norm, seen = params["norm"], stats["norm"]
+      scale = norm["scale"] / jnp.sqrt(seen["var"] + BATCH_NORM_EPSILON)
+      result["kernel"] = params["kernel"] * scale
+      result["bias"] = norm["bias"] - seen["mean"] * scale
+    return result
+
+  others = {name: value for name, value in variables.items() if name not in ("params", "batch_stats")}
+  return {**others, "params": fold(variables["params"], variables["batch_stats"])}
