@@ -115,7 +115,7 @@ def _in_folder(path: Path) -> list[Path]:
   entries = sorted(p for p in path.iterdir() if not p.name.startswith("."))
   files = [p for p in entries if p.is_file() and p.name.lower().endswith(NIFTI_SUFFIXES)]
   marked = [p for p in files if _stem(p).endswith(SCAN_ENDING)]
-  scans = marked or [p for p in files if not _stem(p).lower().endswith(NOT_A_SCAN)]
+  scans = marked or [p for p in files if not f"_{_stem(p).lower()}".endswith(NOT_A_SCAN)]
   if not scans and dicom.is_dicom_folder(path):
     return [path]
   folders = [p for p in entries if p.is_dir() and dicom.is_dicom_folder(p)]
