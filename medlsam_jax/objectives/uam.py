@@ -1,0 +1,24 @@
+"""Unified anatomical mapping: the offset between two patches of one scan, from their two head outputs (MedLSAM, 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from medlsam_jax.geometry import OFFSET_RANGE_MM
+from medlsam_jax.objectives.contract import Views
+
+
+def predicted_offset_mm(first: Float[Array, "*n 3"], second: Float[Array, "*n 3"]) -> Float[Array, "*n 3"]:
+  """Vector in mm (z, y, x) from the second patch's centre to the first's."""
+  return jnp.asarray(OFFSET_RANGE_MM) * jnp.tanh(first - second)
+
+
+def loss(views: Views, settings: Mapping[str, float]) -> tuple[Array, dict[str, Array]]:
+  """Mean squared error in mm^2 over all pairs of patches within each scan; with two patches, the published loss."""
+  first, second = jnp.triu_indices(views.positions.shape[1], 1)
+  predicted = predicted_offset_mm(views.positions[:, first], views.positions[:, second])
+  error = predicted - (views.centres_mm[:, first] - views.centres_mm[:, second])
+  return jnp.square(error).mean(), {"uam_error_mm": jnp.linalg.norm(error, axis=-1).mean()}
