@@ -168,7 +168,7 @@ def _paint(subject: Subject, axes: list[np.ndarray]) -> tuple[np.ndarray, np.nda
     fields=fields,
   )
   muscle, skin = trunk.trunk_distance(subject, scan)
-  fields.update(muscle=muscle, skin=skin, cavity=muscle + np.float32(subject.wall_mm))
+  fields.update(muscle=muscle, skin=skin, cavity=muscle + trunk.wall_mm(subject, scan))
   for paint in _ORDER:
     paint(subject, scan)
   scan.label[skin > 0] = 0

@@ -65,6 +65,11 @@ def smooth_union(first: Field, second: Field, blend_mm: float) -> Field:
   return second + (first - second) * mix - blend_mm * mix * (1 - mix)
 
 
+def shifted(point: tuple[float, ...] | np.ndarray, x: float, y: float, z: float) -> Float[np.ndarray, "3"]:
+  """A point moved by some mm."""
+  return np.asarray(point, float) + np.array([x, y, z])
+
+
 def curve(points: list[tuple[float, float, float]], step_mm: float = 7.0) -> Float[np.ndarray, "n 3"]:
   """Smooth curve through `points` (x, y, z), sampled about every `step_mm`."""
   knots = np.asarray(points, float)

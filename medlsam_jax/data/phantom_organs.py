@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from medlsam_jax.data.phantom_canvas import Field, Tissue, Window, curve, smooth_union
+from medlsam_jax.data.phantom_canvas import Field, Tissue, Window, curve, shifted, smooth_union
 from medlsam_jax.data.phantom_subject import LABEL_VALUES, SIDES, Subject
 from medlsam_jax.data.phantom_trunk import dome, spine_y
+
+_FIRM = [v for n, v in LABEL_VALUES.items() if n.startswith(("vertebrae", "rib", "hip", "sacrum", "liver", "spleen"))]
+"""Labels that the fat around a kidney does not cover."""
 
 
 def paint_gullet(subject: Subject, scan: Window) -> None:
@@ -50,7 +53,7 @@ def liver_distance(subject: Subject, window: Window) -> Field:
   lobe = window.ellipsoid(right, subject.size("liver", (82, 100, 78), 0.07), subject.turn("liver", (0, 12, 0)), 2.3)
   left = subject.place("left lobe", (-8, 56, 172), 5, hangs=0.8)
   liver = smooth_union(lobe, window.ellipsoid(left, subject.size("left lobe", (72, 40, 33), 0.14), (0, 14, 0)), 14)
-  hollow = window.ellipsoid(right + (-58, 10, -76), (78, 70, 62), (0, -20, 0))
+  hollow = window.ellipsoid(shifted(right, -58, 10, -76), (78, 70, 62), (0, -20, 0))
   under = np.maximum(window.z + 5, 0) - np.maximum(dome(subject, window, 1), dome(subject, window, -1) - 6)
   spine = np.hypot(window.x, (window.y - spine_y(window.z)) * 1.1) - 36
   kept = np.maximum(np.maximum(liver, -hollow), np.maximum(under, window.fields["cavity"] + 1))
@@ -82,10 +85,10 @@ def paint_liver(subject: Subject, scan: Window) -> None:
 
 def paint_spleen(subject: Subject, scan: Window) -> None:
   """Spleen: a shell segment against the ribs under the left diaphragm."""
-  centre = subject.place("spleen", (-104, -42, 162), 4, hangs=0.8)
+  centre = subject.place("spleen", (-108, -42, 157), 4, hangs=0.8)
   window = scan.around(centre, 85)
-  bulk = window.ellipsoid(centre, subject.size("spleen", (42, 50, 54), 0.12), subject.turn("spleen", (35, -10, 12)), 2.2)
-  hollow = window.ellipsoid(centre + (48, 26, 4), (44, 52, 62))
+  bulk = window.ellipsoid(centre, subject.size("spleen", (44, 58, 58), 0.12), subject.turn("spleen", (30, -8, 12)), 2.2)
+  hollow = window.ellipsoid(shifted(centre, 68, 24, -8), (44, 54, 66))
   under = window.z - dome(subject, window, -1) + 4
   spleen = np.maximum(np.maximum(bulk, -hollow), np.maximum(under, window.fields["cavity"] + 2))
   window.paint(spleen, subject.tissue("spleen"), LABEL_VALUES["spleen"])
@@ -100,22 +103,23 @@ def paint_kidneys(subject: Subject, scan: Window) -> None:
     window = scan.around(centre, 82)
     whole = window.ellipsoid(centre, radii, turn)
     capsule = np.maximum(window.ellipsoid(centre, radii + 11, turn), window.fields["cavity"] + 1)
-    fat = np.where(window.label == LABEL_VALUES["liver"], 40, capsule)
-    window.paint(np.where(np.isin(window.label, _BONES), 40, fat), subject.tissue("visceral fat"), 0)
-    kidney = np.maximum(np.maximum(whole, -window.ellipsoid(centre + (-side * 25, 8, 0), (19, 14, 19))), capsule + 5)
+    window.paint(np.where(np.isin(window.label, _FIRM), 40, capsule), subject.tissue("visceral fat"), 0)
+    kidney = np.maximum(
+      np.maximum(whole, -window.ellipsoid(shifted(centre, -side * 25, 8, 0), (19, 14, 19))), capsule + 5
+    )
     window.paint(kidney, subject.tissue("kidney cortex"), LABEL_VALUES[organ])
     pyramids = np.maximum(kidney + 7, np.cos(window.z * 0.42) * 3 - 1)
     window.paint(pyramids, subject.tissue("kidney medulla"))
-    sinus = window.ellipsoid(centre + (-side * 10, 3, 0), (9, 8, 24), turn)
+    sinus = window.ellipsoid(shifted(centre, -side * 10, 3, 0), (9, 8, 24), turn)
     window.paint(np.maximum(sinus, kidney), Tissue(-60, 4, 20, 20))
-    hilum = centre + (-side * 18, 8, 0)
+    hilum = shifted(centre, -side * 18, 8, 0)
     for kind, end, radius in (("vein", (22, -6, 118), 4.5), ("artery", (-10, -10, 124), 2.8)):
       path = curve([tuple(hilum), tuple((hilum + end) / 2 + (0, 6, 3)), end])
       near = window.along(path, radius)
       near.paint(near.tube(path, radius), subject.tissue(kind))
-    gland = centre + (-side * 20, 6, 58)
+    gland = shifted(centre, -side * 20, 6, 58)
     for leg in (-1.0, 1.0):
-      path = np.array([gland + (0, 8, 0), gland + (leg * 9, -10, -8)])
+      path = np.array([shifted(gland, 0, 8, 0), shifted(gland, leg * 9, -10, -8)])
       near = scan.along(path, 3)
       near.paint(near.tube(path, 2.6, (1, 1, 2.5)), subject.tissue("bowel wall"))
 
@@ -127,7 +131,14 @@ def paint_vessels(subject: Subject, scan: Window) -> None:
   sway = rng.normal(0, 4)
   front = spine_y(fork) + 30
   aorta = curve(
-    [(-24, -24, 345), (-22, -22, 260), (-16, -16, 190), (-9 + sway, -7, 115), (-4 + sway, front, fork + 10), (0, front, fork)]
+    [
+      (-24, -24, 345),
+      (-22, -22, 260),
+      (-16, -16, 190),
+      (-9 + sway, -7, 115),
+      (-4 + sway, front, fork + 10),
+      (0, front, fork),
+    ]
   )
   radius = np.interp(aorta[:, 2], (fork, 120, 345), (8.5, 10, 12.5)) * rng.normal(1, 0.08)
   cava = curve([(20, front - 4, fork - 8), (22, -10, 90), (24, -4, 150), (24, -6, 198), (20, 4, 222)])
@@ -135,9 +146,15 @@ def paint_vessels(subject: Subject, scan: Window) -> None:
     for kind, deep, size in (("artery", 6, 5.2), ("vein", 0, 6.2)):
       start = (0 if kind == "artery" else 18, front + deep - 6, fork)
       path = curve(
-        [start, (side * 26, front - 8 + deep, 2), (side * 52, 2 + deep, -42), (side * 72, 46, -92), (side * 82, 62, -150),
-         (side * 84, 52, -300)]
-      )  # fmt: skip
+        [
+          start,
+          (side * 26, front - 8 + deep, 2),
+          (side * 52, 2 + deep, -42),
+          (side * 72, 46, -92),
+          (side * 82, 62, -150),
+          (side * 84, 52, -300),
+        ]
+      )
       near = scan.along(path, 8)
       near.paint(near.tube(path, size), subject.tissue(kind), 0)
   window = scan.along(cava, 14)
@@ -148,7 +165,9 @@ def paint_vessels(subject: Subject, scan: Window) -> None:
   window.paint(wall, subject.tissue("artery"), LABEL_VALUES["aorta"])
   plaque = np.maximum(np.abs(wall) - 1.2, 1.5 - window.fields["medium"] + window.z / 160)
   window.paint(np.maximum(plaque, window.z - 120), subject.tissue("calcification"))
-  portal = curve([tuple(subject.place("liver", (26, 10, 138), 4, hangs=0.8)), (10, 14, 124), (-30, 2, 138), (-78, -20, 158)])
+  portal = curve(
+    [tuple(subject.place("liver", (26, 10, 138), 4, hangs=0.8)), (10, 14, 124), (-30, 2, 138), (-78, -20, 158)]
+  )
   window = scan.along(portal, 8)
   window.paint(window.tube(portal, np.linspace(7, 4, len(portal))), subject.tissue("portal vein"),
                LABEL_VALUES["portal_vein_and_splenic_vein"])  # fmt: skip
@@ -158,9 +177,12 @@ def paint_stomach(subject: Subject, scan: Window) -> None:
   """Stomach of a person lying on the back: gas in front, content behind, folds in the wall; then the duodenum."""
   rng = subject.rng("stomach")
   shift = subject.place("stomach", (0, 0, 0), 5, hangs=0.6)
-  fill = rng.uniform(0.8, 1.2)
+  fill = rng.uniform(0.68, 1.08)
   path = curve(
-    [tuple(np.array(p) + shift) for p in ((-62, -14, 188), (-72, 22, 165), (-58, 52, 132), (-22, 60, 108), (20, 42, 118))]
+    [
+      tuple(np.array(p) + shift)
+      for p in ((-62, -14, 188), (-72, 22, 165), (-58, 52, 132), (-22, 60, 108), (20, 42, 118))
+    ]
   )
   radius = np.interp(np.linspace(0, 1, len(path)), (0, 0.3, 0.6, 0.85, 1), (31, 31, 25, 18, 9)) * fill
   window = scan.along(path, 45)
@@ -171,7 +193,9 @@ def paint_stomach(subject: Subject, scan: Window) -> None:
   window.paint(bag + 4 + 1.2 * window.fields["fine"], Tissue(rng.uniform(5, 45), 6, 14, 14))
   level = rng.uniform(26, 48) + shift[1]
   window.paint(np.maximum(bag + 3.5, level - window.y), subject.tissue("gas"))
-  path = curve([tuple(np.array((20, 42, 118)) + shift), (44, 26, 112), (48, 8, 84), (30, 0, 58), (-8, 12, 62), (-24, 24, 84)])
+  path = curve(
+    [tuple(np.array((20, 42, 118)) + shift), (44, 26, 112), (48, 8, 84), (30, 0, 58), (-8, 12, 62), (-24, 24, 84)]
+  )
   window = scan.along(path, 16)
   gut = window.tube(path, 11 + 1.5 * np.sin(np.arange(len(path)) * 1.9))
   window.paint(gut, subject.tissue("bowel wall"), LABEL_VALUES["duodenum"])
@@ -183,14 +207,19 @@ def paint_pancreas(subject: Subject, scan: Window) -> None:
   shift = subject.place("pancreas", (0, 0, 0), 4, hangs=0.4)
   points = ((32, 14, 92), (24, 22, 114), (0, 32, 122), (-34, 18, 132), (-72, -8, 150))
   path = curve([tuple(np.array(p) + shift) for p in points], 5)
-  radius = np.interp(np.linspace(0, 1, len(path)), (0, 0.25, 0.5, 1), (15, 14, 9.5, 8.5)) * subject.size("pancreas", (1, 1, 1))[0]
+  radius = (
+    np.interp(np.linspace(0, 1, len(path)), (0, 0.25, 0.5, 1), (15, 14, 9.5, 8.5))
+    * subject.size("pancreas", (1, 1, 1))[0]
+  )
   window = scan.along(path, 24)
   gland = window.tube(path, radius, blend_mm=4) + 1.6 * window.fields["fine"]
   window.paint(gland, subject.tissue("pancreas"), LABEL_VALUES["pancreas"])
   window.paint(window.tube(path, 1.4), subject.tissue("bile"))
 
 
-def _bowel(window: Window, tube: Field, organ: str, subject: Subject, content: Tissue, gas_above: Field | float) -> None:
+def _bowel(
+  window: Window, tube: Field, organ: str, subject: Subject, content: Tissue, gas_above: Field | float
+) -> None:
   """A piece of bowel: wall, content, and gas where it rises above `gas_above` (mm forwards)."""
   taken = (window.label > 0) & (window.label != LABEL_VALUES[organ])
   tube = np.where(taken, 40, np.maximum(tube, window.fields["cavity"] + 2))
@@ -224,7 +253,11 @@ def paint_colon(subject: Subject, scan: Window) -> None:
   sigmoid = rng.normal(0, 10, 2)
   parts = (
     ([(84, 22, -44), (98, 10, -12), (103 * wide, -6, 34), (98 * wide, 8, 72), (76, 40, 84)], 24, 22),
-    ([(76, 40, 84), (52, 66, 66 + sag), (0, 74, 56 + sag), (-50, 68, 74 + sag / 2), (-92, 34, 122), (-106, -6, 128)], 20, 55),
+    (
+      [(76, 40, 84), (52, 66, 66 + sag), (0, 74, 56 + sag), (-50, 68, 74 + sag / 2), (-92, 34, 122), (-106, -6, 128)],
+      20,
+      55,
+    ),
     ([(-106, -6, 128), (-110 * wide, -16, 86), (-108 * wide, -14, 30), (-98, 10, -24)], 16, 8),
     ([(-98, 10, -24), (-66, 30, -52), (-24 + sigmoid[0], 22 + sigmoid[1], -40), (14, -8, -46), (4, -44, -66)], 15, 20),
     ([(4, -44, -66), (0, -58, -96), (0, -46, -122), (0, -52, -150)], 17, -40),
@@ -250,6 +283,3 @@ def paint_bladder(subject: Subject, scan: Window) -> None:
   bag = window.ellipsoid(centre, radii, subject.turn("bladder", sd=5))
   window.paint(bag, subject.tissue("muscle"), LABEL_VALUES["urinary_bladder"])
   window.paint(bag + 3, subject.tissue("urine"))
-
-
-_BONES = [value for name, value in LABEL_VALUES.items() if name.startswith(("vertebrae", "rib", "hip", "sacrum"))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from medlsam_jax.data.phantom_canvas import FAR_MM, Field, Tissue, Window, curve, smooth_union
+from medlsam_jax.data.phantom_canvas import FAR_MM, Field, Tissue, Window, curve, shifted, smooth_union
 from medlsam_jax.data.phantom_subject import LABEL_VALUES, SIDES, VERTEBRAE_Z, Subject
 
 _PROFILE_Z = (-260, -160, -90, -20, 60, 140, 210, 270, 340)
@@ -37,6 +37,13 @@ def trunk_distance(subject: Subject, window: Window) -> tuple[Field, Field]:
   return muscle, skin
 
 
+def wall_mm(subject: Subject, window: Window) -> Field:
+  """Thickness of the muscular wall: thick in the flanks, thin between the ribs and in front."""
+  chest = np.clip((window.z - 120) / 60, 0, 1)
+  front = np.clip((window.y - 20) / 60, 0, 1)
+  return (subject.wall_mm * (1.08 - 0.18 * chest - 0.2 * front)).astype(np.float32)
+
+
 def paint_trunk(subject: Subject, scan: Window) -> None:
   """Skin, subcutaneous fat, the muscular wall and what lies loose inside it."""
   skin, muscle = scan.fields["skin"], scan.fields["muscle"]
@@ -46,6 +53,9 @@ def paint_trunk(subject: Subject, scan: Window) -> None:
   septa = np.abs(scan.fields["medium"]) * 9 + 0.5
   scan.paint(np.maximum(np.maximum(septa - 0.9, skin + 4), -muscle), Tissue(-55))
   scan.paint(muscle, subject.tissue("muscle"))
+  # Fat between the muscles of the flank and over the ribs, and between those of the limbs.
+  plane = np.abs(muscle + 0.34 * subject.wall_mm) - 0.7 - 0.8 * scan.fields["coarse"]
+  scan.paint(np.maximum(plane, 20 - scan.z), subject.tissue("fat"))
   limb = np.maximum(muscle + 3, scan.z + 30)
   scan.paint(np.maximum(limb, np.abs(scan.fields["coarse"]) * 12 - 1.2), subject.tissue("fat"))
   linea_alba = np.maximum(np.abs(scan.x) - 2.5, 60 - scan.y)
@@ -112,7 +122,7 @@ def paint_spine(subject: Subject, scan: Window) -> None:
   canal = np.stack([np.zeros_like(z), spine_y(z) - 26, z], axis=1)
   for name, height in VERTEBRAE_Z.items():
     lumbar = name.startswith("L")
-    centre = np.array([0.0, spine_y(height), height]) + (*rng.normal(0, 0.8, 2), 0)
+    centre = shifted((0.0, spine_y(height), height), *rng.normal(0, 0.8, 2), 0)
     pitch = 30 if lumbar else 24
     wide, deep, half = (25, 18, 12.2) if lumbar else (18, 16, 9.6)
     wide, deep = np.array([wide, deep]) * rng.normal(1, 0.03)
@@ -122,17 +132,17 @@ def paint_spine(subject: Subject, scan: Window) -> None:
     disc = np.maximum((across - 0.96) * deep, np.abs(window.z - centre[2] + pitch / 2) - 4.5)
     window.paint(disc, subject.tissue("disc"), 0)
     body = np.maximum((across - waist) * deep, np.abs(window.z - centre[2]) - half)
-    back, down = centre + (0, -deep - 8, 0), -4 if lumbar else -14
+    back, down = shifted(centre, 0, -deep - 8, 0), -4 if lumbar else -14
     ring = np.hypot((window.x - back[0]) / 1.1, window.y - back[1])
     arch = np.maximum(np.abs(ring - 12.5) - 4.5, np.abs(window.z - back[2] + 3) - (10 if lumbar else 9))
-    spine_end = back + (0, -25, down)
-    spinous = window.tube(np.array([back + (0, -12, -2), spine_end]), np.array([3.2, 4.2]), (1, 1, 2.4))
+    spine_end = shifted(back, 0, -25, down)
+    spinous = window.tube(np.array([shifted(back, 0, -12, -2), spine_end]), np.array([3.2, 4.2]), (1, 1, 2.4))
     bone = smooth_union(smooth_union(body, arch, 3), spinous, 3)
     for _, side in SIDES:
       reach = rng.uniform(36, 43) if name != "L5" else 46
-      tip = back + (side * reach, -2 if lumbar else -10, 3)
-      bone = smooth_union(bone, window.tube(np.array([back + (side * 11, 1, 2), tip]), np.array([4.6, 3.6])), 3)
-      facet = window.ellipsoid(back + (side * 17, -7, -12), (6, 7, 11))
+      tip = shifted(back, side * reach, -2 if lumbar else -10, 3)
+      bone = smooth_union(bone, window.tube(np.array([shifted(back, side * 11, 1, 2), tip]), np.array([4.6, 3.6])), 3)
+      facet = window.ellipsoid(shifted(back, side * 17, -7, -12), (6, 7, 11))
       bone = smooth_union(bone, facet, 2)
     hollow = np.hypot((window.x - back[0]) / 1.15, window.y - back[1]) - 8.5
     bone = np.maximum(bone, -hollow)
@@ -185,7 +195,9 @@ def paint_pelvis(subject: Subject, scan: Window) -> None:
   sacrum = window.tube(path, radius, (2.35, 1, 1), blend_mm=2)
   for _, side in SIDES:
     for step, (y, z) in enumerate(((-60, -22), (-70, -44), (-77, -64))):
-      hole = window.tube(np.array([[side * (24 - 3 * step), y - 20, z - 6], [side * (22 - 3 * step), y + 20, z + 4]]), 4)
+      hole = window.tube(
+        np.array([[side * (24 - 3 * step), y - 20, z - 6], [side * (22 - 3 * step), y + 20, z + 4]]), 4
+      )
       sacrum = np.maximum(sacrum, -hole)
   _bone(subject, window, sacrum, LABEL_VALUES["sacrum"], 2.2, "soft marrow")
   for name, side in SIDES:
@@ -265,9 +277,7 @@ def paint_muscles(subject: Subject, scan: Window) -> None:
     psoas = window.tube(path, radius, blend_mm=3)
     window.paint(psoas - 2, subject.tissue("visceral fat"))
     iliacus = window.tube(curve(_mirrored([(98, -28, 20), (92, 0, -30), (92, 30, -75)], side)), 14 * size, blend_mm=3)
-    window.paint(
-      smooth_union(psoas, iliacus, 6), subject.tissue("muscle"), LABEL_VALUES[f"iliopsoas_{name}"]
-    )
+    window.paint(smooth_union(psoas, iliacus, 6), subject.tissue("muscle"), LABEL_VALUES[f"iliopsoas_{name}"])
     window = scan.around((side * 78, -70, -85), (85, 60, 90))
     bulk = window.ellipsoid((side * 80, -72, -84), subject.size("gluteus", (66, 30, 70), 0.06), (18, 0, side * 22))
     gluteus = np.maximum(bulk, window.fields["skin"] + 8)
