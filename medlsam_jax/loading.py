@@ -125,7 +125,7 @@ def get(name: str, file: str | os.PathLike[str] | None = None, progress: Progres
 def _find(path_or_name: str | os.PathLike[str]) -> tuple[Path, str]:
   """File and name for messages. Names win over files of the same name; `./tiny` is a file."""
   if path_or_name == TINY:
-    path = Path(str(importlib.resources.files("medlsam_jax").joinpath("weights", _TINY_FILE)))
+    path = Path(str(importlib.resources.files("medlsam_jax") / "weights" / _TINY_FILE))
     if not path.is_file():
       raise WeightsError(f"{path}: this installation lacks the tiny network; install the package again")
     return path, TINY

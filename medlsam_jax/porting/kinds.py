@@ -55,8 +55,8 @@ def settle_kind(detected: str, wanted: str | None, known: str | None, source: st
   """
   if wanted is not None and wanted not in KINDS:
     raise WeightsError(f"{wanted!r} is no kind of network; known: {', '.join(KINDS)}")
-  possible = ("sam-vit-b", "medsam") if detected == "sam-vit-b" else (detected,)
-  if known in possible:
+  possible: tuple[str, ...] = ("sam-vit-b", "medsam") if detected == "sam-vit-b" else (detected,)
+  if known is not None and known in possible:
     possible = (known,)
   if wanted is None and len(possible) > 1:
     raise WeightsError(

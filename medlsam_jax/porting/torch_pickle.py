@@ -61,7 +61,7 @@ def read_pickle(program: bytes, record_size: Callable[[str], int]) -> Any:
     if opcode.name in _NEEDLESS_OPCODES:
       raise RefusedError(f"its pickle uses {opcode.name}, which weights do not need")
     # the unpickler reserves memory up to the highest memo slot
-    if opcode.name.endswith("PUT") and int(argument) > len(program):
+    if opcode.name.endswith("PUT") and int(str(argument)) > len(program):
       raise RefusedError("its pickle declares more values than it has")
   return _Reader(program, record_size).load()
 

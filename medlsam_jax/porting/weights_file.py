@@ -46,7 +46,10 @@ def write_weights(path: str | os.PathLike[str], variables: dict[str, Any], heade
   path = Path(path)
   temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
   try:
+    temporary.touch()
+    usual_rights = temporary.stat().st_mode
     save_file(tensors, temporary, metadata={"format": FORMAT, **header})
+    temporary.chmod(usual_rights)  # safetensors makes files that only their owner reads
     os.replace(temporary, path)
   except (OSError, SafetensorError) as error:
     raise OutputError(f"{path}: cannot be written ({error})") from error
