@@ -60,12 +60,14 @@ class MedLAM(nn.Module):
     base_channels: width `b`; stage widths are 2b to 16b.
     patch_edge: edge of the input cube, a multiple of 16.
     dropout: rate after the deepest stage while training.
+    feature_scales: strides that the network has decoder stages for; the classification needs stride 1.
     dtype: of the operands; sums are float32, as are parameters and the position.
   """
 
   base_channels: int = 24
   patch_edge: int = 64
   dropout: float = 0.2
+  feature_scales: tuple[int, ...] = FEATURE_STRIDES
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -73,7 +75,7 @@ class MedLAM(nn.Module):
     self,
     patches: Float[Array, "n z y x 1"],
     *,
-    feature_scales: tuple[int, ...] = FEATURE_STRIDES,
+    feature_scales: tuple[int, ...] | None = None,
     classify: bool = False,
     train: bool = False,
   ) -> MedLAMOutput:
@@ -81,15 +83,17 @@ class MedLAM(nn.Module):
 
     Args:
       patches: intensities; every edge equals `patch_edge`.
-      feature_scales: strides among `FEATURE_STRIDES`; empty stops after the head.
+      feature_scales: strides wanted, among the network's own (all of them by default); empty stops after the head.
       classify: also return the three-class map of the published network (unused by localization).
       train: apply dropout (needs a `dropout` key).
 
     Raises:
-      ValueError: patches of another edge, or an edge that is no multiple of 16.
+      ValueError: patches of another edge, an edge that is no multiple of 16, or features the network does not have.
     """
     if self.patch_edge % 16 or patches.shape[1:] != (self.patch_edge,) * 3 + (1,):
-      raise ValueError(f"patches are {patches.shape[1:]}; expected edge {self.patch_edge}, a multiple of 16, one channel")
+      raise ValueError(
+        f"patches are {patches.shape[1:]}; expected edge {self.patch_edge}, a multiple of 16, one channel"
+      )
     b = self.base_channels
     widths = ((2 * b, 2 * b), (2 * b, 2 * b), (2 * b, 4 * b), (4 * b, 8 * b))
     skips, x = [], patches
@@ -100,22 +104,24 @@ class MedLAM(nn.Module):
     x = Stage(8 * b, 16 * b, self.dtype, name="conv4")(x)
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
     position = self._head(x)
-    features, probability = self._decode(x, skips, feature_scales, classify)
+    scales = self.feature_scales if feature_scales is None else feature_scales
+    features, probability = self._decode(x, skips, scales, classify)
     return MedLAMOutput(position, features, probability)
 
   def _head(self, x: Float[Array, "n z y x c"]) -> Float[Array, "n 3"]:
     """Three linear layers without activations between; flattened channels first, as the released weights expect."""
     flat = jnp.moveaxis(x, -1, 1).reshape(x.shape[0], -1).astype(jnp.float32)
-    for name, width in (("fc1", 8 * self.base_channels), ("fc2", 4 * self.base_channels), ("fc3", 3)):
+    for name, width in (("fc1", 8 * self.base_channels), ("fc2", 4 * self.base_channels)):
       flat = nn.Dense(width, name=name)(flat)
-    return flat
+    # Small at first: the offset is a tanh over metres, and a saturated start learns slowly.
+    return nn.Dense(3, name="fc3", kernel_init=nn.initializers.normal(0.01))(flat)
 
   def _decode(
     self, x: Array, skips: list[Array], feature_scales: tuple[int, ...], classify: bool
   ) -> tuple[dict[int, Array], Array | None]:
-    unknown = set(feature_scales) - set(FEATURE_STRIDES)
+    unknown = set(feature_scales) - set(self.feature_scales) | ({1} if classify else set()) - set(self.feature_scales)
     if unknown:
-      raise ValueError(f"feature scales {sorted(unknown)} are not among {FEATURE_STRIDES}")
+      raise ValueError(f"the network has features of strides {self.feature_scales}, not of {sorted(unknown)}")
     finest = 1 if classify else min(feature_scales, default=None)
     if finest is None:
       return {}, None
@@ -133,6 +139,6 @@ class MedLAM(nn.Module):
 
 
 def init_variables(module: MedLAM, key: Array) -> dict:
-  """Random parameters of the whole network (every decoder stage and the classification)."""
+  """Random parameters of the whole network: every decoder stage it has and, with stride 1, the classification."""
   patches = jnp.zeros((1, *(module.patch_edge,) * 3, 1))
-  return module.init(key, patches, classify=True)
+  return module.init(key, patches, classify=1 in module.feature_scales)

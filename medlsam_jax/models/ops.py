@@ -52,7 +52,10 @@ def _kernel_gradient_planes(x: Array, gradient: Array) -> Array:
     plane = lax.dynamic_slice_in_dim(x, z, 1, 1).reshape(-1, channels)
     near = lax.dynamic_slice_in_dim(padded, z, 3, 1)
     shifted = [
-      near[:, 2 - a, 2 - b : 2 - b + height, 2 - c : 2 - c + width] for a in range(3) for b in range(3) for c in range(3)
+      near[:, 2 - a, 2 - b : 2 - b + height, 2 - c : 2 - c + width]
+      for a in range(3)
+      for b in range(3)
+      for c in range(3)
     ]
     columns = jnp.concatenate(shifted, -1).reshape(-1, 27 * out)
     return total + lax.dot_general(plane, columns, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
