@@ -7,8 +7,9 @@ import numpy as np
 from medlsam_jax.errors import InputError
 from medlsam_jax.geometry import Grid, Volume, reorient
 
-SAME_PLACE_MM = 0.1
-"""Corners of two grids may differ by this: programs round the spacing they write to a few digits."""
+SAME_PLACE_VOXELS = 0.25
+"""Corners of two grids may differ by this share of the smallest edge: programs round the spacing and the quaternion
+they write, and a quaternion in single precision turns a scan by up to 0.3 mm per metre. Half a voxel is a shift."""
 
 
 def align_labels(labels: Volume, scan: Grid, scan_source: str) -> Volume:
@@ -21,7 +22,7 @@ def align_labels(labels: Volume, scan: Grid, scan_source: str) -> Volume:
     (labels.grid, labels.array),
     (_reoriented(labels.grid, scan.axis_codes), reorient(labels.array, labels.grid, scan.axis_codes)),
   ):
-    if grid.is_same(scan, SAME_PLACE_MM):
+    if grid.is_same(scan, SAME_PLACE_VOXELS * float(scan.spacing_mm.min())):
       return Volume(np.ascontiguousarray(array), scan, labels.source)
   raise InputError(
     f"{labels.source}: the label map is on another grid than its scan {scan_source}: {_describe(labels.grid)} against "

@@ -39,8 +39,9 @@ def refuse_nonfinite(array: Num[np.ndarray, "z y x"], source: str) -> None:
   if not np.issubdtype(array.dtype, np.inexact):
     return
   # One sum touches no extra memory; it is finite for every sane scan.
-  if np.isfinite(array.sum(dtype=np.float64)):
-    return
+  with np.errstate(invalid="ignore", over="ignore"):
+    if np.isfinite(array.sum(dtype=np.float64)):
+      return
   nan, infinite = int(np.isnan(array).sum()), int(np.isinf(array).sum())
   if nan or infinite:
     raise InputError(f"{source}: {nan} NaN and {infinite} infinite of {array.size} voxels; write a number there first")

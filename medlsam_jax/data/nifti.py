@@ -7,11 +7,14 @@ refused. A tilted affine is resampled to the nearest axes with a warning (`data.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import io
 import os
 import tempfile
 import warnings
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, cast
 
@@ -20,13 +23,24 @@ import numpy as np
 from jaxtyping import Integer
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError, ImageDataError
+from nibabel.wrapstruct import WrapStructError
 
 from medlsam_jax.data import checks, oblique
 from medlsam_jax.errors import InputError, OutputError
 from medlsam_jax.geometry import Grid, Volume
 
-_BROKEN = (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError, ImageDataError)
+_BROKEN = (
+  OSError,
+  EOFError,
+  ValueError,
+  zlib.error,
+  ImageFileError,
+  HeaderDataError,
+  ImageDataError,
+  WrapStructError,
+)
 _GZIP_MAGIC = b"\x1f\x8b"
+_DRAIN_BYTES = 1 << 20
 _SPACING_DISAGREES = 0.01
 
 
@@ -41,14 +55,12 @@ def read_nifti(path: str | os.PathLike[str]) -> Volume:
       negative spacing; singular affine; over the size limit of `data.checks`.
   """
   path = Path(path)
-  image = _open(path)
-  try:
+  with _opened(path) as image:
+    grid = _grid(image, path)
     array = np.ascontiguousarray(image.get_fdata(dtype=np.float32, caching="unchanged").T)
-  except _BROKEN as error:
-    raise _damaged(path, error) from error
-  array = array.reshape(array.shape[-3:])
+  array = array.reshape(grid.shape)
   checks.refuse_nonfinite(array, str(path))
-  return oblique.straighten(Volume(array, _grid(image, path), str(path)))
+  return oblique.straighten(Volume(array, grid, str(path)))
 
 
 def read_label_nifti(path: str | os.PathLike[str]) -> Volume:
@@ -61,12 +73,9 @@ def read_label_nifti(path: str | os.PathLike[str]) -> Volume:
     InputError: as `read_nifti`, and when a value is not a whole number.
   """
   path = Path(path)
-  image = _open(path)
-  try:
-    array = np.asanyarray(image.dataobj).T
-  except _BROKEN as error:
-    raise _damaged(path, error) from error
-  array = array.reshape(array.shape[-3:])
+  with _opened(path) as image:
+    grid = _grid(image, path)
+    array = np.asanyarray(image.dataobj).T.reshape(grid.shape)
   if not np.issubdtype(array.dtype, np.integer):
     checks.refuse_nonfinite(array, str(path))
     whole = np.rint(array)
@@ -74,7 +83,7 @@ def read_label_nifti(path: str | os.PathLike[str]) -> Volume:
       raise InputError(f"{path}: not a label map, some values are not whole numbers (a scan or a probability map?)")
     array = whole.astype(np.int64)
   array = np.ascontiguousarray(array, dtype=smallest_integer(int(array.min()), int(array.max())))
-  return oblique.straighten(Volume(array, _grid(image, path), str(path)), labels=True)
+  return oblique.straighten(Volume(array, grid, str(path)), labels=True)
 
 
 def write_label_nifti(
@@ -130,30 +139,23 @@ def _umask() -> int:
   return mask
 
 
-def _damaged(path: Path, error: BaseException) -> InputError:
-  return InputError(f"{path}: truncated or damaged, its voxels cannot be read ({error}); copy or convert it again")
-
-
-def _open(path: Path) -> nibabel.Nifti1Image:
-  """The image with its header checked and its voxels not read yet."""
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[nibabel.Nifti1Image]:
+  """The image with its header checked and its voxels not read; errors of reading them inside become InputError."""
   if not path.exists():
     raise InputError(f"{path}: no such file")
   if path.is_dir():
     raise InputError(f"{path}: a folder where a NIfTI file was expected")
   try:
-    stream = _stream(path)
-    header = _raw_header(stream)
+    with _stream(path) as stream:
+      kind = _checked_kind(stream, path)
+      stream.seek(0)
+      yield cast(nibabel.Nifti1Image, kind.from_stream(cast("io.IOBase", stream)))
+      # nibabel stops at the last voxel; gzip compares its checksum only at the end of the file.
+      while stream.read(_DRAIN_BYTES):
+        pass
   except _BROKEN as error:
-    raise InputError(f"{path}: not a NIfTI file, or truncated ({error}); give a .nii or .nii.gz file") from error
-  if header is None:
-    raise InputError(f"{path}: not a NIfTI file; give a .nii or .nii.gz file, or a folder of DICOM slices")
-  _refuse_header(header, path)
-  stream.seek(0)
-  kind = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
-  try:
-    return cast(nibabel.Nifti1Image, kind.from_stream(cast("IO[bytes]", stream)))
-  except _BROKEN as error:
-    raise _damaged(path, error) from error
+    raise InputError(f"{path}: truncated or damaged, cannot be read ({error}); copy or convert it again") from error
 
 
 def _stream(path: Path) -> IO[bytes]:
@@ -162,14 +164,20 @@ def _stream(path: Path) -> IO[bytes]:
   return cast("IO[bytes]", gzip.open(path, "rb") if zipped else path.open("rb"))
 
 
-def _raw_header(stream: IO[bytes]) -> nibabel.Nifti1Header | None:
-  """The header as it is in the file: nibabel, when it loads an image, silently mends a zero or negative spacing."""
-  for kind in (nibabel.Nifti1Header, nibabel.Nifti2Header):
+def _checked_kind(stream: IO[bytes], path: Path) -> type[nibabel.Nifti1Image] | type[nibabel.Nifti2Image]:
+  """NIfTI 1 or 2; refuses by the header as it is in the file: nibabel silently mends a zero or negative spacing."""
+  kinds = {kind.header_class.sizeof_hdr: kind for kind in (nibabel.Nifti1Image, nibabel.Nifti2Image)}
+  try:
+    start = stream.read(4)
+    kind = kinds.get(int.from_bytes(start, "little")) or kinds.get(int.from_bytes(start, "big"))
     stream.seek(0)
-    header = kind.from_fileobj(stream, check=False)
-    if int(header["sizeof_hdr"]) == kind.sizeof_hdr and bytes(header["magic"])[:3] in (b"n+1", b"n+2", b"ni1", b"ni2"):
-      return header
-  return None
+    header = None if kind is None else kind.header_class.from_fileobj(stream, check=False)
+  except gzip.BadGzipFile:
+    kind = header = None
+  if kind is None or header is None or bytes(header["magic"])[:3] not in (b"n+1", b"n+2", b"ni1", b"ni2"):
+    raise InputError(f"{path}: not a NIfTI file; give a .nii or .nii.gz file, or a folder of DICOM slices")
+  _refuse_header(header, path)
+  return kind
 
 
 def _refuse_header(header: nibabel.Nifti1Header, path: Path) -> None:

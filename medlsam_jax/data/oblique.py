@@ -20,7 +20,7 @@ _DIRECTIONS = {"L": (0, -1), "R": (0, 1), "P": (1, -1), "A": (1, 1), "I": (2, -1
 def tilt_rad(grid: Grid) -> float:
   """Greatest angle between an array axis and the world axis nearest to it."""
   cosines = grid.affine[:3, :3] / np.linalg.norm(grid.affine[:3, :3], axis=0)
-  along = [sign * cosines[world, axis] for axis, (world, sign) in enumerate(map(_DIRECTIONS.get, grid.axis_codes))]
+  along = [sign * cosines[world, axis] for axis, (world, sign) in enumerate(_DIRECTIONS[c] for c in grid.axis_codes)]
   return float(np.arccos(np.clip(min(along), -1.0, 1.0)))
 
 

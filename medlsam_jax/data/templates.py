@@ -216,7 +216,7 @@ def _numbers(cases: list[_Annotations]) -> dict[str, int]:
           f"{organ} has the label value {numbers[organ]} in one template and {value} for {case.scan}; "
           f"give one {LABELS_FILE} for all"
         )
-  names = {}
+  names: dict[int, str] = {}
   for organ, value in numbers.items():
     if names.setdefault(value, organ) != organ:
       raise TemplateError(
