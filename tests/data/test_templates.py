@@ -213,7 +213,7 @@ def test_empty_label_map_is_left_out_with_a_note(tmp_path, add):
 
 def test_nothing_marked_anywhere_is_refused(tmp_path, add):
   add("a")
-  with pytest.raises(TemplateError, match="no annotations; each scan NAME needs one of NAME_seg.nii.gz"):
+  with pytest.raises(TemplateError, match=r"no annotations; each scan NAME needs one of NAME_seg.nii.gz"):
     templates.read_templates(tmp_path)
   add("a", labels=np.zeros(SHAPE, np.uint8))
   with pytest.warns(UserWarning), pytest.raises(TemplateError, match="no organ is marked in any template"):
