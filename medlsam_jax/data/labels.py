@@ -1,0 +1,73 @@
+"""Organs of one scan as a label map: names, values and voxels on the scan's own grid."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Bool, Integer
+
+from medlsam_jax.errors import InputError
+from medlsam_jax.geometry import Grid
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LabelMap:
+  """`array` (z, y, x) of label values on `grid`; `names` says which organ a value is. 0 is no organ.
+
+  Raises:
+    InputError: the array's shape is not the grid's, or a value is 0, negative or given to two organs.
+  """
+
+  array: Integer[np.ndarray, "z y x"]
+  grid: Grid
+  names: Mapping[str, int]
+
+  def __post_init__(self) -> None:
+    if self.array.shape != self.grid.shape:
+      raise InputError(f"label map of shape {self.array.shape} on a grid of shape {self.grid.shape}")
+    check_values(self.names)
+
+  def __getitem__(self, organ: str) -> Bool[np.ndarray, "z y x"]:
+    """Mask of one organ.
+
+    Raises:
+      InputError: no organ of that name.
+    """
+    if organ not in self.names:
+      raise InputError(f"no organ {organ!r} in this label map; it has: {', '.join(self.names) or 'none'}")
+    return self.array == self.names[organ]
+
+  def volumes_ml(self) -> dict[str, float]:
+    """Volume of each organ in millilitres."""
+    voxel_ml = abs(float(np.linalg.det(self.grid.affine[:3, :3]))) / 1000
+    # By slabs: one pass over all labels without an index array of the whole volume.
+    counts = np.zeros(max(self.names.values(), default=0) + 1, np.int64)
+    for plane in self.array:
+      found = np.bincount(plane.ravel(), minlength=len(counts))
+      counts += found[: len(counts)]
+    return {organ: float(counts[value]) * voxel_ml for organ, value in self.names.items()}
+
+  def save(self, path: str | os.PathLike[str]) -> None:
+    """Writes NIfTI: same affine as the scan, smallest integer type, whole or not at all.
+
+    Raises:
+      OutputError: the file cannot be written.
+    """
+    # Here, since label maps are made where nibabel must not be imported.
+    from medlsam_jax.data.nifti import write_label_nifti
+
+    write_label_nifti(path, self.array, self.grid)
+
+
+def check_values(names: Mapping[str, int]) -> None:
+  """Raises InputError unless each organ has a positive label value of its own."""
+  owners: dict[int, str] = {}
+  for organ, value in names.items():
+    if value <= 0:
+      raise InputError(f"organ {organ}: label value {value}; values start at 1, 0 is no organ")
+    if value in owners:
+      raise InputError(f"organs {owners[value]} and {organ} have the same label value {value}")
+    owners[value] = organ

@@ -1,0 +1,158 @@
+"""2D slices for the SAM family: scan voxels (z, y, x) <-> slices in display order <-> the network's square image.
+
+Display order is radiological whatever the scan's axes: slices run along the scan's nearest inferior-superior axis, row
+0 is anterior, column 0 the patient's right. Boxes in pixels are edges `(x0, y0, x1, y1)`: pixel `i` spans `[i, i + 1]`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Float32, Num, UInt8
+
+from medlsam_jax.errors import InputError
+from medlsam_jax.geometry import Box, Grid, reorient
+
+DISPLAY_AXIS_CODES = "LPS"
+"""Directions of rising column, row and slice."""
+
+Scaling = Literal["pad", "stretch"]
+"""`pad`: the longest side fills the image, the rest is zero, right and bottom. `stretch`: both sides fill it."""
+Pixels = Literal["unit", "imagenet"]
+"""`unit`: each slice to [0, 1] by its own range. `imagenet`: 0..255 less SAM's mean over its standard deviation."""
+
+_SAM_MEAN = np.array((123.675, 116.28, 103.53), np.float32)
+_SAM_SD = np.array((58.395, 57.12, 57.375), np.float32)
+
+
+def display_view(array: Num[np.ndarray, "z y x"], grid: Grid) -> Num[np.ndarray, "slice row column"]:
+  """View (not a copy: writing to it writes to `array`) of an array of `grid` in display order."""
+  return reorient(array, grid, DISPLAY_AXIS_CODES)
+
+
+def box_to_display(box: Box, grid: Grid) -> tuple[tuple[int, int], Float[np.ndarray, "4"]]:
+  """A box in scan voxels (z, y, x) -> its first and last slice, and its edges in pixels of the slice.
+
+  The box holds its corner voxels: one that spans columns 3 to 5 has the edges 3 and 6. Crossed corners are swapped;
+  nothing is clipped.
+
+  Raises:
+    InputError: a corner is NaN or infinite.
+  """
+  corners = box.array()
+  if not np.isfinite(corners).all():
+    raise InputError(f"box {box.low} to {box.high}: a corner is not a finite number")
+  order, flip = grid.axes_to(DISPLAY_AXIS_CODES)
+  moved = corners[:, order]
+  for axis, flipped in enumerate(flip):
+    if flipped:
+      moved[:, axis] = grid.shape[order[axis]] - 1 - moved[:, axis]
+  low, high = moved.min(0), moved.max(0)
+  first, last = int(np.floor(low[0] + 0.5)), int(np.floor(high[0] + 0.5))
+  return (first, last), np.array([low[2], low[1], high[2] + 1, high[1] + 1])
+
+
+def window_to_bytes(hu: Num[np.ndarray, "*n"], window_hu: tuple[float, float]) -> UInt8[np.ndarray, "*n"]:
+  """HU to 0..255 through a window, truncated to integers as the published preprocessing does."""
+  low, high = window_hu
+  unit = (np.clip(hu, low, high).astype(np.float32) - np.float32(low)) / np.float32(high - low)
+  return (unit * np.float32(255)).astype(np.uint8)
+
+
+@functools.lru_cache(maxsize=32)
+def area_matrix(size: int, target: int) -> Float32[np.ndarray, "target size"]:
+  """Rows that average over each target pixel's stretch of the source: OpenCV's area interpolation along one axis.
+
+  Holds for enlarging too, where OpenCV interpolates only in the target pixels that a source edge crosses.
+  """
+  edges = np.arange(target + 1) * (size / target)
+  source = np.arange(size)
+  overlap = np.minimum(edges[1:, None], source + 1) - np.maximum(edges[:-1, None], source)
+  weights = np.maximum(overlap, 0)
+  return _frozen(weights / weights.sum(1, keepdims=True))
+
+
+@functools.lru_cache(maxsize=32)
+def linear_matrix(size: int, target: int) -> Float32[np.ndarray, "target size"]:
+  """Linear interpolation along one axis, half-pixel centres, edges held, no antialiasing (PyTorch's interpolate)."""
+  position = np.clip((np.arange(target) + 0.5) * (size / target) - 0.5, 0, size - 1)
+  below = np.minimum(position.astype(int), max(size - 2, 0))
+  weights = np.zeros((target, size))
+  weights[np.arange(target), below] = 1 - (position - below)
+  weights[np.arange(target), np.minimum(below + 1, size - 1)] += position - below
+  return _frozen(weights)
+
+
+def _frozen(weights: np.ndarray) -> Float32[np.ndarray, "target size"]:
+  """Float32 and read-only, since the cache hands the same array to every caller."""
+  result = weights.astype(np.float32)
+  result.flags.writeable = False
+  return result
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFit:
+  """How slices of one shape lie in the network's square image, and back."""
+
+  rows: int
+  columns: int
+  image_size: int
+  scaling: Scaling = "pad"
+
+  @property
+  def fitted(self) -> tuple[int, int]:
+    """Rows and columns of the image that the slice fills; the rest, right and bottom, is zero."""
+    if self.scaling == "stretch":
+      return self.image_size, self.image_size
+    scale = self.image_size / max(self.rows, self.columns)
+    return max(1, int(self.rows * scale + 0.5)), max(1, int(self.columns * scale + 0.5))
+
+  @property
+  def scale_xy(self) -> tuple[float, float]:
+    """Image pixels per slice pixel, along x and y."""
+    if self.scaling == "stretch":
+      return self.image_size / self.columns, self.image_size / self.rows
+    return (self.image_size / max(self.rows, self.columns),) * 2
+
+  def to_image(self, grey: UInt8[np.ndarray, "row column"], pixels: Pixels) -> Float32[np.ndarray, "s s 3"]:
+    """Slice of 0..255 to the network's input. A constant slice becomes zeros with `unit`."""
+    rows, columns = self.fitted
+    resized = self._matrix(self.rows, rows) @ grey.astype(np.float32) @ self._matrix(self.columns, columns).T
+    # OpenCV gives 8-bit results; it rounds halves up in its SIMD path.
+    resized = np.floor(resized + np.float32(0.5))
+    if pixels == "unit":
+      low, high = resized.min(), resized.max()
+      scaled = np.repeat(((resized - low) / max(high - low, np.float32(1e-8)))[..., None], 3, -1)
+    else:
+      scaled = (resized[..., None] - _SAM_MEAN) / _SAM_SD
+    image = np.zeros((self.image_size, self.image_size, 3), np.float32)
+    image[:rows, :columns] = scaled
+    return image
+
+  def _matrix(self, size: int, target: int) -> Float32[np.ndarray, "target size"]:
+    # The stretch of the published MedLSAM is smooth where it enlarges; area interpolation would be blocky.
+    return linear_matrix(size, target) if self.scaling == "stretch" and target > size else area_matrix(size, target)
+
+  def box_to_image(self, edges: Float[np.ndarray, "*k 4"]) -> Float[np.ndarray, "*k 4"]:
+    """Pixels of the slice to pixels of the image, neither rounded nor clipped."""
+    x, y = self.scale_xy
+    return np.asarray(edges, float) * (x, y, x, y)
+
+  def from_logits(self, logits: Float[np.ndarray, "low low"]) -> Float32[np.ndarray, "row column"]:
+    """Mask logits of the image, at any resolution, to the slice's pixels.
+
+    Upsampled to the image, cropped to the part that the slice fills, resized to the slice: all linear, so that each
+    axis is one matrix.
+    """
+    low_rows, low_columns = logits.shape
+    rows = _back_matrix(low_rows, self.image_size, self.fitted[0], self.rows)
+    columns = _back_matrix(low_columns, self.image_size, self.fitted[1], self.columns)
+    return rows @ np.asarray(logits, np.float32) @ columns.T
+
+
+@functools.lru_cache(maxsize=32)
+def _back_matrix(low: int, image: int, fitted: int, slice_size: int) -> Float32[np.ndarray, "slice low"]:
+  return _frozen(linear_matrix(fitted, slice_size) @ linear_matrix(low, image)[:fitted])

@@ -1,0 +1,218 @@
+"""A scan and boxes of its organs -> label map on the scan's own grid, slice by slice.
+
+Each slice that any organ needs is encoded once and all its boxes are decoded together. Only one slice's logits exist at
+a time, so that memory does not grow with the scan or with the number of organs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Integer, Num
+
+from medlsam_jax.data.labels import LabelMap, check_values
+from medlsam_jax.data.slices import ImageFit, Scaling, display_view, window_to_bytes
+from medlsam_jax.errors import ConfigError, InputError
+from medlsam_jax.geometry import Box, Volume
+from medlsam_jax.segmentation.clean import clean_labels
+from medlsam_jax.segmentation.predictor import Predictor
+from medlsam_jax.segmentation.slice_boxes import boxes_by_slice
+
+Progress = Callable[[int, int], None]
+"""Called with slices done and slices in all."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SegmentationSettings:
+  """How boxes and slices are prepared for the network. Defaults are LiteMedSAM's own (reference, section 7).
+
+  Raises:
+    ConfigError: a value out of range.
+  """
+
+  window_hu: tuple[float, float] = (-160.0, 240.0)
+  """HU shown as black and as white."""
+  grey_range: Literal["window", "scan"] = "window"
+  """What becomes 0..255: the whole window, or the range that the scan has inside it."""
+  scaling: Scaling = "pad"
+  margin_px: float = 3.0
+  """Widening of each box edge, in pixels of an image of `margin_frame` pixels an edge, whatever the network's."""
+  margin_frame: int = 256
+  rounding: Literal["down", "nearest"] = "down"
+  """How box edges become whole pixels, before the margin."""
+  extra_slices: int = 0
+  """Slices added to an organ's lower and upper end; a negative number takes away."""
+  fill_gaps: bool = True
+  """Whether slices between two parts of an organ get an interpolated box."""
+  largest_component: bool = False
+  """Keep only the largest connected piece of each organ."""
+  fill_holes: bool = False
+  """Give enclosed holes of an organ to it, unless another organ is there."""
+
+  def __post_init__(self) -> None:
+    low, high = self.window_hu
+    if not (np.isfinite([low, high]).all() and low < high):
+      raise ConfigError(f"window_hu {self.window_hu}: the first must be below the second")
+    if not (self.margin_px >= 0 and self.margin_frame > 0):
+      raise ConfigError(f"margin_px {self.margin_px} at margin_frame {self.margin_frame}: neither may be negative")
+    for name, value, known in (
+      ("grey_range", self.grey_range, ("window", "scan")),
+      ("scaling", self.scaling, ("pad", "stretch")),
+      ("rounding", self.rounding, ("down", "nearest")),
+    ):
+      if value not in known:
+        raise ConfigError(f"{name} {value!r} is unknown; known: {', '.join(known)}")
+
+
+LITEMEDSAM = SegmentationSettings()
+MEDLSAM = SegmentationSettings(
+  window_hu=(-500.0, 1000.0),
+  grey_range="scan",
+  scaling="stretch",
+  margin_px=10.0,
+  margin_frame=1024,
+  rounding="nearest",
+)
+"""Published values (reference, section 6) without the program's bugs: water is not black, the network gets its own
+pixel scaling, and no end slice is dropped. Boxes are kept inside the image."""
+PRESETS = {"litemedsam": LITEMEDSAM, "medlsam": MEDLSAM}
+
+
+def segment_volume(
+  volume: Volume,
+  boxes: Mapping[str, Sequence[Box]],
+  predictor: Predictor,
+  settings: SegmentationSettings = LITEMEDSAM,
+  values: Mapping[str, int] | None = None,
+  progress: Progress | None = None,
+) -> LabelMap:
+  """Segments every organ inside its boxes.
+
+  Where organs overlap the voxel goes to the more probable one, and to the earlier in `boxes` on a tie.
+
+  Args:
+    volume: the scan, HU.
+    boxes: organ -> its parts in scan voxels (z, y, x). They may overlap, leave gaps, reach outside the scan (clipped)
+      or have crossed corners (swapped); one-slice boxes prompt slice by slice. An organ without any, or with all of
+      them outside the scan, stays empty, with a warning.
+    predictor: encodes and decodes.
+    settings: how slices and boxes are prepared.
+    values: organ -> label value; by default 1, 2, ... in the order of `boxes`.
+    progress: called after each slice.
+
+  Returns:
+    Label map on the scan's grid, in the smallest unsigned integer type.
+
+  Raises:
+    InputError: a box with NaN, an organ without a label value, NaN or infinite voxels in a slice that is needed.
+  """
+  names = _label_values(boxes, values)
+  plan = _plan(volume, boxes, settings)
+  array = np.zeros(volume.array.shape, np.min_scalar_type(max(names.values(), default=0)))
+  scan, labels = display_view(volume.array, volume.grid), display_view(array, volume.grid)
+  fit = ImageFit(scan.shape[1], scan.shape[2], predictor.image_size, settings.scaling)
+  grey_hu = _grey_hu(volume, settings) if plan else settings.window_hu
+
+  for done, (index, embedding) in enumerate(_embeddings(volume, scan, sorted(plan), grey_hu, fit, predictor), 1):
+    if embedding is not None:
+      organs, edges = zip(*plan[index], strict=True)
+      logits, _ = predictor.decode(embedding, _prompts(np.stack(edges), fit, settings))
+      labels[index] = _resolve([names[organ] for organ in organs], logits, fit, array.dtype)
+    if progress is not None:
+      progress(done, len(plan))
+  if settings.largest_component or settings.fill_holes:
+    clean_labels(array, settings.largest_component, settings.fill_holes)
+  return LabelMap(array, volume.grid, names)
+
+
+def _label_values(boxes: Mapping[str, Sequence[Box]], values: Mapping[str, int] | None) -> dict[str, int]:
+  if values is None:
+    return {organ: number for number, organ in enumerate(boxes, 1)}
+  missing = [organ for organ in boxes if organ not in values]
+  if missing:
+    raise InputError(f"no label value for {', '.join(missing)}; give each organ one, or none at all")
+  names = {organ: int(values[organ]) for organ in boxes}
+  check_values(names)
+  return names
+
+
+def _plan(
+  volume: Volume, boxes: Mapping[str, Sequence[Box]], settings: SegmentationSettings
+) -> dict[int, list[tuple[str, np.ndarray]]]:
+  """Slice -> organs to segment in it with their boxes in pixels of the slice."""
+  plan: dict[int, list[tuple[str, np.ndarray]]] = {}
+  for organ, parts in boxes.items():
+    try:
+      found = boxes_by_slice(parts, volume.grid, settings.extra_slices, settings.fill_gaps)
+    except InputError as error:
+      raise InputError(f"{volume.source}: {organ}: {error}") from error
+    if not found:
+      reason = "its boxes lie outside the scan" if parts else "it has no box"
+      warnings.warn(f"{volume.source}: {organ} stays empty: {reason}", stacklevel=3)
+    for index, edges in found.items():
+      plan.setdefault(index, []).append((organ, edges))
+  return plan
+
+
+def _grey_hu(volume: Volume, settings: SegmentationSettings) -> tuple[float, float]:
+  """HU that become 0 and 255."""
+  low, high = settings.window_hu
+  if settings.grey_range == "window":
+    return low, high
+  scan_low, scan_high = np.clip([float(volume.array.min()), float(volume.array.max())], low, high)
+  return (float(scan_low), float(scan_high)) if scan_low < scan_high else (low, high)
+
+
+def _embeddings(
+  volume: Volume,
+  scan: Num[np.ndarray, "slice row column"],
+  indices: Sequence[int],
+  grey_hu: tuple[float, float],
+  fit: ImageFit,
+  predictor: Predictor,
+) -> Iterator[tuple[int, object]]:
+  """Slices with their embeddings, a batch at a time; None for a slice of one grey, which holds nothing to segment."""
+  for start in range(0, len(indices), predictor.encode_batch):
+    batch = indices[start : start + predictor.encode_batch]
+    greys = []
+    for index in batch:
+      if not np.isfinite(scan[index]).all():
+        raise InputError(f"{volume.source}: slice {index} (from below) has NaN or infinite voxels; mend the scan first")
+      greys.append(window_to_bytes(scan[index], grey_hu))
+    useful = [grey for grey in greys if grey.min() < grey.max()]
+    images = [fit.to_image(grey, predictor.variant.pixels) for grey in useful]
+    encoded = iter(predictor.encode(np.stack(images)) if images else [])
+    for index, grey in zip(batch, greys, strict=True):
+      yield index, next(encoded) if grey.min() < grey.max() else None
+
+
+def _prompts(
+  edges: Float[np.ndarray, "k 4"], fit: ImageFit, settings: SegmentationSettings
+) -> Float[np.ndarray, "k 4"]:
+  """Boxes in pixels of the slice to prompts: scaled, whole pixels, widened, inside the filled part."""
+  scaled = fit.box_to_image(edges)
+  whole = np.floor(scaled) if settings.rounding == "down" else np.rint(scaled)
+  margin = settings.margin_px * fit.image_size / settings.margin_frame
+  rows, columns = fit.fitted
+  low = np.clip(whole[:, :2] - margin, 0, (columns - 1, rows - 1))
+  # A box thinner than a pixel of the image would round to nothing.
+  high = np.clip(np.maximum(whole[:, 2:] + margin, low + 1), 1, (columns, rows))
+  return np.concatenate([low, high], 1)
+
+
+def _resolve(
+  values: Sequence[int], logits: Float[np.ndarray, "k low low"], fit: ImageFit, dtype: np.dtype
+) -> Integer[np.ndarray, "row column"]:
+  """Label of each pixel: the organ of the largest logit (hence probability) above zero, else 0."""
+  best = np.zeros((fit.rows, fit.columns), np.float32)
+  labels = np.zeros((fit.rows, fit.columns), dtype)
+  for value, low in zip(values, logits, strict=True):
+    full = fit.from_logits(low)
+    better = full > best
+    best[better] = full[better]
+    labels[better] = value
+  return labels
