@@ -1,0 +1,191 @@
+"""One scan's results against its truth: a row per organ. The only place where a query's ground truth is read."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal, Protocol
+
+import numpy as np
+
+from medlsam_jax.errors import InputError
+from medlsam_jax.evaluation.localization import OUTSIDE, Found, score_box, score_finding, truth_points
+from medlsam_jax.evaluation.segmentation import LabelBoxes, score_mask
+from medlsam_jax.geometry import Box, Grid, Volume
+
+Task = Literal["boxes", "masks"]
+SCAN_FAILED = "scan failed"
+
+
+class Labelled(Protocol):
+  """What is used of a `data.labels.LabelMap`."""
+
+  @property
+  def array(self) -> np.ndarray:
+    """Label values (z, y, x)."""
+    ...
+
+  @property
+  def grid(self) -> Grid:
+    """Where the voxels lie."""
+    ...
+
+  @property
+  def names(self) -> Mapping[str, int]:
+    """Organ to value."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """Scores of one organ in one scan; None where a score does not apply: not asked for, or the organ is not there."""
+
+  scan: str
+  organ: str
+  present: bool
+  """Whether truth has a voxel of the organ in the scan."""
+  verdict: str
+  """Of the finding; empty when there is none."""
+  failure: str
+  """Why a score below stands for a result that is missing; empty when none is."""
+  box_iou: float | None = None
+  box_iou_published: float | None = None
+  wall_distance_mm: float | None = None
+  point_error_mm: float | None = None
+  dice: float | None = None
+  hd95_mm: float | None = None
+  baseline_box_iou: float | None = None
+  baseline_wall_distance_mm: float | None = None
+  predicted_ml: float | None = None
+  """Volume of the organ in the label map, also where truth does not have it."""
+
+
+def evaluate_case(
+  name: str,
+  findings: Mapping[str, Found] | None,
+  label_map: Labelled | Volume | None,
+  truth: Volume,
+  values: Mapping[str, int],
+  baseline_boxes: Mapping[str, Box] | None = None,
+  *,
+  expected: tuple[Task, ...] | None = None,
+) -> list[Row]:
+  """Scores one scan.
+
+  Args:
+    name: of the scan, for the report.
+    findings: by organ, in voxels of truth's grid; None where the search failed or was not asked for.
+    label_map: on truth's grid, with its own label values in `names` (a `Volume` has those of `values`); or None.
+    truth: label map of the scan.
+    values: organs to score and their values in `truth`.
+    baseline_boxes: of `MeanBoxes.place`, scored beside the findings.
+    expected: which results should exist. One of them that is None then counts as failed: IoU or Dice 0, distances the
+      scan's diagonal. None expects what is given, and both when neither is.
+
+  Returns:
+    One row per organ of `values`, in that order. Organs that truth does not have get a row without scores: there the
+    verdict, and whether anything was painted, are what counts.
+
+  Raises:
+    InputError: if the label map lies on another grid than truth, or a label map is not of integers.
+  """
+  if expected is None:
+    given: list[Task] = []
+    if findings is not None:
+      given.append("boxes")
+    if label_map is not None:
+      given.append("masks")
+    expected = tuple(given) or ("boxes", "masks")
+  if label_map is not None and not label_map.grid.is_same(truth.grid):
+    raise InputError(
+      f"{name}: the label map ({label_map.grid.shape}) and the truth ({truth.grid.shape}) lie on different grids; "
+      "write the result on the scan's own grid, or give the truth of this scan"
+    )
+  case = _Case(
+    findings=findings,
+    ours=None if label_map is None else LabelBoxes(_integers(name, "label map", label_map.array)),
+    names=dict(getattr(label_map, "names", values)),
+    truth=LabelBoxes(_integers(name, "truth", truth.array)),
+    grid=truth.grid,
+    baseline_boxes=baseline_boxes,
+    expected=expected,
+  )
+  return [case.row(name, organ, value) for organ, value in values.items()]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Case:
+  """All that is known of one scan; label maps as boxes of their values."""
+
+  findings: Mapping[str, Found] | None
+  ours: LabelBoxes | None
+  names: Mapping[str, int]
+  truth: LabelBoxes
+  grid: Grid
+  baseline_boxes: Mapping[str, Box] | None
+  expected: tuple[Task, ...]
+
+  def row(self, scan: str, organ: str, value: int) -> Row:
+    found = self.findings.get(organ) if self.findings is not None else None
+    where = self.truth.slices(value)
+    failures: list[str] = []
+    scores: dict[str, float] = {}
+    if "boxes" in self.expected:
+      failures += _missing_box(self.findings, found, where is not None)
+      if where is not None:
+        box, points = _truth_of(self.truth, value, where, self.grid)
+        scores |= dataclasses.asdict(score_finding(found, box, points, self.grid))
+    if where is not None and self.baseline_boxes is not None:
+      iou, wall_mm = score_box(self.baseline_boxes.get(organ), _box_of(where), self.grid)
+      scores |= {"baseline_box_iou": iou, "baseline_wall_distance_mm": wall_mm}
+    if "masks" in self.expected:
+      painted = self._score_mask(organ, value, where is not None)
+      failures += painted[0]
+      scores |= painted[1]
+    verdict = found.verdict if found is not None else ""
+    return Row(scan, organ, where is not None, verdict, "; ".join(dict.fromkeys(failures)), **scores)
+
+  def _score_mask(self, organ: str, value: int, present: bool) -> tuple[list[str], dict[str, float]]:
+    """Why the mask is missing, if it is, and its scores."""
+    ours = self.names.get(organ)
+    voxels = 0 if self.ours is None else self.ours.count(ours)
+    failures = [SCAN_FAILED] if self.ours is None else ["empty mask"] if present and not voxels else []
+    scores = {}
+    if present:
+      scores |= dataclasses.asdict(score_mask(self.ours, ours, self.truth, value, self.grid))
+    if self.ours is not None:
+      scores["predicted_ml"] = voxels * float(np.prod(self.grid.spacing_mm)) / 1000.0
+    return failures, scores
+
+
+def _integers(name: str, what: str, array: np.ndarray) -> np.ndarray:
+  if array.dtype == bool or not np.issubdtype(array.dtype, np.integer):
+    raise InputError(f"{name}: the {what} must hold integers (label values), not {array.dtype}")
+  return array
+
+
+def _missing_box(findings: Mapping[str, Found] | None, found: Found | None, present: bool) -> list[str]:
+  """Why the box of an organ is missing, if it is."""
+  if findings is None:
+    return [SCAN_FAILED]
+  if present and found is None:
+    return ["no finding"]
+  if present and found is not None and found.verdict == OUTSIDE:
+    return ["called outside the field of view"]
+  return []
+
+
+def _box_of(where: tuple[slice, ...]) -> Box:
+  low, high = [float(s.start) for s in where], [s.stop - 1.0 for s in where]
+  return Box((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+
+
+def _truth_of(labels: LabelBoxes, value: int, where: tuple[slice, ...], grid: Grid) -> tuple[Box, np.ndarray]:
+  """Box and extreme points of an organ in scan voxels, computed inside its own box."""
+  box = _box_of(where)
+  return box, truth_points(labels.array[where] == value, Grid(_shape(where), grid.affine)) + np.array(box.low)
+
+
+def _shape(where: tuple[slice, ...]) -> tuple[int, int, int]:
+  extent = [s.stop - s.start for s in where]
+  return extent[0], extent[1], extent[2]
