@@ -57,9 +57,10 @@ def load(path_or_name: str | os.PathLike[str], kind: str | None = None, for_trai
   else:
     variables, header = _convert_in_memory(path, kind)
     module = _module_of(header, source)
-  variables = jax.tree.map(jnp.asarray, variables)
   if isinstance(module, Sam) and not for_training:
-    module, variables = module.clone(folded=True), fold_batch_norm(variables)
+    # one compiled program instead of one for each of a hundred shapes
+    module, variables = module.clone(folded=True), jax.jit(fold_batch_norm)(variables)
+  variables = jax.device_put(variables)
   return Network(module, variables, header["kind"], source, header)
 
 

@@ -52,7 +52,9 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
   if start.startswith(b"PK\x03\x04"):
     tensors = _read_zip(path)
   else:
-    _refuse_known_strangers(path, start)
+    # a .safetensors file opens with a length, whose bytes can look like any other format's, and then its JSON header
+    if start[8:9] != b"{":
+      _refuse_known_strangers(path, start)
     tensors, _ = read_safetensors(path)
   if not tensors:
     raise WeightsError(f"{path}: holds no tensors")
