@@ -1,0 +1,249 @@
+"""The template bank: what marked scans leave behind once the network has seen them, in working voxels (z, y, x).
+
+For every organ it keeps, per template and per point, the anatomical coordinate and the features around the point at
+each scale (MedLSAM, section 3.2). Every template's own outputs stay, so that templates can be left out and compared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from jaxtyping import Float32, Int
+
+from medlsam_jax.errors import ConfigError, TemplateError
+from medlsam_jax.geometry import WORKING_SPACING_MM, Convention
+from medlsam_jax.localization import bank_file, template_points
+from medlsam_jax.models.medlam import FEATURE_STRIDES
+from medlsam_jax.models.network import Network
+
+if TYPE_CHECKING:
+  from medlsam_jax.data.templates import Template
+
+Mode = Literal["SPL", "WPL"]
+"""Sub-patch localization cuts an organ into parts along z, whole-patch localization does not."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OrganBank:
+  """One organ as its templates show it. Points that two parts share are kept once."""
+
+  organ: str
+  value: int
+  mode: Mode
+  """WPL in a bank of mode SPL where the organ is too low for parts or was given by points alone."""
+  templates: tuple[str, ...]
+  """Names of the templates that have the organ, in the order of the first axis below."""
+  faces: Int[np.ndarray, "parts 6"]
+  """Which point lies on each face of each part."""
+  positions: Float32[np.ndarray, "templates points 3"]
+  features: dict[int, Float32[np.ndarray, "templates points k k k c"]]
+  """By stride; unit length over channels, or zero."""
+
+  @functools.cached_property
+  def mean_positions(self) -> Float32[np.ndarray, "points 3"]:
+    """Anatomical coordinate of each point, mean over templates."""
+    return self.positions.sum(0, dtype=np.float32) / np.float32(len(self.positions))
+
+  @functools.cached_property
+  def taps(self) -> dict[int, Float32[np.ndarray, "points k k k c"]]:
+    """Features of each point, mean over templates."""
+    return {stride: volume.mean(0, dtype=np.float32) for stride, volume in self.features.items()}
+
+  def arrays(self) -> dict[str, np.ndarray]:
+    """By the name that they have in a bank file."""
+    named = {"faces": np.asarray(self.faces, np.int32), "positions": self.positions}
+    return named | {f"features.{stride}": volume for stride, volume in self.features.items()}
+
+  @classmethod
+  def from_arrays(cls, row: dict[str, Any], arrays: dict[str, np.ndarray]) -> OrganBank:
+    """The inverse of `arrays`; `row` holds the fields that are no arrays."""
+    features = {int(name.split(".")[1]): a for name, a in arrays.items() if name.startswith("features.")}
+    fields = (row["organ"], int(row["value"]), row["mode"], tuple(row["templates"]))
+    return cls(*fields, arrays["faces"], arrays["positions"], features)
+
+  def only(self, kept: Sequence[str]) -> OrganBank:
+    """The same organ with these templates alone."""
+    index = [self.templates.index(name) for name in kept]
+    features = {stride: volume[index] for stride, volume in self.features.items()}
+    return dataclasses.replace(self, templates=tuple(kept), positions=self.positions[index], features=features)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Bank:
+  """All organs of a set of templates, for one network."""
+
+  network_sha256: str
+  mode: Mode
+  interval_mm: float
+  """Height of an SPL part that was asked for, after rounding to whole working slices."""
+  convention: Convention
+  organs: dict[str, OrganBank]
+  versions: dict[str, str]
+  """Of the libraries that built it."""
+
+  @classmethod
+  def build(
+    cls,
+    network: Network,
+    templates: Sequence[Template],
+    mode: Mode = "SPL",
+    interval_mm: float = 12.0,
+    *,
+    organs: Sequence[str] | None = None,
+    convention: Convention | None = None,
+    progress: Callable[[int, int], None] | None = None,
+  ) -> Bank:
+    """Run the network at the points of every organ of every template.
+
+    Args:
+      network: a MedLAM.
+      templates: an organ may be missing from some; they are left out for it.
+      mode: SPL cuts organs into min(shortest z extent // interval, 6) parts, if they are higher than the interval.
+      interval_mm: height of a part, rounded to whole slices of 3 mm with a warning (published: 12).
+      organs: names, in the order of the bank; None takes all.
+      convention: of the working grid; None takes the one the network was trained with, else `consistent`.
+      progress: called with patches done and in all.
+
+    Raises:
+      TemplateError: no template, two of one name, an organ in none of them, no organ at all.
+      ConfigError: an unknown mode or convention, an interval that is not above 0.
+      WeightsError: the network cannot localize.
+    """
+    if mode not in ("SPL", "WPL"):
+      raise ConfigError(f"mode {mode!r}; choose SPL or WPL")
+    slices = _interval_slices(interval_mm)
+    convention = convention or network.header.get("working_grid", "consistent")  # type: ignore[assignment]
+    if convention not in ("published", "consistent"):
+      raise ConfigError(f"working grid {convention!r}; choose published or consistent")
+    plans = template_points.plan(templates, organs, convention, slices if mode == "SPL" else None)
+    outputs = template_points.run(network, templates, plans, convention, progress)
+    found = {}
+    for plan in plans:
+      values = [outputs[name][plan.organ] for name in plan.points]
+      found[plan.organ] = OrganBank(
+        organ=plan.organ,
+        value=plan.value,
+        mode="SPL" if plan.is_cut else "WPL",
+        templates=tuple(plan.points),
+        faces=plan.faces,
+        positions=np.stack([position for position, _ in values]),
+        features={stride: np.stack([taps[stride] for _, taps in values]) for stride in FEATURE_STRIDES},
+      )
+    versions = {name: version(name) for name in ("medlsam_jax", "jax", "flax")}
+    return cls(network.sha256, mode, slices * WORKING_SPACING_MM, convention, found, versions)
+
+  def save(self, path: str | os.PathLike[str]) -> None:
+    """Write one .safetensors file; it appears whole or not at all.
+
+    Raises:
+      OutputError: it cannot be written.
+    """
+    tensors: dict[str, np.ndarray] = {}
+    for number, organ in enumerate(self.organs.values()):
+      tensors |= {f"{number}.{name}": array for name, array in organ.arrays().items()}
+    rows = [
+      {"organ": organ.organ, "value": organ.value, "mode": organ.mode, "templates": organ.templates}
+      for organ in self.organs.values()
+    ]
+    header = {
+      "network_sha256": self.network_sha256,
+      "mode": self.mode,
+      "interval_mm": repr(self.interval_mm),
+      "convention": self.convention,
+      "organs": json.dumps(rows),
+      "versions": json.dumps(self.versions),
+    }
+    bank_file.write(path, tensors, header)
+
+  @classmethod
+  def load(cls, path: str | os.PathLike[str]) -> Bank:
+    """Read what `save` wrote.
+
+    Raises:
+      TemplateError: the file is missing, truncated, or not a bank of this version.
+    """
+    tensors, header = bank_file.read(path)
+    try:
+      organs = {}
+      for number, row in enumerate(json.loads(header["organs"])):
+        start = f"{number}."
+        arrays = {name.removeprefix(start): array for name, array in tensors.items() if name.startswith(start)}
+        organs[row["organ"]] = OrganBank.from_arrays(row, arrays)
+      return cls(
+        header["network_sha256"],
+        header["mode"],  # type: ignore[arg-type]
+        float(header["interval_mm"]),
+        header["convention"],  # type: ignore[arg-type]
+        organs,
+        json.loads(header["versions"]),
+      )
+    except (KeyError, ValueError, TypeError) as error:
+      raise TemplateError(f"{path}: a damaged template bank ({error!r}); build it again") from error
+
+  def check_network(self, network: Network) -> None:
+    """Refuse a network whose coordinates and features mean something else.
+
+    Raises:
+      TemplateError: the bank was built with other weights.
+    """
+    if self.network_sha256 != network.sha256:
+      raise TemplateError(
+        f"the bank was built with another network (weights {self.network_sha256[:12]}) than {network.source} "
+        f"({network.sha256[:12]}); build it again with `medlsam bank build`"
+      )
+
+  def without(self, template: str) -> Bank:
+    """The bank as if that template had not been given; organs that only it has are gone."""
+    kept = {}
+    for name, organ in self.organs.items():
+      others = [other for other in organ.templates if other != template]
+      if others:
+        kept[name] = organ.only(others)
+    return dataclasses.replace(self, organs=kept)
+
+  def subset(self, organs: Sequence[str]) -> Bank:
+    """The bank of these organs alone, in this order.
+
+    Raises:
+      TemplateError: one is not in the bank.
+    """
+    for name in organs:
+      if name not in self.organs:
+        raise TemplateError(f"organ {name!r} is not in the bank; it has {', '.join(self.organs)}")
+    return dataclasses.replace(self, organs={name: self.organs[name] for name in organs})
+
+  def info(self) -> list[dict[str, object]]:
+    """One row per organ: name, label value, mode, parts, distinct points, and the templates used."""
+    return [
+      {
+        "organ": organ.organ,
+        "value": organ.value,
+        "mode": organ.mode,
+        "parts": len(organ.faces),
+        "points": organ.positions.shape[1],
+        "templates": list(organ.templates),
+      }
+      for organ in self.organs.values()
+    ]
+
+
+def _interval_slices(interval_mm: float) -> int:
+  """Whole working slices nearest to an interval, at least one."""
+  if not interval_mm > 0:
+    raise ConfigError(f"interval of {interval_mm} mm; it must be above 0")
+  slices = max(round(interval_mm / WORKING_SPACING_MM), 1)
+  if abs(slices * WORKING_SPACING_MM - interval_mm) > 1e-6:
+    warnings.warn(
+      f"an interval of {interval_mm:g} mm is not a multiple of {WORKING_SPACING_MM:g} mm slices: "
+      f"{slices * WORKING_SPACING_MM:g} mm is used",
+      stacklevel=3,
+    )
+  return slices

@@ -1,0 +1,89 @@
+"""How far to trust a found organ, and whether it is in the scan at all; in scan voxels (z, y, x) or mm."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from medlsam_jax.geometry import Box, Grid
+from medlsam_jax.localization import boxes
+
+Verdict = Literal["found", "partly outside", "outside field of view", "uncertain"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Thresholds:
+  """Where one verdict ends and the next begins; `bench/absence.py` measures what they give."""
+
+  margin_mm: float = 9.0
+  """A target this far beyond the edge of the scan still counts as inside: about the error of the coarse step."""
+  found_visible: float = 0.85
+  """Visible share of the organ's target box from which the organ counts as wholly inside."""
+  outside_visible: float = 0.1
+  """Visible share up to which it counts as outside the field of view."""
+  similarity: float = 0.5
+  """Mean best similarity below which a finding is uncertain."""
+  agent_spread_mm: float = 60.0
+  """Spread between agents above which it is uncertain."""
+  template_spread_mm: float = 60.0
+  """Spread between templates above which it is uncertain."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Confidence:
+  """What a verdict rests on."""
+
+  targets: Float[np.ndarray, "parts 6 3"]
+  """Where the coarse step sent each point, before it was brought back into the scan: scan voxels, order of `FACES`."""
+  outside: Bool[np.ndarray, "parts 6"]
+  """Which of these lie outside the scan, by any distance."""
+  visible: float
+  """Share of the box around the targets that lies inside the scan (widened by `Thresholds.margin_mm`)."""
+  similarity: float | None
+  """Best similarity of each point, mean over points; mean over templates and scales, so that numbers of different
+  searches compare: 1 is identical, [-1, 1]. None when no features were used."""
+  agent_spread_mm: float
+  """Root mean square distance of the targets that each agent alone would give from their mean, mean over points."""
+  template_spread_mm: float | None
+  """The same for the targets by each template alone; None with one template."""
+
+
+def spread_mm(targets_mm: Float[np.ndarray, "alternatives points 3"]) -> float:
+  """Root mean square distance of alternatives from their mean, mean over points."""
+  away = np.square(targets_mm - targets_mm.mean(0)).sum(-1)
+  return float(np.sqrt(away.mean(0)).mean())
+
+
+def outside_scan(points: Float[np.ndarray, "*n 3"], scan: Grid) -> Bool[np.ndarray, "*n"]:
+  """Which points lie beyond the outer edge of the scan's voxels."""
+  return ((points < -0.5) | (points > np.array(scan.shape) - 0.5)).any(-1)
+
+
+def visible_share(box: Box, scan: Grid, margin_mm: float = 0.0) -> float:
+  """Share of a box's volume (inclusive voxels) inside the scan widened by a margin on each side."""
+  margin = margin_mm / scan.spacing_mm
+  low, high = np.array(box.low) - 0.5, np.array(box.high) + 0.5
+  inside = np.minimum(high, np.array(scan.shape) - 0.5 + margin) - np.maximum(low, -0.5 - margin)
+  return float(np.prod(np.maximum(inside, 0) / (high - low)))
+
+
+def judge(confidence: Confidence, thresholds: Thresholds) -> Verdict:
+  """The verdict: the field of view first, from the targets before clamping, then doubts about what lies inside it."""
+  if confidence.visible <= thresholds.outside_visible:
+    return "outside field of view"
+  doubts = (
+    confidence.similarity is not None and confidence.similarity < thresholds.similarity,
+    confidence.agent_spread_mm > thresholds.agent_spread_mm,
+    confidence.template_spread_mm is not None and confidence.template_spread_mm > thresholds.template_spread_mm,
+  )
+  if any(doubts):
+    return "uncertain"
+  return "found" if confidence.visible >= thresholds.found_visible else "partly outside"
+
+
+def target_box(targets: Float[np.ndarray, "parts 6 3"]) -> Box:
+  """Box around the targets of all parts."""
+  return Box.around(boxes.part_boxes(targets))

@@ -1,0 +1,125 @@
+"""The jitted programs of bank and search: fixed shapes, so that each compiles once for all scans, organs and templates.
+
+The network's module is a static argument: modules with equal settings share a program. Patches go through one at a
+time on a CPU, where one fills the machine already and memory stays that of a single patch, and together elsewhere.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Float32, Int
+
+from medlsam_jax.errors import WeightsError
+from medlsam_jax.geometry import PATCH_EDGE
+from medlsam_jax.localization import correlation
+from medlsam_jax.models.medlam import MedLAM
+from medlsam_jax.models.network import Network
+
+POINTS_PER_CALL = 6
+"""Patches per call of the programs; shorter batches are padded and the padding is skipped."""
+
+
+def prepare(network: Network, dtype: str = "float32") -> tuple[MedLAM, Any]:
+  """The module that computes in `dtype`, and its variables on the device.
+
+  Raises:
+    WeightsError: the network is no MedLAM, or one for patches of another edge.
+  """
+  module = network.module
+  if not isinstance(module, MedLAM) or module.patch_edge != PATCH_EDGE:
+    raise WeightsError(
+      f"{network.source}: {network.kind} cannot localize; it takes a MedLAM network for patches of {PATCH_EDGE} voxels"
+    )
+  return module.clone(dtype=jnp.dtype(dtype)), jax.device_put(network.variables)
+
+
+def _each(function: Any, batch: Any, count: int) -> Any:
+  together = None if jax.default_backend() == "cpu" else count
+  return jax.lax.map(function, batch, batch_size=together)
+
+
+@functools.partial(jax.jit, static_argnames="module")
+def positions(module: nn.Module, variables: Any, patches: Float[Array, "n z y x 1"]) -> Float[Array, "n 3"]:
+  """Anatomical coordinates of patches: encoder and head only."""
+  return _each(lambda p: module.apply(variables, p[None], feature_scales=()).position[0], patches, len(patches))
+
+
+@functools.partial(jax.jit, static_argnames=("module", "scales"))
+def template_outputs(
+  module: nn.Module,
+  variables: Any,
+  patches: Float[Array, "n z y x 1"],
+  used: Bool[Array, " n"],
+  scales: tuple[int, ...],
+) -> tuple[Float[Array, "n 3"], dict[int, Float[Array, "n k k k c"]]]:
+  """What a bank keeps of patches around template points: coordinates and the taps of every scale."""
+
+  def run(patch: Array) -> tuple[Array, dict[int, Array]]:
+    out = module.apply(variables, patch[None], feature_scales=scales)
+    taps = {stride: correlation.centre_cube(volume, stride)[0] for stride, volume in out.features.items()}
+    return out.position[0], taps
+
+  return _each(_unless_padding(run, patches), (patches, used), len(patches))
+
+
+@functools.partial(jax.jit, static_argnames=("module", "dtype"))
+def best_moves(
+  module: nn.Module,
+  variables: Any,
+  patches: Float[Array, "n z y x 1"],
+  used: Bool[Array, " n"],
+  taps: dict[int, Float[Array, "n k k k c"]],
+  dtype: str,
+) -> tuple[Int[Array, "n 3"], Float[Array, " n"]]:
+  """How far each patch's centre moves to the place most similar to its template point, in voxels, and how similar.
+
+  The move is the place minus half an edge plus one, as published.
+  """
+  scales = tuple(sorted(taps, reverse=True))
+
+  def run(patch: Array, own_taps: dict[int, Array]) -> tuple[Array, Array]:
+    features = module.apply(variables, patch[None], feature_scales=scales).features
+    volumes = {stride: volume[0] for stride, volume in features.items()}
+    place, score = correlation.best_voxel(correlation.similarity(volumes, own_taps, PATCH_EDGE, jnp.dtype(dtype)))
+    return place - PATCH_EDGE // 2 + 1, score
+
+  return _each(_unless_padding(run, patches, taps), (patches, used, taps), len(patches))
+
+
+def _unless_padding(run: Any, *batched: Any) -> Any:
+  """`run` over `(patch, used, ...)`, which gives zeros without running where `used` is false."""
+  one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), batched)
+  result = jax.eval_shape(run, *one)
+
+  def guarded(arguments: tuple) -> Any:
+    patch, used, *rest = arguments
+    skip = lambda *_: jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), result)  # noqa: E731
+    return jax.lax.cond(used, run, skip, patch, *rest)
+
+  return guarded
+
+
+def crop_patches(
+  padded: Float32[np.ndarray, "z y x"], centres: Int[np.ndarray, "n 3"]
+) -> Float32[np.ndarray, "n e e e 1"]:
+  """Cubes `[c - e/2, c + e/2)` around voxels of the padded working grid; 0 where a cube reaches beyond it."""
+  patches = np.zeros((len(centres), *(PATCH_EDGE,) * 3, 1), np.float32)
+  for patch, centre in zip(patches, centres, strict=True):
+    low = np.asarray(centre) - PATCH_EDGE // 2
+    start = np.maximum(low, 0)
+    stop = np.maximum(np.minimum(low + PATCH_EDGE, padded.shape), start)
+    source = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+    into = tuple(slice(a, b) for a, b in zip(start - low, stop - low, strict=True))
+    patch[(*into, 0)] = padded[source]
+  return patches
+
+
+def pad_batch(array: np.ndarray, count: int = POINTS_PER_CALL) -> np.ndarray:
+  """Zeros after the last row until there are `count`."""
+  return np.pad(array, [(0, count - len(array)), *[(0, 0)] * (array.ndim - 1)])

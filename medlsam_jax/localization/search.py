@@ -1,0 +1,240 @@
+"""Organs in a scan: agents read where they are, jump to each template point, and settle where it looks most alike.
+
+MedLSAM, section 3.2: the coarse step is the unified anatomical mapping (UAM), the fine one multi-scale similarity
+(MSS). Voxels are (z, y, x) of the padded working grid unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int, Num
+
+from medlsam_jax.data import ct
+from medlsam_jax.errors import ConfigError, InputError
+from medlsam_jax.geometry import OFFSET_RANGE_MM, PATCH_EDGE, WORKING_SPACING_MM, Volume, WorkingGrid
+from medlsam_jax.localization import boxes, confidence, programs
+from medlsam_jax.localization.bank import Bank, OrganBank
+from medlsam_jax.localization.finding import Finding
+from medlsam_jax.models.medlam import FEATURE_STRIDES, MedLAM
+from medlsam_jax.models.network import Network
+
+START_REACH = 10
+"""Agents start within [-10, 10) voxels of the middle of the padded scan."""
+AIR_INTENSITY = 0.001
+"""Below this a voxel is air, where no agent starts."""
+
+_MARGIN = PATCH_EDGE // 2
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchSettings:
+  """How to search; the defaults are the published ones, in single precision."""
+
+  feature_scales: tuple[int, ...] = FEATURE_STRIDES
+  """Strides to compare features at. None of them leaves the coarse step's targets, as they are."""
+  steps: int = 1
+  """Times that each point is cropped anew and moved."""
+  agents: int = 10
+  """Starts that are averaged, when a key draws them."""
+  dtype: Literal["float32", "bfloat16"] = "float32"
+  """Of the operands of products; sums are float32."""
+
+  def __post_init__(self) -> None:
+    """Refuse values that mean nothing."""
+    if not set(self.feature_scales) <= set(FEATURE_STRIDES):
+      raise ConfigError(f"feature scales {self.feature_scales}; choose among {FEATURE_STRIDES}")
+    if self.steps < 1 or self.agents < 1:
+      raise ConfigError(f"{self.steps} steps of {self.agents} agents; both must be at least 1")
+    if self.dtype not in ("float32", "bfloat16"):
+      raise ConfigError(f"dtype {self.dtype!r}; choose float32 or bfloat16")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Targets:
+  """What the coarse step says of a number of points, in mm from the first voxel of the padded working grid."""
+
+  together_mm: Float[np.ndarray, "points 3"]
+  by_agent_mm: Float[np.ndarray, "agents points 3"]
+  start_mm: Float[np.ndarray, "3"]
+  query_position: Float[np.ndarray, "3"]
+
+
+def find(
+  network: Network,
+  bank: Bank,
+  scan: Volume | ct.WorkingScan,
+  *,
+  key: int | jax.Array = 0,
+  starts: Num[np.ndarray, "agents 3"] | Sequence[Sequence[int]] | None = None,
+  settings: SearchSettings | None = None,
+  thresholds: confidence.Thresholds | None = None,
+  progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Finding]:
+  """Locate every organ of a bank in a scan.
+
+  Args:
+    network: the one that the bank was built with.
+    bank: `bank.subset` chooses organs.
+    scan: in HU, or already on the working grid **in the bank's convention**.
+    key: draws the agents' starts: a seed or a `jax.random` key.
+    starts: their voxels in the padded working grid (z, y, x), instead of a key.
+    settings: None takes the published ones.
+    thresholds: of the verdicts.
+    progress: called with points done and in all.
+
+  Returns:
+    By organ, in the bank's order.
+
+  Raises:
+    TemplateError: the bank belongs to another network.
+    InputError: the middle of the scan is air, or starts are not voxels of the padded grid.
+    WeightsError: the network cannot localize.
+    ConfigError: the bank lacks a feature scale, or the scan came in another convention.
+  """
+  settings = settings or SearchSettings()
+  bank.check_network(network)
+  name = "the scan"
+  if isinstance(scan, Volume):
+    name, scan = scan.source, ct.to_working_grid(scan, bank.convention)
+  elif scan.grid.convention != bank.convention:
+    raise ConfigError(f"the scan is on a {scan.grid.convention} working grid, the bank on a {bank.convention} one")
+  module, variables = programs.prepare(network, settings.dtype)
+  padded = ct.pad_for_patches(scan.intensity)
+  places = draw_starts(padded, key, settings.agents, name) if starts is None else _given_starts(starts, padded, name)
+  organs = list(bank.organs.values())
+  targets = _coarse(module, variables, padded, places, np.concatenate([o.mean_positions for o in organs]))
+  voxels, scores = _fine(module, variables, padded, targets, organs, settings, progress)
+  findings, start = {}, 0
+  for organ in organs:
+    rows = slice(start, start := start + len(organ.mean_positions))
+    own_scores = None if scores is None else scores[rows]
+    findings[organ.organ] = _finding(
+      organ, voxels[rows], own_scores, targets, rows, scan.grid, thresholds or confidence.Thresholds()
+    )
+  return findings
+
+
+def draw_starts(
+  padded: Float[np.ndarray, "z y x"], key: int | jax.Array, agents: int, name: str = "the scan"
+) -> Int[np.ndarray, "agents 3"]:
+  """Uniform draws, with repetition, among the voxels around the middle of the padded scan that are not air.
+
+  Raises:
+    InputError: all of them are air.
+  """
+  seed = key if isinstance(key, int) else np.asarray(jax.random.key_data(key)).ravel().tolist()
+  low = np.array(padded.shape) // 2 - START_REACH
+  middle = padded[tuple(slice(start, start + 2 * START_REACH) for start in low)]
+  tissue = np.argwhere(middle >= AIR_INTENSITY)
+  if not len(tissue):
+    raise InputError(
+      f"{name}: no tissue within {START_REACH * WORKING_SPACING_MM:g} mm of the middle of the scan, so no agent can "
+      "start; crop the scan around the patient, check that it is in HU, or give starts"
+    )
+  return tissue[np.random.default_rng(seed).integers(len(tissue), size=agents)] + low
+
+
+def _given_starts(starts: Num[np.ndarray, "agents 3"], padded: np.ndarray, name: str) -> Int[np.ndarray, "agents 3"]:
+  places = np.asarray(starts)
+  if places.ndim != 2 or places.shape[1] != 3 or not len(places):
+    raise InputError(f"{name}: starts of shape {places.shape}; give (z, y, x) for each agent")
+  places = np.rint(places).astype(int)
+  if (places < 0).any() or (places >= padded.shape).any():
+    raise InputError(f"{name}: a start lies outside the padded working grid of {padded.shape} voxels")
+  return places
+
+
+def _coarse(
+  module: MedLAM,
+  variables: dict,
+  padded: np.ndarray,
+  starts: Int[np.ndarray, "agents 3"],
+  template_positions: Float[np.ndarray, "points 3"],
+) -> _Targets:
+  """Unified anatomical mapping: `start + range * tanh(template - query)`, by the mean of the agents and by each."""
+  queries = np.asarray(programs.positions(module, variables, programs.crop_patches(padded, starts)))
+  starts_mm = starts * WORKING_SPACING_MM
+  mean_start_mm, mean_query = starts_mm.mean(0), queries.mean(0)
+  together = mean_start_mm + offset_mm(template_positions, mean_query)
+  by_agent = starts_mm[:, None] + offset_mm(template_positions, queries[:, None])
+  return _Targets(together, by_agent, mean_start_mm, mean_query)
+
+
+def offset_mm(to: Float[np.ndarray, "*n 3"], at: Float[np.ndarray, "*m 3"]) -> Float[np.ndarray, "*nm 3"]:
+  """Offset between two anatomical coordinates (MedLSAM, equation of UAM), mm."""
+  return np.array(OFFSET_RANGE_MM) * np.tanh(np.asarray(to, np.float32) - np.asarray(at, np.float32))
+
+
+def _fine(
+  module: MedLAM,
+  variables: dict,
+  padded: np.ndarray,
+  targets: _Targets,
+  organs: list[OrganBank],
+  settings: SearchSettings,
+  progress: Callable[[int, int], None] | None,
+) -> tuple[Int[np.ndarray, "points 3"], Float[np.ndarray, " points"] | None]:
+  """Multi-scale similarity: the voxel of each point, and how similar it looks there (None without feature scales)."""
+  voxels = np.rint(targets.together_mm / WORKING_SPACING_MM).astype(int)
+  if not settings.feature_scales:
+    return voxels, None
+  lacking = [organ.organ for organ in organs if not set(settings.feature_scales) <= set(organ.features)]
+  if lacking:
+    raise ConfigError(f"the bank lacks feature scales {settings.feature_scales} for {', '.join(lacking)}")
+  taps = {stride: np.concatenate([organ.taps[stride] for organ in organs]) for stride in settings.feature_scales}
+  scores = np.zeros(len(voxels), np.float32)
+  size, total = programs.POINTS_PER_CALL, settings.steps * len(voxels)
+  for step in range(settings.steps):
+    # one less than fits at the far end, as published
+    voxels = np.clip(voxels, _MARGIN, np.array(padded.shape) - _MARGIN - 1)
+    for start in range(0, len(voxels), size):
+      rows = slice(start, min(start + size, len(voxels)))
+      count = rows.stop - rows.start
+      move, score = programs.best_moves(
+        module,
+        variables,
+        programs.pad_batch(programs.crop_patches(padded, voxels[rows])),
+        np.arange(size) < count,
+        {stride: programs.pad_batch(volume[rows]) for stride, volume in taps.items()},
+        settings.dtype,
+      )
+      voxels[rows] += np.asarray(move)[:count]
+      scores[rows] = np.asarray(score)[:count]
+      if progress is not None:
+        progress(step * len(voxels) + rows.stop, total)
+  return voxels, scores
+
+
+def _finding(
+  organ: OrganBank,
+  voxels: Int[np.ndarray, "points 3"],
+  scores: Float[np.ndarray, " points"] | None,
+  targets: _Targets,
+  rows: slice,
+  grid: WorkingGrid,
+  thresholds: confidence.Thresholds,
+) -> Finding:
+  """One organ's rows of the search, brought to scan voxels and judged."""
+  target_voxels = np.rint(targets.together_mm[rows] / WORKING_SPACING_MM).astype(int)
+  sent_to = boxes.points_to_scan((target_voxels - _MARGIN)[organ.faces], grid)
+  by_template_mm = targets.start_mm + offset_mm(organ.positions, targets.query_position)
+  trust = confidence.Confidence(
+    targets=sent_to,
+    outside=confidence.outside_scan(sent_to, grid.scan),
+    visible=confidence.visible_share(confidence.target_box(sent_to), grid.scan, thresholds.margin_mm),
+    similarity=None if scores is None else float(scores.mean()),
+    agent_spread_mm=confidence.spread_mm(targets.by_agent_mm[:, rows]),
+    template_spread_mm=confidence.spread_mm(by_template_mm) if len(organ.templates) > 1 else None,
+  )
+  return Finding(
+    organ=organ.organ,
+    value=organ.value,
+    points=boxes.points_to_scan((voxels - _MARGIN)[organ.faces], grid),
+    verdict=confidence.judge(trust, thresholds),
+    confidence=trust,
+  )
