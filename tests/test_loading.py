@@ -180,3 +180,18 @@ def test_loading_makes_no_warnings(converted):
   with warnings.catch_warnings():
     warnings.simplefilter("error")
     loading.load(converted)
+
+
+def test_the_tiny_network_is_in_the_package():
+  path, source = loading._find("tiny") if loading_has_tiny() else pytest.skip("the tiny weights are not trained yet")
+  assert source == "tiny" and path.stat().st_size <= 4 << 20
+  assert loading.load("tiny").kind == "medlam"
+
+
+def loading_has_tiny():
+  try:
+    loading._find("tiny")
+  except WeightsError as error:
+    assert "install the package again" in str(error)
+    return False
+  return True
