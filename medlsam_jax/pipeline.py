@@ -1,0 +1,169 @@
+"""CT -> boxes -> label map, all in the scan's own voxels (z, y, x). No ground truth of the scan anywhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import jax
+import numpy as np
+from jaxtyping import Num
+
+from medlsam_jax.data import checks
+from medlsam_jax.data.labels import LabelMap
+from medlsam_jax.errors import ConfigError, InputError
+from medlsam_jax.geometry import Box, Volume
+from medlsam_jax.loading import load
+from medlsam_jax.localization import search
+from medlsam_jax.localization.bank import Bank
+from medlsam_jax.localization.confidence import Thresholds
+from medlsam_jax.localization.finding import Finding
+from medlsam_jax.models.network import Network
+from medlsam_jax.segmentation.predictor import Predictor
+from medlsam_jax.segmentation.volume import LITEMEDSAM, PRESETS, SegmentationSettings, segment_volume
+
+OUTSIDE = "outside field of view"
+"""Verdict of an organ that is not in the scan; nothing is painted for it."""
+
+Progress = Callable[[int, int], None]
+"""Called with what is done and what there is in all: points of a search, slices of a segmentation."""
+
+
+class Located(Protocol):
+  """What `segment` needs of a found organ: a `Finding` has it, and so has a box of the user's own."""
+
+  @property
+  def value(self) -> int:
+    """Label value."""
+    ...
+
+  @property
+  def parts(self) -> list[Box]:
+    """Boxes in scan voxels, one for each part."""
+    ...
+
+  @property
+  def verdict(self) -> str:
+    """Only `outside field of view` counts here."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True)
+class PipelineSettings:
+  """Every setting between a scan and its label map; the command line changes them as `--section.field VALUE`."""
+
+  search: search.SearchSettings = dataclasses.field(default_factory=search.SearchSettings)
+  confidence: Thresholds = dataclasses.field(default_factory=Thresholds)
+  segmentation: SegmentationSettings = LITEMEDSAM
+
+
+def localize(
+  network: Network,
+  bank: Bank,
+  scan: Volume,
+  key: int | jax.Array = 0,
+  *,
+  starts: Num[np.ndarray, "agents 3"] | Sequence[Sequence[int]] | None = None,
+  organs: Sequence[str] | None = None,
+  settings: search.SearchSettings | None = None,
+  thresholds: Thresholds | None = None,
+  progress: Progress | None = None,
+) -> dict[str, Finding]:
+  """Finds the organs of a bank in a scan.
+
+  Args:
+    network: the one that the bank was built with.
+    bank: of `Bank.build` or `Bank.load`.
+    scan: of `read_volume`, or any `Volume` in HU.
+    key: seed or `jax.random` key that draws where the agents start; the same key gives the same result.
+    starts: their voxels (z, y, x) in the padded working grid, instead of a key.
+    organs: names, a part of the bank's; None takes all.
+    settings: of the search; None takes the published ones with every feature scale that the network has.
+    thresholds: of the verdicts; None takes the measured ones.
+    progress: called with points done and in all.
+
+  Returns:
+    By organ name, in the bank's order. Points and boxes are in voxels of the scan and may lie outside it.
+
+  Raises:
+    InputError: NaN voxels, a scan over the size limit, or one whose middle is air.
+    TemplateError: the bank belongs to another network, or lacks an organ.
+  """
+  _check(scan)
+  if organs is not None:
+    bank = bank.subset(organs)
+  return search.find(
+    network, bank, scan, key=key, starts=starts, settings=settings, thresholds=thresholds, progress=progress
+  )
+
+
+def segment(
+  scan: Volume,
+  found: Mapping[str, Located],
+  model: str | os.PathLike[str] | Network | Predictor = "litemedsam",
+  *,
+  settings: str | SegmentationSettings = "litemedsam",
+  clean_up: bool = False,
+  progress: Progress | None = None,
+) -> LabelMap:
+  """Paints found organs, slice by slice, each prompted by its box.
+
+  Args:
+    scan: in HU; the one that `found` belongs to.
+    found: of `localize`, or boxes of the user's own (`results.given`). An organ outside the field of view stays empty.
+    model: a network of the SAM family: name or file as for `load`, or one that is loaded. A `Predictor` keeps its
+      compiled programs over many scans; names and files are kept so, too.
+    settings: a preset, `litemedsam` or `medlsam`, or settings of one's own.
+    clean_up: besides, keep each organ's largest piece only and fill its holes.
+    progress: called with slices done and in all.
+
+  Returns:
+    Label map on the scan's grid, `labels["liver"]` being a mask; every organ of `found` is among its names.
+
+  Raises:
+    InputError: NaN voxels, a scan over the size limit, or two organs with one label value.
+    WeightsError: the model's weights are missing or of another kind.
+    ConfigError: an unknown preset.
+  """
+  _check(scan)
+  if isinstance(settings, str):
+    if settings not in PRESETS:
+      raise ConfigError(f"preset {settings!r} is unknown; choose {' or '.join(PRESETS)}")
+    settings = PRESETS[settings]
+  if clean_up:
+    settings = dataclasses.replace(settings, largest_component=True, fill_holes=True)
+  values = {organ: each.value for organ, each in found.items()}
+  inside = {organ: each.parts for organ, each in found.items() if each.verdict != OUTSIDE}
+  labels = segment_volume(scan, inside, predictor_of(model), settings, values, progress)
+  return LabelMap(labels.array, scan.grid, values)
+
+
+def predictor_of(model: str | os.PathLike[str] | Network | Predictor) -> Predictor:
+  """A network of the SAM family made ready; for a name or a file the same one as long as the file does not change.
+
+  Raises:
+    WeightsError: the weights are missing, damaged or not of the SAM family.
+  """
+  if isinstance(model, Predictor):
+    return model
+  if isinstance(model, Network):
+    return Predictor(model)
+  path = Path(model)
+  return _loaded(os.fspath(model), path.stat().st_mtime_ns if path.is_file() else 0)
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(name: str, changed_ns: int) -> Predictor:
+  return Predictor(load(name))
+
+
+def _check(scan: Volume) -> None:
+  """The refusals of `read_volume`, for scans made from arrays."""
+  if scan.array.ndim != 3:
+    raise InputError(f"{scan.source}: an array of {scan.array.ndim} axes; give a 3D scan (z, y, x)")
+  checks.refuse_size(scan.array.shape, scan.source)
+  checks.refuse_nonfinite(scan.array, scan.source)

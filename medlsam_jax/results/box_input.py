@@ -1,0 +1,82 @@
+"""`segment --boxes FILE`: whichever file a user brings -> boxes in the scan's voxels (z, y, x).
+
+- `NAME_boxes.json` of ours, edited or not: `results.boxes_file`;
+- 3D Slicer markups (`.mrk.json`) with ROIs, six points per organ, or both;
+- a JSON of six points per organ: `data.point_files`.
+
+Label values come from the file, else from `labels.json` beside it, else they are numbered in the file's order.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from medlsam_jax.data.point_files import points_in_scan, read_json, read_points
+from medlsam_jax.data.templates import LABELS_FILE, read_label_table
+from medlsam_jax.errors import InputError
+from medlsam_jax.geometry import Box, Volume, faces_from_points
+from medlsam_jax.results import boxes_file, markups
+from medlsam_jax.results.given import GivenBoxes
+
+
+def read_boxes(path: str | os.PathLike[str], scan: Volume) -> dict[str, GivenBoxes]:
+  """Boxes by organ, in the file's order.
+
+  Raises:
+    InputError: the file is missing or malformed, an organ has not six points or is marked twice, points or a box lie
+      outside the scan; file and organ are named.
+  """
+  path = Path(path)
+  content = read_json(path)
+  if "organs" in content:
+    found = boxes_file.from_dict(content, scan, str(path))
+  elif "markups" in content:
+    found = _from_markups(content, path, scan)
+  else:
+    found = _numbered(_from_points(path, scan), path)
+  for organ, each in found.items():
+    if each.verdict == "given" and each.box.clipped(scan.grid.shape) is None:
+      raise InputError(f"{path}: {organ}: its box lies outside the scan {scan.source}; is it another scan's?")
+  return found
+
+
+def _from_markups(content: dict, path: Path, scan: Volume) -> dict[str, GivenBoxes]:
+  found = {}
+  for organ, corners in markups.read_rois(content, path).items():
+    found[organ] = GivenBoxes(organ, 1, (boxes_file.box_from_world(corners, scan.grid),))
+  if any(item.get("type", "Fiducial") == "Fiducial" and item.get("controlPoints") for item in content["markups"]):
+    for organ, each in _from_points(path, scan).items():
+      if organ in found:
+        raise InputError(f"{path}: {organ}: both an ROI and points; keep one")
+      found[organ] = each
+  if not found:
+    raise InputError(f"{path}: no ROI and no points in it; draw one ROI, or mark six points, per organ")
+  return _numbered(found, path)
+
+
+def _from_points(path: Path, scan: Volume) -> dict[str, GivenBoxes]:
+  found = {}
+  for organ, world in read_points(path).items():
+    points = faces_from_points(points_in_scan(world, scan.grid, organ, str(path)))
+    # a click lies in a voxel, and boxes are made of whole voxels
+    low, high = np.rint(points.min(0)), np.rint(points.max(0))
+    box = Box((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+    found[organ] = GivenBoxes(organ, 1, (box,), given_points=points)
+  return found
+
+
+def _numbered(found: dict[str, GivenBoxes], path: Path) -> dict[str, GivenBoxes]:
+  """The same with label values."""
+  beside = path.parent / LABELS_FILE
+  table = read_label_table(beside) if beside.is_file() else {}
+  free = max(table.values(), default=0)
+  result = {}
+  for organ, each in found.items():
+    value = table.get(organ)
+    if value is None:
+      value = free = free + 1
+    result[organ] = GivenBoxes(organ, value, each.boxes, each.verdict, each.given_points)
+  return result

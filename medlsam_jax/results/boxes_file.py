@@ -1,0 +1,202 @@
+"""Found organs -> `NAME_boxes.json`, and back after a user has corrected a box in it.
+
+Two frames, named in every key: `_vox` are scan voxels (z, y, x), a box being its **inclusive** low and high corner
+voxel; `_world_mm` are RAS millimetres (x, y, z), a box being its outer faces. `docs/file_formats.md` shows a file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from medlsam_jax.errors import InputError
+from medlsam_jax.geometry import Box, Grid, Volume
+from medlsam_jax.results.given import GivenBoxes, Shown
+
+FORMAT = "medlsam_jax boxes 1"
+DECIMALS = 3
+_EDITED = 0.01
+"""Numbers of a file that differ by more than this, in voxels or mm, were changed by hand."""
+_NUMBERS = re.compile(r"\[\s+(-?[\d.e+-]+(?:,\s+-?[\d.e+-]+)*)\s+\]")
+
+
+def box_to_world(box: Box, grid: Grid) -> Float[np.ndarray, "2 3"]:
+  """Outer faces of a box of scan voxels: low and high corner, RAS mm (x, y, z)."""
+  corners = grid.world_from_voxel(box.array() + np.array([[-0.5], [0.5]]))
+  return np.stack([corners.min(0), corners.max(0)])
+
+
+def box_from_world(corners: Float[np.ndarray, "2 3"], grid: Grid) -> Box:
+  """The inverse of `box_to_world`; the corners may be any two opposite ones."""
+  low, high = np.asarray(corners, float).min(0), np.asarray(corners, float).max(0)
+  # each array axis runs along one world axis, up or down: take the world corner that its low end lies at
+  rising = grid.affine[:3, :3][np.abs(grid.affine[:3, :3]).argmax(0), range(3)] > 0
+  along = np.abs(grid.affine[:3, :3]).argmax(0)
+  start, stop = np.empty(3), np.empty(3)
+  for axis in range(3):
+    start[along[axis]] = (low if rising[axis] else high)[along[axis]]
+    stop[along[axis]] = (high if rising[axis] else low)[along[axis]]
+  voxels = grid.voxel_from_world(np.stack([start, stop]))
+  first, last = voxels.min(0) + 0.5, voxels.max(0) - 0.5
+  # a box thinner than a voxel is the voxel that holds it
+  middle = (first + last) / 2
+  first, last = np.minimum(first, middle), np.maximum(last, middle)
+  return Box((first[0], first[1], first[2]), (last[0], last[1], last[2]))
+
+
+def to_dict(
+  name: str,
+  scan: Volume,
+  found: Mapping[str, Shown],
+  volumes_ml: Mapping[str, float] | None,
+  provenance: Mapping[str, Any],
+) -> dict[str, Any]:
+  """Everything that the file says, as plain numbers; `volumes_ml` is None where nothing was segmented."""
+  grid = scan.grid
+  return {
+    "format": FORMAT,
+    "frames": {
+      "vox": "scan voxels (z, y, x) from 0; a box is its inclusive low and high corner and may reach outside the scan",
+      "world_mm": "RAS millimetres (x, y, z); a box is its outer faces",
+      "points": "order of faces: min z, min y, min x, max z, max y, max x of the scan's axes",
+    },
+    "scan": {
+      "name": name,
+      "source": scan.source,
+      "shape": list(grid.shape),
+      "spacing_mm": _rounded(grid.spacing_mm, 6),
+      "axis_codes": grid.axis_codes,
+      "affine": _rounded(grid.affine, 6),
+    },
+    "organs": {organ: _organ(each, grid, (volumes_ml or {}).get(organ)) for organ, each in found.items()},
+    "provenance": dict(provenance),
+  }
+
+
+def _organ(found: Shown, grid: Grid, volume_ml: float | None) -> dict[str, Any]:
+  parts = np.stack([part.array() for part in found.parts])
+  entry: dict[str, Any] = {
+    "label": found.value,
+    "verdict": found.verdict,
+    "box_vox": _rounded(found.box.array()),
+    "box_world_mm": _rounded(box_to_world(found.box, grid)),
+    "extreme_points_vox": _rounded(found.whole_points),
+    "extreme_points_world_mm": _rounded(grid.world_from_voxel(found.whole_points)),
+    "parts_vox": _rounded(parts),
+    "points_vox": _rounded(found.points),
+  }
+  trust = found.confidence
+  if trust is not None:
+    entry["confidence"] = {
+      "similarity": _number(trust.similarity),
+      "agent_spread_mm": _number(trust.agent_spread_mm),
+      "template_spread_mm": _number(trust.template_spread_mm),
+      "visible": _number(trust.visible),
+      "targets_outside": int(np.count_nonzero(trust.outside)),
+      "targets_vox": _rounded(trust.targets),
+    }
+  if volume_ml is not None:
+    entry["volume_ml"] = _number(volume_ml)
+  return entry
+
+
+def to_text(content: Mapping[str, Any]) -> str:
+  """JSON with one line for each row of numbers, so that people can read and edit it."""
+  text = json.dumps(content, indent=1, allow_nan=False)
+  return _NUMBERS.sub(lambda found: "[" + re.sub(r"\s+", " ", found[1]) + "]", text) + "\n"
+
+
+def from_dict(content: Mapping[str, Any], scan: Volume, source: str) -> dict[str, GivenBoxes]:
+  """Boxes of a file that this program wrote, as the user left them.
+
+  `box_vox`, `box_world_mm` and `parts_vox` say the same thing. The one that was edited disagrees with the other two,
+  and wins; an edited box stands for the whole organ, without parts. Points are not read. Of an entry written by hand
+  one of the three is enough.
+
+  Raises:
+    InputError: the file is of another scan, an entry cannot be understood, two of the three were edited differently,
+      or an edited box lies outside the scan; file and organ are named.
+  """
+  organs = content.get("organs")
+  if not isinstance(organs, dict) or not organs:
+    raise InputError(f"{source}: names no organs")
+  _check_scan(content.get("scan"), scan, source)
+  found = {}
+  for number, (organ, entry) in enumerate(organs.items(), 1):
+    if not isinstance(entry, dict):
+      raise InputError(f"{source}: {organ}: expected an object with box_vox, found {type(entry).__name__}")
+    parts, edited = _parts(entry, scan.grid, f"{source}: {organ}")
+    label = entry.get("label", number)
+    if not isinstance(label, int) or isinstance(label, bool) or label < 1:
+      raise InputError(f"{source}: {organ}: label {label!r} is not a whole number above 0")
+    verdict = "given" if edited or "verdict" not in entry else str(entry["verdict"])
+    found[organ] = GivenBoxes(organ, label, tuple(parts), verdict)
+  return found
+
+
+def _parts(entry: dict[str, Any], grid: Grid, place: str) -> tuple[list[Box], bool]:
+  """Boxes of an organ, and whether the user changed them."""
+  parts = [_box(each, place) for each in entry["parts_vox"]] if "parts_vox" in entry else None
+  says: dict[str, list[Box]] = {}
+  if parts:
+    says["parts_vox"] = parts
+  if "box_vox" in entry:
+    says["box_vox"] = [_box(entry["box_vox"], place)]
+  if "box_world_mm" in entry:
+    says["box_world_mm"] = [box_from_world(_corners(entry["box_world_mm"], place), grid)]
+  if not says:
+    raise InputError(f"{place}: has no box; write box_vox, box_world_mm or parts_vox")
+  agree = {(one, other): _same(says[one], says[other]) for one in says for other in says if one < other}
+  if all(agree.values()):
+    return parts or next(iter(says.values())), len(says) < 3
+  odd = [one for one in says if not any(same for pair, same in agree.items() if one in pair)]
+  if len(odd) != 1 or len(says) < 3:
+    raise InputError(f"{place}: {', '.join(says)} say different boxes; keep only the one that is right")
+  return says[odd[0]], True
+
+
+def _same(first: list[Box], second: list[Box]) -> bool:
+  return bool(np.abs(Box.around(first).array() - Box.around(second).array()).max() <= _EDITED)
+
+
+def _box(value: Any, place: str) -> Box:
+  corners = _corners(value, place)
+  low, high = corners.min(0), corners.max(0)
+  return Box((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+
+
+def _corners(value: Any, place: str) -> Float[np.ndarray, "2 3"]:
+  try:
+    corners = np.array(value, float)
+  except (TypeError, ValueError):
+    corners = np.zeros(0)
+  if corners.shape != (2, 3) or not np.isfinite(corners).all():
+    raise InputError(f"{place}: {value!r} is not a box; write [[low], [high]], three finite numbers each")
+  return corners
+
+
+def _check_scan(written: Any, scan: Volume, source: str) -> None:
+  if written is None:
+    return
+  try:
+    shape = tuple(int(n) for n in written["shape"])
+    affine = np.array(written["affine"], float).reshape(4, 4)
+  except (KeyError, TypeError, ValueError) as error:
+    raise InputError(f"{source}: its scan entry needs shape and affine; leave the entry as it was written") from error
+  if len(shape) != 3 or not Grid((shape[0], shape[1], shape[2]), affine).is_same(scan.grid, tolerance_mm=0.1):
+    raise InputError(f"{source}: boxes of another scan than {scan.source}; its voxels lie elsewhere")
+
+
+def _rounded(values: Any, decimals: int = DECIMALS) -> Any:
+  # adding 0.0 turns -0.0 into 0.0
+  return (np.round(np.asarray(values, float), decimals) + 0.0).tolist()
+
+
+def _number(value: float | None) -> float | None:
+  return None if value is None or not math.isfinite(value) else round(float(value), 4)
