@@ -5,7 +5,7 @@ import pytest
 
 from medlsam_jax.geometry import Grid
 
-ORIENTATIONS = ("LPS", "RAS", "LAS", "RPI", "SAR")
+ORIENTATIONS = ("LPS", "RAS", "LAS", "RPI", "SAR", "SRA")
 
 
 def make_grid(codes="RAS", shape=(5, 6, 7), spacing=(3.0, 2.0, 1.5), origin=(-40.0, 20.0, 100.0)):

@@ -170,6 +170,12 @@ def test_singular_affine_is_refused(tmp_path, hu, row):
     nifti.read_nifti(path)
 
 
+def test_axes_in_one_direction_are_a_singular_affine(tmp_path, hu):
+  path = patch(save(tmp_path / "scan.nii", hu), 280, "<8f", 2, 2, 0, 0, 0, 0, 0, 0)
+  with pytest.raises(InputError, match=r"scan.nii: singular affine \[\[2.0, 2.0, 0.0\]"):
+    nifti.read_nifti(path)
+
+
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x00" * 400, b"\x1f\x8bnot gzip really"])
 def test_what_is_no_nifti_is_refused(tmp_path, content):
   path = tmp_path / "scan.nii.gz"
