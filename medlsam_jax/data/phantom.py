@@ -25,7 +25,7 @@ from medlsam_jax.errors import ConfigError, OutputError
 from medlsam_jax.geometry import Grid, Volume, reorient
 
 AIR_HU = -1000.0
-_WARP_STEPS_MM = ((95.0, 7.0), (45.0, 2.2))
+_WARP_STEPS_MM = ((190.0, 9.0), (85.0, 6.0), (42.0, 2.2))
 """Control point distance and sd in mm of the smooth deformations of the whole body."""
 _BODY_CODES = "RAS"
 _ORDER: tuple[Callable[[Subject, Window], None], ...] = (
@@ -87,7 +87,8 @@ def make_phantom(
     raise ConfigError(f"spacing_mm of a phantom must be positive, got {spacing_mm}")
   subject = Subject.draw(seed)
   frame = subject.rng("field of view")
-  drawn = (float(frame.uniform(-160, -125)), float(frame.uniform(235, 270)))
+  bottom = float(frame.uniform(-175, -118))
+  drawn = (bottom, max(bottom + float(frame.uniform(345, 430)), 235.0))
   low, high = z_range_mm or (drawn[0] * subject.stretch[2], drawn[1] * subject.stretch[2])
   if high <= low:
     raise ConfigError(f"z_range_mm of a phantom must rise, got {z_range_mm}")
@@ -161,7 +162,6 @@ def _paint(subject: Subject, axes: list[np.ndarray]) -> tuple[np.ndarray, np.nda
     y=y,
     z=z,
     axes=(straight[0], straight[1], straight[2]),
-    reach_mm=float(max(np.abs(s).max() for s in shift)),
     blur_mm=max(2.0, float(np.prod(steps) ** (1 / 3))),
     hu=np.full(shape, AIR_HU, np.float32),
     label=np.zeros(shape, np.uint8),

@@ -8,6 +8,7 @@ Signed distances are negative inside, and approximate (exact enough for walls of
 from __future__ import annotations
 
 import dataclasses
+import functools
 import zlib
 
 import numpy as np
@@ -109,18 +110,26 @@ class Window:
   y: Field
   z: Field
   axes: tuple[np.ndarray, np.ndarray, np.ndarray]
-  """Undeformed body coordinates in mm along z, y, x; `reach_mm` is the largest deformation."""
-  reach_mm: float
+  """Undeformed body coordinates in mm along z, y, x."""
   blur_mm: float
   hu: Field
   label: Int[np.ndarray, "z y x"]
   fields: dict[str, Field]
   """Signed distances of the trunk and the textures `coarse`, `medium`, `fine`."""
 
+  @functools.cached_property
+  def _shifts_mm(self) -> list[tuple[float, float]]:
+    """Smallest and largest deformation in this window along z, y, x."""
+    if not self.x.size:
+      return [(0.0, 0.0)] * 3
+    straight = (self.axes[0][:, None, None], self.axes[1][:, None], self.axes[2])
+    shifts = [bent - axis.astype(np.float32) for bent, axis in zip((self.z, self.y, self.x), straight, strict=True)]
+    return [(float(s.min()) - 0.1, float(s.max()) + 0.1) for s in shifts]
+
   def crop(self, low: tuple[float, ...], high: tuple[float, ...]) -> Window:
     """The part that holds all voxels between two corners (x, y, z) in mm."""
     cut = tuple(
-      slice(*np.searchsorted(axis, [low[2 - i] - self.reach_mm, high[2 - i] + self.reach_mm]))
+      slice(*np.searchsorted(axis, [low[2 - i] - self._shifts_mm[i][1], high[2 - i] - self._shifts_mm[i][0]]))
       for i, axis in enumerate(self.axes)
     )
     return dataclasses.replace(
@@ -147,9 +156,11 @@ class Window:
     power: float = 2.0,
   ) -> Field:
     """Signed distance to an ellipsoid, or with `power` above 2 to a box with round edges."""
-    axes = rotation(turn).T
-    offset = (self.x - centre[0], self.y - centre[1], self.z - centre[2])
-    local = [(a[0] * offset[0] + a[1] * offset[1] + a[2] * offset[2]) / r for a, r in zip(axes, radii, strict=True)]
+    # Plain Python numbers keep the arrays in float32.
+    radii = [float(r) for r in radii]
+    rows = [[a / r for a in axis] for axis, r in zip(rotation(turn).T.tolist(), radii, strict=True)]
+    offset = [c - float(s) for c, s in zip((self.x, self.y, self.z), centre, strict=True)]
+    local = [row[0] * offset[0] + row[1] * offset[1] + row[2] * offset[2] for row in rows]
     if power == 2:
       near = np.sqrt(local[0] ** 2 + local[1] ** 2 + local[2] ** 2) + 1e-6
       slope = np.sqrt(sum((q / r) ** 2 for q, r in zip(local, radii, strict=True))) + 1e-6
@@ -173,10 +184,12 @@ class Window:
       part = self.crop(tuple(np.minimum(a, b) - margin), tuple(np.maximum(a, b) + margin))
       if not part.x.size:
         continue
-      along = (b - a) / stretch
-      offset = [(c - s) / f for c, s, f in zip((part.x, part.y, part.z), a, stretch, strict=True)]
-      t = np.clip(sum(o * d for o, d in zip(offset, along, strict=True)) / max(float(along @ along), 1e-6), 0, 1)
-      distance = np.sqrt(sum((o - t * d) ** 2 for o, d in zip(offset, along, strict=True))) - (ra + t * (rb - ra))
+      along = ((b - a) / stretch).tolist()
+      start, factors, length2 = a.tolist(), stretch.tolist(), max(float(np.dot(along, along)), 1e-6)
+      offset = [(c - s) / f for c, s, f in zip((part.x, part.y, part.z), start, factors, strict=True)]
+      t = np.clip(sum(o * (d / length2) for o, d in zip(offset, along, strict=True)), 0, 1)
+      away = np.sqrt(sum((o - t * d) ** 2 for o, d in zip(offset, along, strict=True)))
+      distance = away - (float(ra) + t * float(rb - ra))
       where = tuple(
         slice(int(np.searchsorted(axis, p[0])), int(np.searchsorted(axis, p[0])) + len(p))
         for axis, p in zip(self.axes, part.axes, strict=True)

@@ -30,7 +30,7 @@ def paint_gullet(subject: Subject, scan: Window) -> None:
 
 def paint_heart(subject: Subject, scan: Window) -> None:
   """Heart with its chambers and the fat around it."""
-  centre = subject.place("heart", (-24, 28, 252), 4, hangs=0.7)
+  centre = subject.place("heart", (-24, 28, 252), 6, hangs=0.7)
   radii, turn = subject.size("heart", (58, 44, 46)), subject.turn("heart", (0, 35, 25))
   window = scan.around(centre, 85)
   sac = np.maximum(window.ellipsoid(centre, radii + 5, turn), window.fields["cavity"] + 1)
@@ -49,7 +49,7 @@ def paint_heart(subject: Subject, scan: Window) -> None:
 
 def liver_distance(subject: Subject, window: Window) -> Field:
   """The liver fills the room under the right diaphragm and thins out to the left; its lower face is hollow."""
-  right = subject.place("liver", (78, -2, 152), 4, hangs=0.8)
+  right = subject.place("liver", (78, -2, 152), 6, hangs=0.8)
   lobe = window.ellipsoid(right, subject.size("liver", (82, 100, 78), 0.07), subject.turn("liver", (0, 12, 0)), 2.3)
   left = subject.place("left lobe", (-8, 56, 172), 5, hangs=0.8)
   liver = smooth_union(lobe, window.ellipsoid(left, subject.size("left lobe", (72, 40, 33), 0.14), (0, 14, 0)), 14)
@@ -66,7 +66,7 @@ def paint_liver(subject: Subject, scan: Window) -> None:
   liver = liver_distance(subject, window)
   window.paint(liver, subject.tissue("liver"), LABEL_VALUES["liver"])
   rng = subject.rng("liver vessels")
-  hilum = subject.place("liver", (26, 10, 138), 4, hangs=0.8)
+  hilum = subject.place("liver", (26, 10, 138), 6, hangs=0.8)
   outlet = np.array([24, -12, 205 + subject.breath_mm])
   bright = 26 if subject.contrast else -14
   for start, ends in ((hilum, 9), (outlet, 5)):
@@ -75,7 +75,7 @@ def paint_liver(subject: Subject, scan: Window) -> None:
       path = curve([tuple(start), tuple((start + end) / 2 + rng.normal(0, 12, 3)), tuple(end)])
       vessel = np.maximum(window.tube(path, np.linspace(5.5, 1.5, len(path))), liver + 4)
       window.paint(vessel, Tissue(subject.tissue("liver").hu + bright, 3, 3, 4))
-  bed = subject.place("gallbladder", (50, 46, 98), 4, hangs=0.7)
+  bed = subject.place("gallbladder", (50, 46, 98), 6, hangs=0.7)
   window = scan.around(bed, 50)
   radii, turn = subject.size("gallbladder", (14, 16, 30), 0.14), subject.turn("gallbladder", (30, 20, 0))
   sack = np.maximum(window.ellipsoid(bed, radii, turn), window.fields["cavity"] + 3)
@@ -85,7 +85,7 @@ def paint_liver(subject: Subject, scan: Window) -> None:
 
 def paint_spleen(subject: Subject, scan: Window) -> None:
   """Spleen: a shell segment against the ribs under the left diaphragm."""
-  centre = subject.place("spleen", (-108, -42, 157), 4, hangs=0.8)
+  centre = subject.place("spleen", (-108, -42, 157), 6, hangs=0.8)
   window = scan.around(centre, 85)
   bulk = window.ellipsoid(centre, subject.size("spleen", (44, 58, 58), 0.12), subject.turn("spleen", (30, -8, 12)), 2.2)
   hollow = window.ellipsoid(shifted(centre, 68, 24, -8), (44, 54, 66))
@@ -98,7 +98,7 @@ def paint_kidneys(subject: Subject, scan: Window) -> None:
   """Kidneys in their fat, with medulla, sinus and the vessels to aorta and vena cava."""
   for name, side in SIDES:
     organ = f"kidney_{name}"
-    centre = subject.place(organ, (side * 64, -40, 98 if side > 0 else 110), 4, hangs=0.5)
+    centre = subject.place(organ, (side * 64, -40, 98 if side > 0 else 110), 6, hangs=0.5)
     radii, turn = subject.size(organ, (28, 26, 53), 0.08), subject.turn(organ, (-12, side * 14, side * -25), 5)
     window = scan.around(centre, 82)
     whole = window.ellipsoid(centre, radii, turn)
@@ -166,7 +166,7 @@ def paint_vessels(subject: Subject, scan: Window) -> None:
   plaque = np.maximum(np.abs(wall) - 1.2, 1.5 - window.fields["medium"] + window.z / 160)
   window.paint(np.maximum(plaque, window.z - 120), subject.tissue("calcification"))
   portal = curve(
-    [tuple(subject.place("liver", (26, 10, 138), 4, hangs=0.8)), (10, 14, 124), (-30, 2, 138), (-78, -20, 158)]
+    [tuple(subject.place("liver", (26, 10, 138), 6, hangs=0.8)), (10, 14, 124), (-30, 2, 138), (-78, -20, 158)]
   )
   window = scan.along(portal, 8)
   window.paint(window.tube(portal, np.linspace(7, 4, len(portal))), subject.tissue("portal vein"),
@@ -204,7 +204,7 @@ def paint_stomach(subject: Subject, scan: Window) -> None:
 
 def paint_pancreas(subject: Subject, scan: Window) -> None:
   """Pancreas: from the duodenum's loop across the spine to the spleen; lobulated."""
-  shift = subject.place("pancreas", (0, 0, 0), 4, hangs=0.4)
+  shift = subject.place("pancreas", (0, 0, 0), 6, hangs=0.4)
   points = ((32, 14, 92), (24, 22, 114), (0, 32, 122), (-34, 18, 132), (-72, -8, 150))
   path = curve([tuple(np.array(p) + shift) for p in points], 5)
   radius = (

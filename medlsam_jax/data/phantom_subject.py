@@ -86,7 +86,7 @@ class Subject:
   def draw(cls, seed: int) -> Subject:
     """The subject of a seed."""
     rng = generator(seed, "subject")
-    size, girth = rng.normal(1.0, 0.045), rng.normal(1.0, 0.045)
+    size, girth = rng.normal(1.0, 0.055), rng.normal(1.0, 0.055)
     fat = float(np.clip(rng.lognormal(np.log(15), 0.42), 5, 38))
     return cls(
       seed=seed,
@@ -99,7 +99,7 @@ class Subject:
       visceral_mm=float(np.clip(0.6 * (fat - 15) + rng.normal(0, 5), -10, 18)),
       contrast=float(0.0 if rng.random() < 0.3 else rng.uniform(0.6, 1.3)),
       noise_hu=float(rng.uniform(8, 22)),
-      breath_mm=float(np.clip(rng.normal(0, 7), -14, 14)),
+      breath_mm=float(np.clip(rng.normal(0, 9), -17, 17)),
       bone_density=float(np.clip(rng.normal(1, 0.17), 0.6, 1.4)),
       wall_mm=float(rng.uniform(10, 16)),
     )
@@ -108,12 +108,12 @@ class Subject:
     """Random numbers of one part."""
     return generator(self.seed, *names)
 
-  def place(self, name: str, point: tuple[float, float, float], sd_mm: float = 4.0, hangs: float = 0.0) -> np.ndarray:
+  def place(self, name: str, point: tuple[float, float, float], sd_mm: float = 6.0, hangs: float = 0.0) -> np.ndarray:
     """Where this subject has a point of the average body; `hangs` is its share of the diaphragm's movement."""
     shift = np.clip(self.rng(name, "place").normal(0, sd_mm, 3), -2 * sd_mm, 2 * sd_mm)
     return np.asarray(point, float) + shift + (0, 0, hangs * self.breath_mm)
 
-  def size(self, name: str, radii: tuple[float, float, float], sd: float = 0.09) -> np.ndarray:
+  def size(self, name: str, radii: tuple[float, float, float], sd: float = 0.11) -> np.ndarray:
     """Radii of this subject's organ: larger or smaller as a whole, and a little in each direction."""
     rng = self.rng(name, "size")
     factor = rng.normal(1, sd) * rng.normal(1, sd / 2, 3)
