@@ -44,7 +44,7 @@ def _kernel_gradient_native(x: Array, gradient: Array) -> Array:
 
 def _kernel_gradient_planes(x: Array, gradient: Array) -> Array:
   """For each z plane: its input `(c, voxels)` times the 27 shifted output gradients `(voxels, 27 o)`, summed."""
-  n, depth, height, width, channels = x.shape
+  _, depth, height, width, channels = x.shape
   out = gradient.shape[-1]
   padded = jnp.pad(gradient, ((0, 0), (1, 1), (1, 1), (1, 1), (0, 0)))
 

@@ -1,4 +1,4 @@
-"""Multi-scale similarity: a point's feature in the plain view finds the same place in the augmented one (MedLSAM, 3.2)."""
+"""Multi-scale similarity: a plain-view feature finds its place in the augmented view (MedLSAM, section 3.2)."""
 
 from __future__ import annotations
 

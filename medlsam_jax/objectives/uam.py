@@ -1,4 +1,4 @@
-"""Unified anatomical mapping: the offset between two patches of one scan, from their two head outputs (MedLSAM, 3.1)."""
+"""Unified anatomical mapping: the offset between two patches of a scan, from two head outputs (MedLSAM, 3.1)."""
 
 from __future__ import annotations
 

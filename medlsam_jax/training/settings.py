@@ -60,10 +60,10 @@ class PretrainSettings:
 
   name: str = "medlam"
   seed: int = 0
-  network: NetworkSettings = NetworkSettings()
-  data: DataSettings = DataSettings()
-  augment: AugmentSettings = AugmentSettings()
-  optimizer: OptimizerSettings = OptimizerSettings()
+  network: NetworkSettings = dataclasses.field(default_factory=NetworkSettings)
+  data: DataSettings = dataclasses.field(default_factory=DataSettings)
+  augment: AugmentSettings = dataclasses.field(default_factory=AugmentSettings)
+  optimizer: OptimizerSettings = dataclasses.field(default_factory=OptimizerSettings)
   objectives: Mapping[str, float] = dataclasses.field(default_factory=lambda: {"uam": 1.0, "mss": 1.0})
   """Objective by name, and its weight in the sum."""
   log_every_steps: int = 50

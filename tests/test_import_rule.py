@@ -1,0 +1,67 @@
+"""Imports point downhill, networks know nothing of files, and importing the package does no work (architecture, rooms)."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "medlsam_jax"
+
+LEVEL = {
+  "errors": 0, "geometry": 0, "metrics": 0,
+  "models": 1, "data": 1, "porting": 1, "objectives": 1,
+  "training": 2, "localization": 2, "segmentation": 2,
+  "loading": 3, "pipeline": 3, "results": 3, "preview": 3, "evaluation": 3,
+  "cli": 4,
+}  # fmt: skip
+FILE_LIBRARIES = {"nibabel", "pydicom", "grain", "ml_collections"}
+NO_FILES = {"models", "objectives", "localization", "segmentation"}
+
+
+def rooms_imported(path: Path) -> set[str]:
+  """Full names of everything a file imports, inside functions too."""
+  names = set()
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Import):
+      names |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom) and node.module:
+      names |= {f"{node.module}.{alias.name}" for alias in node.names}
+  return names
+
+
+def room_of(path: Path) -> str:
+  return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+SOURCES = [p for p in sorted(ROOT.rglob("*.py")) if p != ROOT / "__init__.py" and "configs" not in p.parts]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_downhill(path):
+  room = room_of(path)
+  assert room in LEVEL, f"{room} has no place in the architecture"
+  for name in rooms_imported(path):
+    if not name.startswith("medlsam_jax."):
+      continue
+    other = name.split(".")[1]
+    allowed = other == room or LEVEL[other] < LEVEL[room] or (LEVEL[room] in (0, 3) and LEVEL[other] == LEVEL[room])
+    assert allowed, f"{path.name} in {room} imports {name}, which is not downhill"
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if room_of(p) in NO_FILES], ids=lambda p: p.name)
+def test_networks_and_search_know_nothing_of_files(path):
+  assert not {n.split(".")[0] for n in rooms_imported(path)} & FILE_LIBRARIES
+
+
+def test_only_the_command_line_prints():
+  for path in SOURCES:
+    calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
+    prints = [c for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"]
+    assert room_of(path) == "cli" or not prints, f"{path} prints"
+
+
+def test_importing_the_package_starts_nothing():
+  code = "import sys, medlsam_jax; assert 'jax' not in sys.modules, 'importing medlsam_jax imported jax'"
+  subprocess.run([sys.executable, "-c", code], check=True)
