@@ -137,7 +137,8 @@ def _turned(ras: Grid, axis_codes: str) -> Grid:
     if flip[axis]:
       origin = origin + column * (ras.shape[order[axis]] - 1)
   affine[:3, 3] = origin
-  return Grid(tuple(ras.shape[axis] for axis in order), affine)
+  shape = (ras.shape[order[0]], ras.shape[order[1]], ras.shape[order[2]])
+  return Grid(shape, affine)
 
 
 def _paint(subject: Subject, axes: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

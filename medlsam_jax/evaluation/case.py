@@ -89,13 +89,9 @@ def evaluate_case(
   Raises:
     InputError: if the label map lies on another grid than truth, or a label map is not of integers.
   """
+  results: dict[Task, object] = {"boxes": findings, "masks": label_map}
   if expected is None:
-    given: list[Task] = []
-    if findings is not None:
-      given.append("boxes")
-    if label_map is not None:
-      given.append("masks")
-    expected = tuple(given) or ("boxes", "masks")
+    expected = tuple(task for task, result in results.items() if result is not None) or tuple(results)
   if label_map is not None and not label_map.grid.is_same(truth.grid):
     raise InputError(
       f"{name}: the label map ({label_map.grid.shape}) and the truth ({truth.grid.shape}) lie on different grids; "
@@ -150,7 +146,7 @@ class _Case:
     ours = self.names.get(organ)
     voxels = 0 if self.ours is None else self.ours.count(ours)
     failures = [SCAN_FAILED] if self.ours is None else ["empty mask"] if present and not voxels else []
-    scores = {}
+    scores: dict[str, float] = {}
     if present:
       scores |= dataclasses.asdict(score_mask(self.ours, ours, self.truth, value, self.grid))
     if self.ours is not None:

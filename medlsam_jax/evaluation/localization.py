@@ -77,14 +77,15 @@ def score_box(found: Box | None, truth: Box, grid: Grid) -> tuple[float, float]:
 
 def score_finding(found: Found | None, truth_box: Box, points: Float[np.ndarray, "6 3"], grid: Grid) -> BoxScores:
   """Scores of a finding against an organ's truth box and truth points; None is a finding that is missing."""
-  missing = found is None or found.verdict == OUTSIDE
-  box = None if missing else found.box
+  if found is not None and found.verdict == OUTSIDE:
+    found = None
+  box = None if found is None else found.box
   iou, wall_mm = score_box(box, truth_box, grid)
   return BoxScores(
     box_iou=iou,
     box_iou_published=metrics.box_iou_published(box, truth_box),
     wall_distance_mm=wall_mm,
     point_error_mm=metrics.point_error_mm(
-      None if missing else found.whole_points, points, grid.spacing_mm, missing_mm=metrics.diagonal_mm(grid)
+      None if found is None else found.whole_points, points, grid.spacing_mm, missing_mm=metrics.diagonal_mm(grid)
     ),
   )
