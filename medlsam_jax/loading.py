@@ -168,9 +168,16 @@ def _module_of(header: dict[str, str], source: str) -> nn.Module:
   if header["kind"] != medlam.KIND:
     return Sam(VARIANTS[header["kind"]])
   try:
-    return MedLAM(base_channels=int(header["base_channels"]), patch_edge=int(header["patch_edge"]))
+    return MedLAM(
+      base_channels=int(header["base_channels"]),
+      patch_edge=int(header["patch_edge"]),
+      # published networks, and files from before it was written, have features at every scale
+      feature_scales=tuple(int(stride) for stride in header.get("feature_scales", "4,2,1").split(",") if stride),
+    )
   except (KeyError, ValueError) as error:
-    raise WeightsError(f"{source}: its header lacks base_channels or patch_edge, or they are no numbers") from error
+    raise WeightsError(
+      f"{source}: its header lacks base_channels or patch_edge, or they or feature_scales are no numbers"
+    ) from error
 
 
 def _template(module: nn.Module) -> dict[str, tuple[int, ...]]:
