@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 import typing
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -88,6 +89,9 @@ def _checked(hint: Any, value: Any, place: str) -> Any:
   if dataclasses.is_dataclass(hint):
     return from_mapping(typing.cast(type, hint), value, place)
   origin = typing.get_origin(hint)
+  if origin in (typing.Union, types.UnionType):
+    inner = [one for one in typing.get_args(hint) if one is not type(None)]
+    return None if value is None and len(inner) < len(typing.get_args(hint)) else _checked(inner[0], value, place)
   if origin is Literal:
     if value not in typing.get_args(hint):
       raise ConfigError(f"{place}: {value!r} is not one of {list(typing.get_args(hint))}")

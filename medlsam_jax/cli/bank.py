@@ -1,0 +1,143 @@
+"""`medlsam bank build | info | check`: templates -> one file for fast searches, what is in it, how good it is."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from medlsam_jax.cli import options
+
+if TYPE_CHECKING:
+  from medlsam_jax.cli.terminal import Terminal
+
+
+def add_to(commands: Any) -> None:
+  """Adds the parser."""
+  parser = options.command(
+    commands,
+    "bank",
+    "prepare templates once, look into a prepared bank, or check it",
+    "  medlsam bank build templates/ --out organs.safetensors",
+  )
+  actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+  _add_build(actions)
+  info = options.command(
+    actions, "info", "list the organs and templates of a bank", "  medlsam bank info organs.safetensors"
+  )
+  info.add_argument("bank", metavar="FILE")
+  info.set_defaults(run=run_info)
+  check = options.command(
+    actions,
+    "check",
+    "localize each template by the others and show the errors",
+    "  medlsam bank check organs.safetensors --templates templates/",
+  )
+  check.add_argument("bank", metavar="FILE")
+  check.add_argument("--templates", required=True, metavar="PATH", help="what the bank was built from")
+  check.add_argument("--labels", metavar="FILE", help="labels.json for all templates")
+  options.add_network(check)
+  check.add_argument("--seed", type=options.seed, default=0, help="draws where the search starts (default: 0)")
+  options.add_quiet(check)
+  check.set_defaults(run=run_check)
+
+
+def _add_build(actions: Any) -> None:
+  build = options.command(
+    actions,
+    "build",
+    "run the network over templates and keep what a search needs in one file",
+    "  medlsam bank build templates/ --out organs.safetensors --organs liver,spleen\n"
+    "  templates/ holds NAME_ct.nii.gz and beside each NAME_seg.nii.gz (with labels.json), NAME_points.json or\n"
+    "  NAME.mrk.json; docs/file_formats.md describes them",
+  )
+  build.add_argument("templates", metavar="PATH", help="folder or .txt list of templates")
+  build.add_argument("--out", required=True, metavar="FILE.safetensors", help="the bank to write")
+  options.add_organs(build)
+  options.add_network(build)
+  options.add_bank_building(build)
+  options.add_quiet(build)
+  build.set_defaults(run=run_build)
+
+
+def run_build(arguments: argparse.Namespace, terminal: Terminal) -> int:
+  """Builds and writes a bank."""
+  from pathlib import Path
+
+  from medlsam_jax.cli import sources
+  from medlsam_jax.loading import load
+  from medlsam_jax.results.staging import require_writable
+
+  require_writable(Path(arguments.out).parent)
+  sources.fetch(arguments.network, terminal)
+  bank = sources.build_bank(arguments, arguments.templates, load(arguments.network), terminal)
+  bank.save(arguments.out)
+  terminal.say(f"wrote {arguments.out}")
+  return 0
+
+
+def run_info(arguments: argparse.Namespace, terminal: Terminal) -> int:
+  """Lists a bank."""
+  from medlsam_jax.localization.bank import Bank
+  from medlsam_jax.results.provenance import bank_sha256
+
+  bank = Bank.load(arguments.bank)
+  rows = [["organ", "label", "mode", "parts", "points", "templates"]]
+  for row in bank.info():
+    templates = row["templates"]
+    assert isinstance(templates, list)
+    rows.append([*(str(row[key]) for key in ("organ", "value", "mode", "parts", "points")), ", ".join(templates)])
+  terminal.result(f"{arguments.bank}: {bank.mode}, interval {bank.interval_mm:g} mm, {bank.convention} working grid")
+  terminal.result(f"network {bank.network_sha256}")
+  terminal.result(f"bank    {bank_sha256(bank)}")
+  terminal.result("built with " + ", ".join(f"{name} {version}" for name, version in bank.versions.items()))
+  terminal.table(rows)
+  return 0
+
+
+def run_check(arguments: argparse.Namespace, terminal: Terminal) -> int:
+  """Localizes each template by the others."""
+  from medlsam_jax.cli import sources
+  from medlsam_jax.data.templates import read_templates
+  from medlsam_jax.evaluation.report import Report
+  from medlsam_jax.loading import load
+  from medlsam_jax.localization.bank import Bank
+  from medlsam_jax.localization.check import leave_one_out
+
+  bank = Bank.load(arguments.bank)
+  sources.fetch(arguments.network, terminal)
+  network = load(arguments.network)
+  bank.check_network(network)
+  with terminal.bar("reading templates"):
+    templates = read_templates(arguments.templates, list(bank.organs), arguments.labels)
+  rows = []
+  with terminal.bar("localizing templates by the others") as report:
+    for template, found in leave_one_out(network, bank, templates, key=arguments.seed, progress=report):
+      report.title(f"localized {template.name}")
+      rows += score_template(template, found)
+  result = Report(rows)
+  terminal.table(result.table(), footer=True)
+  for line in result.notes():
+    terminal.say(line)
+  return 0
+
+
+def score_template(template: Any, found: Any) -> list[Any]:
+  """Rows of `evaluation.case` for one template's findings, whether its organs are masks or points."""
+  import numpy as np
+
+  from medlsam_jax.evaluation.case import Row, evaluate_case
+  from medlsam_jax.evaluation.localization import score_finding
+  from medlsam_jax.geometry import Box, faces_from_points
+
+  rows: list[Any] = []
+  masks = {organ: value for organ, value in template.values.items() if organ in found}
+  if masks:
+    rows += evaluate_case(template.name, found, None, template.labels, masks, expected=("boxes",))
+  for organ, points in template.points.items():
+    if organ in found:
+      ordered = faces_from_points(points)
+      low, high = np.rint(points.min(0)), np.rint(points.max(0))
+      box = Box((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+      scores = score_finding(found[organ], box, ordered, template.scan.grid)
+      rows.append(Row(template.name, organ, True, found[organ].verdict, "", **vars(scores)))
+  return rows

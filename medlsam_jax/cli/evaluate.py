@@ -1,0 +1,200 @@
+"""`medlsam evaluate`: results against truth, beside a trivial baseline; the only command that reads truth."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medlsam_jax.cli import options, segment
+from medlsam_jax.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+  from medlsam_jax.cli.terminal import Terminal
+
+RESULT_NAME = "evaluation"
+_TRUTH_ENDINGS = ("_seg.nii.gz", "_seg.nii")
+
+
+def add_to(commands: Any) -> None:
+  """Adds the parser."""
+  parser = options.command(
+    commands,
+    "evaluate",
+    "score boxes and masks against true labels, per organ, beside a trivial baseline",
+    "  medlsam evaluate --templates templates/ --query test/ --out scores/\n"
+    "  localizes and segments every scan of test/, scores it against NAME_seg.nii.gz beside it, and writes\n"
+    "  scores/evaluation.csv and scores/evaluation.json. Results that are there already:\n"
+    "  medlsam evaluate --predictions out/ --truth test/",
+  )
+  options.add_query(parser, required=False)
+  parser.add_argument("--truth", metavar="DIR", help="folder of NAME_seg.nii.gz (default: beside each query scan)")
+  parser.add_argument(
+    "--predictions", metavar="DIR", help="results to score (NAME_seg.nii.gz, NAME_boxes.json) instead of making them"
+  )
+  parser.add_argument("--no-masks", action="store_true", help="localize only")
+  options.add_organs(parser)
+  options.add_search(parser)
+  segment.add_painting(parser.add_argument_group("how they are painted"))
+  options.add_settings(parser, "search, confidence, segmentation")
+  options.add_quiet(parser)
+  parser.set_defaults(run=run, boxes=None)
+
+
+@dataclass(frozen=True)
+class Case:
+  """One scan to score; `scan` is None where only results and truth are there."""
+
+  name: str
+  scan: Path | None
+  truth: Path
+
+
+def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
+  """Scores every scan; 1 if any failed."""
+  from medlsam_jax.cli import job, sources
+  from medlsam_jax.data.templates import read_label_table
+  from medlsam_jax.results.staging import require_writable
+
+  cases = cases_of(arguments)
+  table = read_label_table(arguments.labels or cases[0].truth.parent / "labels.json")
+  settings = job.settings_of(arguments)
+  failed: Mapping[str, str] = {}
+  if arguments.predictions is None:
+    sources.check_search(arguments)
+  require_writable(arguments.out)
+  if arguments.predictions is None:
+    summary, search = _make(arguments, settings, [case.scan for case in cases if case.scan], terminal)
+    failed, organs = summary.failed, list(search.bank.organs)
+  else:
+    organs = arguments.organs or organs_of(Path(arguments.predictions), cases) or list(table)
+  unknown = [organ for organ in organs if organ not in table]
+  if unknown:
+    raise InputError(f"{', '.join(unknown)}: no value in the truth's labels.json; name it there, or choose --organs")
+  values = {organ: table[organ] for organ in organs}
+  rows = _score(arguments, cases, values, failed, terminal)
+  return tell(Path(arguments.out), rows, terminal)
+
+
+def cases_of(arguments: argparse.Namespace) -> list[Case]:
+  """Scans and their truth.
+
+  Raises:
+    ConfigError: neither scans nor truth are named, or scans are missing for what was asked.
+    InputError: no truth for a scan.
+  """
+  from medlsam_jax.data.scans import list_scans, scan_name
+
+  if arguments.query is None:
+    if arguments.predictions is None:
+      raise ConfigError("give --query PATH (scans with NAME_seg.nii.gz beside them), or --predictions with --truth")
+    if arguments.truth is None:
+      raise ConfigError("--predictions needs --truth DIR, or --query PATH of scans with their truth beside them")
+    if arguments.templates is not None:
+      raise ConfigError("the baseline of --templates is placed in scans: give them with --query PATH")
+    found = sorted(p for ending in _TRUTH_ENDINGS for p in Path(arguments.truth).glob(f"*{ending}"))
+    if not found:
+      raise InputError(f"{arguments.truth}: no NAME_seg.nii.gz there")
+    return [Case(_truth_name(path), None, path) for path in found]
+  cases = []
+  for scan in list_scans(arguments.query):
+    name, folder = scan_name(scan), Path(arguments.truth or scan.parent)
+    truth = next((folder / (name + e) for e in _TRUTH_ENDINGS if (folder / (name + e)).is_file()), None)
+    if truth is None:
+      raise InputError(f"{scan}: no truth for it: {folder / (name + _TRUTH_ENDINGS[0])} is missing")
+    cases.append(Case(name, scan, truth))
+  return cases
+
+
+def _truth_name(path: Path) -> str:
+  return next(path.name.removesuffix(ending) for ending in _TRUTH_ENDINGS if path.name.endswith(ending))
+
+
+def organs_of(predictions: Path, cases: Sequence[Case]) -> list[str]:
+  """Every organ that a result names."""
+  from medlsam_jax.data.point_files import read_json
+  from medlsam_jax.results.writing import BOXES
+
+  found: dict[str, None] = {}
+  for case in cases:
+    path = predictions / (case.name + BOXES)
+    if path.is_file():
+      organs = read_json(path).get("organs")
+      found |= dict.fromkeys(organs if isinstance(organs, dict) else {})
+  return list(found)
+
+
+def _make(arguments: argparse.Namespace, settings: Any, queries: list[Path], terminal: Terminal) -> Any:
+  from medlsam_jax.cli import localize
+
+  make = localize.localize_all if arguments.no_masks else segment.segment_all
+  return make(arguments, settings, queries, terminal)
+
+
+def _score(
+  arguments: argparse.Namespace,
+  cases: Sequence[Case],
+  values: dict[str, int],
+  failed: Mapping[str, str],
+  terminal: Terminal,
+) -> list[Any]:
+  """Rows of all scans; a scan without a result stays in them as failed."""
+  from medlsam_jax.data.nifti import read_label_nifti
+  from medlsam_jax.data.scans import read_volume
+  from medlsam_jax.data.templates import read_templates
+  from medlsam_jax.evaluation.baseline import MeanBoxes
+  from medlsam_jax.evaluation.case import evaluate_case
+  from medlsam_jax.evaluation.saved import evaluate_saved
+
+  folder = Path(arguments.predictions or arguments.out)
+  with_boxes, with_masks = _expected(arguments, folder, cases)
+  baseline = None
+  if arguments.templates is not None:
+    with terminal.bar("placing the baseline"):
+      baseline = MeanBoxes.of(read_templates(arguments.templates, list(values), arguments.labels))
+  rows: list[Any] = []
+  with terminal.bar("scoring") as report:
+    for number, case in enumerate(cases):
+      truth = read_label_nifti(case.truth)
+      placed = None
+      if baseline is not None and case.scan is not None and case.name not in failed:
+        placed = baseline.place(read_volume(case.scan))
+      boxes, masks = folder / f"{case.name}_boxes.json", folder / f"{case.name}_seg.nii.gz"
+      if case.name in failed:
+        expected: Any = (*(["boxes"] if with_boxes else []), *(["masks"] if with_masks else []))
+        rows += evaluate_case(case.name, None, None, truth, values, placed, expected=expected)
+      else:
+        rows += evaluate_saved(
+          case.name, boxes if with_boxes else None, masks if with_masks else None, truth, values, placed
+        )
+      report(number + 1, len(cases))
+  return rows
+
+
+def _expected(arguments: argparse.Namespace, folder: Path, cases: Sequence[Case]) -> tuple[bool, bool]:
+  """Whether boxes and masks are to be scored: what was made, or what any scan has."""
+  if arguments.predictions is None:
+    return True, not arguments.no_masks
+  boxes = any((folder / f"{case.name}_boxes.json").is_file() for case in cases)
+  masks = not arguments.no_masks and any((folder / f"{case.name}_seg.nii.gz").is_file() for case in cases)
+  if not boxes and not masks:
+    names = ", ".join(case.name for case in cases[:5])
+    raise InputError(f"{folder}: no results for any scan ({names}); expected NAME_boxes.json or NAME_seg.nii.gz")
+  return boxes, masks
+
+
+def tell(out: Path, rows: Sequence[Any], terminal: Terminal) -> int:
+  """Prints and writes the scores; 1 if a scan failed."""
+  from medlsam_jax.evaluation.report import Report
+
+  result = Report(rows)
+  result.write_csv(out / f"{RESULT_NAME}.csv")
+  result.write_json(out / f"{RESULT_NAME}.json")
+  terminal.result()
+  terminal.table(result.table(), footer=True)
+  for line in result.notes():
+    terminal.say(line)
+  terminal.say(f"wrote {out / RESULT_NAME}.csv, {out / RESULT_NAME}.json")
+  return 1 if result.summary()["failed_scans"] else 0

@@ -1,0 +1,171 @@
+"""What `localize`, `segment`, `evaluate` and `demo` do alike: settings, the search of one scan, provenance."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medlsam_jax import pipeline
+from medlsam_jax.cli import settings as config
+from medlsam_jax.cli import sources
+from medlsam_jax.cli.terminal import Terminal
+from medlsam_jax.data.labels import LabelMap
+from medlsam_jax.data.scans import read_volume
+from medlsam_jax.errors import ConfigError, InputError
+from medlsam_jax.geometry import Volume
+from medlsam_jax.loading import load
+from medlsam_jax.localization.bank import Bank
+from medlsam_jax.localization.finding import Finding
+from medlsam_jax.models.network import Network
+from medlsam_jax.pipeline import PipelineSettings
+from medlsam_jax.results import box_input, provenance
+from medlsam_jax.results.given import GivenBoxes, Shown
+from medlsam_jax.segmentation.volume import PRESETS
+
+
+def settings_of(arguments: argparse.Namespace) -> PipelineSettings:
+  """Preset, config file, single settings and flags, in that order.
+
+  Raises:
+    ConfigError: as `settings.resolve`.
+  """
+  preset = getattr(arguments, "preset", None)
+  start = PipelineSettings(segmentation=PRESETS[preset or "litemedsam"])
+  result = config.resolve(start, arguments.config, arguments.rest)
+  if preset and arguments.config and "segmentation" in config.read_config(arguments.config):
+    raise ConfigError(f"{arguments.config} has segmentation settings of its own; leave --preset {preset} away")
+  if arguments.steps is not None:
+    result = dataclasses.replace(result, search=dataclasses.replace(result.search, steps=arguments.steps))
+  if getattr(arguments, "clean_up", False):
+    painting = dataclasses.replace(result.segmentation, largest_component=True, fill_holes=True)
+    result = dataclasses.replace(result, segmentation=painting)
+  return result
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+  """A network and a bank, ready for scans."""
+
+  network: Network
+  bank: Bank
+  bank_source: str
+  settings: PipelineSettings
+  seed: int
+
+  @classmethod
+  def prepare(cls, arguments: argparse.Namespace, settings: PipelineSettings, terminal: Terminal) -> Search:
+    """Loads the network, and loads or builds the bank.
+
+    Raises:
+      WeightsError: the network cannot be used.
+      TemplateError: the templates or the bank cannot be used.
+    """
+    sources.fetch(arguments.network, terminal)
+    network = load(arguments.network)
+    bank, source = sources.bank_of(arguments, network, terminal)
+    return cls(network, bank, source, settings, arguments.seed)
+
+  def run(self, path: Path, title: str, terminal: Terminal) -> tuple[Volume, dict[str, Finding]]:
+    """Reads a scan and finds the organs in it."""
+    with terminal.bar(f"{title}: reading"):
+      scan = read_volume(path)
+    with terminal.bar(f"{title}: localizing") as report:
+      found = pipeline.localize(
+        self.network,
+        self.bank,
+        scan,
+        self.seed,
+        settings=self.settings.search,
+        thresholds=self.settings.confidence,
+        progress=report,
+      )
+    return scan, found
+
+  def provenance(self, painter: Network | None = None) -> dict[str, Any]:
+    """Where a result of this search comes from."""
+    networks = {"localization": provenance.of_network(self.network)}
+    used: dict[str, Any] = {
+      "search": provenance.of_settings(self.settings.search),
+      "confidence": provenance.of_settings(self.settings.confidence),
+    }
+    if painter is not None:
+      networks["segmentation"] = provenance.of_network(painter)
+      used["segmentation"] = provenance.of_settings(self.settings.segmentation)
+    return {
+      "networks": networks,
+      "bank": provenance.of_bank(self.bank, self.bank_source),
+      "settings": used,
+      "seed": self.seed,
+      "versions": provenance.of_machine(),
+    }
+
+
+def check_boxes(arguments: argparse.Namespace) -> None:
+  """Refuses options of a search together with `--boxes`.
+
+  Raises:
+    ConfigError: there is one.
+  """
+  for option in ("templates", "bank", "save_bank", "mode", "interval_mm", "labels", "steps"):
+    if getattr(arguments, option) is not None:
+      name = option.replace("_", "-")
+      raise ConfigError(f"--{name} is about finding organs; with --boxes nothing is searched: leave one of them away")
+
+
+def check_boxes_queries(arguments: argparse.Namespace, queries: Sequence[Path]) -> None:
+  """Boxes belong to one scan.
+
+  Raises:
+    ConfigError: `--boxes` with several.
+  """
+  if arguments.boxes is not None and len(queries) != 1:
+    raise ConfigError(f"--boxes is for one scan; {arguments.query} names {len(queries)}")
+
+
+def given_boxes(
+  arguments: argparse.Namespace, path: Path, title: str, terminal: Terminal
+) -> tuple[Volume, dict[str, GivenBoxes]]:
+  """Reads a scan and the user's boxes for it.
+
+  Raises:
+    InputError: as `box_input.read_boxes`, or `--organs` names one that has no box.
+  """
+  with terminal.bar(f"{title}: reading"):
+    scan = read_volume(path)
+  found = box_input.read_boxes(arguments.boxes, scan)
+  for organ in arguments.organs or ():
+    if organ not in found:
+      raise InputError(f"{arguments.boxes}: no box for organ {organ!r}; it has: {', '.join(found)}")
+  return scan, {organ: each for organ, each in found.items() if organ in (arguments.organs or found)}
+
+
+def provenance_of_boxes(arguments: argparse.Namespace, settings: PipelineSettings, painter: Network) -> dict[str, Any]:
+  """Where a result from given boxes comes from."""
+  return {
+    "networks": {"segmentation": provenance.of_network(painter)},
+    "boxes": provenance.of_file(arguments.boxes),
+    "settings": {"segmentation": provenance.of_settings(settings.segmentation)},
+    "versions": provenance.of_machine(),
+  }
+
+
+def tell(
+  terminal: Terminal, title: str, found: Mapping[str, Shown], labels: LabelMap | None, files: Sequence[Path]
+) -> None:
+  """One scan's findings as a table, and where its files are."""
+  if terminal.quiet:
+    return
+  volumes_ml = {} if labels is None else labels.volumes_ml()
+  rows = [["organ", "verdict", "similarity", "spread mm", *(["ml"] if labels is not None else [])]]
+  for organ, each in found.items():
+    trust = each.confidence
+    similarity = "-" if trust is None or trust.similarity is None else f"{trust.similarity:.2f}"
+    spread = "-" if trust is None else f"{trust.agent_spread_mm:.0f}"
+    row = [organ, each.verdict, similarity, spread]
+    rows.append(row if labels is None else [*row, f"{volumes_ml[organ]:.1f}"])
+  terminal.say(f"{title}:")
+  terminal.table(rows)
+  terminal.say("wrote " + ", ".join(str(path) for path in files))

@@ -1,0 +1,67 @@
+"""`medlsam localize`: boxes and landmarks of organs in one scan or many."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medlsam_jax.cli import options
+
+if TYPE_CHECKING:
+  from medlsam_jax.cli.terminal import Terminal
+
+
+def add_to(commands: Any) -> None:
+  """Adds the parser."""
+  parser = options.command(
+    commands,
+    "localize",
+    "find boxes and extreme points of organs in one scan or many",
+    "  medlsam localize --templates templates/ --query patient_ct.nii.gz --organs liver,spleen\n"
+    "  writes out/patient_boxes.json, out/patient_boxes.mrk.json (3D Slicer) and out/patient_preview.png",
+  )
+  options.add_query(parser)
+  options.add_organs(parser)
+  options.add_search(parser)
+  options.add_settings(parser, "search, confidence")
+  options.add_quiet(parser)
+  parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
+  """Localizes in every scan; 1 if any failed."""
+  from medlsam_jax.cli import job, sources
+  from medlsam_jax.data.scans import list_scans
+  from medlsam_jax.results.staging import require_writable
+
+  sources.check_search(arguments)
+  settings = job.settings_of(arguments)
+  queries = list_scans(arguments.query)
+  require_writable(arguments.out)
+  return localize_all(arguments, settings, queries, terminal)[0].exit_code
+
+
+def localize_all(arguments: argparse.Namespace, settings: Any, queries: list[Path], terminal: Terminal) -> Any:
+  """Localizes in scans with the options of the command; also what `evaluate --no-masks` runs.
+
+  Returns:
+    The summary, and the search that was prepared.
+  """
+  from medlsam_jax.cli import job, scans
+  from medlsam_jax.results import writing
+
+  search = job.Search.prepare(arguments, settings, terminal)
+
+  def work(path: Path, name: str, title: str) -> None:
+    scan, found = search.run(path, title, terminal)
+    with terminal.bar(f"{title}: writing"):
+      files = writing.write_result(arguments.out, name, scan, found, None, search.provenance())
+    job.tell(terminal, title, found, None, files)
+
+  def is_done(name: str) -> bool:
+    return arguments.skip_existing and all(
+      path.exists() for path in writing.result_paths(arguments.out, name, segmented=False)
+    )
+
+  return scans.run_over(terminal, queries, work, is_done), search

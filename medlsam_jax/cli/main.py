@@ -1,0 +1,90 @@
+"""`medlsam COMMAND ...`: parses, runs one command, turns errors into one line and an exit code.
+
+Exit codes: 0 all went well, 1 some scan failed, 2 the call or a file it needs is wrong, 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from medlsam_jax.cli import bank, convert, demo, evaluate, localize, pretrain, segment, weights
+from medlsam_jax.errors import MedlsamError
+
+COMMANDS = (demo, weights, convert, bank, localize, segment, evaluate, pretrain)
+OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+_DESCRIPTION = """\
+Find and segment organs in a CT scan from a few example scans ("templates").
+
+  medlsam demo                                        a made-up patient from start to finish, no data needed
+  medlsam segment --templates DIR --query CT.nii.gz   your own scans
+
+Research use only; not a medical device."""
+_EPILOG = """\
+medlsam COMMAND --help explains a command with an example.
+Exit codes: 0 all went well, 1 some scan failed, 2 wrong call or unusable file, 130 stopped by Ctrl-C."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+  """The parser of all commands."""
+  parser = argparse.ArgumentParser(
+    prog="medlsam", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--version", action="store_true", help="print the version and exit")
+  commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+  for command in COMMANDS:
+    command.add_to(commands)
+  return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs one command; returns its exit code."""
+  parser = build_parser()
+  try:
+    arguments, rest = parser.parse_known_args(argv)
+  except SystemExit as stop:  # argparse has printed help or what is wrong
+    return int(stop.code or 0)
+  if arguments.version:
+    print(_version())
+    return OK
+  if arguments.command is None:
+    parser.print_help(sys.stderr)
+    return BAD_INPUT
+  if rest and not getattr(arguments, "takes_settings", False):
+    print(f"medlsam {arguments.command}: unknown argument {rest[0]}; see medlsam {arguments.command} --help",
+          file=sys.stderr)  # fmt: skip
+    return BAD_INPUT
+  arguments.rest = rest
+  return _run(arguments)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+  from medlsam_jax.cli.terminal import Terminal
+
+  terminal = Terminal(quiet=getattr(arguments, "quiet", False))
+  try:
+    with terminal.warnings_as_lines():
+      return arguments.run(arguments, terminal)
+  except MedlsamError as error:
+    terminal.error(str(error))
+    return BAD_INPUT
+  except KeyboardInterrupt:
+    terminal.error("stopped; nothing half-written was left behind")
+    return INTERRUPTED
+  except BrokenPipeError:
+    # the reader of a pipe, such as `head`, has gone: nothing is wrong, and nothing can be said to it any more
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return OK
+
+
+def _version() -> str:
+  from importlib.metadata import version
+
+  return f"medlsam_jax {version('medlsam_jax')}"
+
+
+if __name__ == "__main__":
+  sys.exit(main())

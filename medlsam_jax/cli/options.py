@@ -1,0 +1,108 @@
+"""Options that several commands share, said once."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+def command(commands: Any, name: str, help_line: str, example: str) -> argparse.ArgumentParser:
+  """A command's parser: one line for the list, and an example for `--help`."""
+  parser = commands.add_parser(
+    name,
+    help=help_line,
+    description=help_line[0].upper() + help_line[1:] + ".",
+    epilog=f"example:\n{example}",
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  return parser
+
+
+def add_quiet(parser: argparse.ArgumentParser) -> None:
+  """`--quiet`."""
+  parser.add_argument("--quiet", action="store_true", help="print warnings, errors and results only")
+
+
+def names(text: str) -> list[str]:
+  """`liver,spleen` -> its names."""
+  found = [name.strip() for name in text.split(",") if name.strip()]
+  if not found:
+    raise argparse.ArgumentTypeError("give names separated by commas, such as liver,spleen")
+  return list(dict.fromkeys(found))
+
+
+def positive_int(text: str) -> int:
+  """A whole number of at least 1."""
+  if not text.isdecimal() or int(text) < 1:
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+  return int(text)
+
+
+def seed(text: str) -> int:
+  """A whole number of at least 0."""
+  if not text.isdecimal():
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
+  return int(text)
+
+
+def add_organs(parser: Any) -> None:
+  """`--organs`."""
+  parser.add_argument("--organs", type=names, metavar="A,B", help="these organs only (default: all)")
+
+
+def add_query(parser: argparse.ArgumentParser, required: bool = True) -> None:
+  """`--query`, `--out`, `--skip-existing`."""
+  parser.add_argument(
+    "--query",
+    required=required,
+    metavar="PATH",
+    help="the scan: a NIfTI file or a folder of DICOM slices; or many: a folder of NAME_ct.nii.gz, or a .txt list",
+  )
+  parser.add_argument("--out", default="out", metavar="DIR", help="folder for the results (default: out)")
+  parser.add_argument("--skip-existing", action="store_true", help="leave scans alone whose results are all there")
+
+
+def add_network(parser: Any) -> None:
+  """`--network`."""
+  parser.add_argument(
+    "--network",
+    default="tiny",
+    metavar="NAME_OR_FILE",
+    help="localization network: `tiny` (in the package, a demonstration), or a weights file (default: tiny)",
+  )
+
+
+def add_bank_building(parser: Any) -> None:
+  """`--mode`, `--interval-mm`, `--labels`: how templates become a bank."""
+  parser.add_argument(
+    "--mode",
+    choices=("SPL", "WPL"),
+    help="SPL cuts an organ into parts along the body, each with a box of its own; WPL does not (default: SPL)",
+  )
+  parser.add_argument(
+    "--interval-mm", type=float, metavar="MM", help="least height of a part in SPL, a multiple of 3 (default: 12)"
+  )
+  parser.add_argument("--labels", metavar="FILE", help="labels.json for all templates (default: the one beside them)")
+
+
+def add_search(parser: argparse.ArgumentParser) -> None:
+  """Everything that a search needs."""
+  group = parser.add_argument_group("where the organs are looked up")
+  group.add_argument("--templates", metavar="PATH", help="folder or list of example scans with organs marked")
+  group.add_argument("--bank", metavar="FILE", help="what `medlsam bank build` or --save-bank made of them")
+  group.add_argument("--save-bank", metavar="FILE", help="keep the bank built from --templates, to use it with --bank")
+  add_network(group)
+  add_bank_building(group)
+  group.add_argument("--seed", type=seed, default=0, help="draws where the search starts (default: 0)")
+  group.add_argument("--steps", type=positive_int, metavar="N", help="refinements of each point (default: 1)")
+
+
+def add_settings(parser: argparse.ArgumentParser, sections: str) -> None:
+  """`--config` and `--section.field VALUE`."""
+  parser.add_argument(
+    "--config",
+    metavar="FILE.py[:MODE]",
+    help=f"settings, as in configs/pipeline.py; single ones also as --section.field VALUE ({sections})",
+  )
+  parser.set_defaults(takes_settings=True)

@@ -1,0 +1,69 @@
+"""One command over many scans: each on its own, a bad one is reported and passed over, and a summary at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from medlsam_jax.cli.terminal import Terminal
+from medlsam_jax.errors import MedlsamError
+
+Work = Callable[[Path, str, str], None]
+"""Takes a scan's path, its name, and what to call it in progress bars."""
+
+
+@dataclasses.dataclass
+class Summary:
+  """What became of the scans, by name."""
+
+  done: list[str] = dataclasses.field(default_factory=list)
+  skipped: list[str] = dataclasses.field(default_factory=list)
+  failed: dict[str, str] = dataclasses.field(default_factory=dict)
+
+  @property
+  def exit_code(self) -> int:
+    """1 if any scan failed."""
+    return 1 if self.failed else 0
+
+
+def run_over(terminal: Terminal, scans: Sequence[Path], work: Work, is_done: Callable[[str], bool]) -> Summary:
+  """Does `work` for each scan that is not done yet.
+
+  A defect of the program in one scan is shown with its traceback and counts as a failure of that scan.
+  """
+  from medlsam_jax.data.scans import scan_name
+
+  summary = Summary()
+  for number, path in enumerate(scans, 1):
+    name = scan_name(path)
+    title = f"[{number}/{len(scans)}] {name}" if len(scans) > 1 else name
+    if is_done(name):
+      summary.skipped.append(name)
+      terminal.say(f"{title}: its results are there, skipped")
+      continue
+    try:
+      work(path, name, title)
+      summary.done.append(name)
+    except MedlsamError as error:
+      summary.failed[name] = str(error)
+      terminal.error(f"{name}: {error}")
+    except Exception as error:
+      summary.failed[name] = f"a defect of medlsam: {type(error).__name__}: {error}"
+      terminal.trace(traceback.format_exc())
+      terminal.error(f"{name}: {summary.failed[name]}; please report it with the lines above")
+  if len(scans) > 1 or summary.skipped:
+    _tell(terminal, summary)
+  return summary
+
+
+def _tell(terminal: Terminal, summary: Summary) -> None:
+  counts = [f"{len(summary.done)} done"]
+  if summary.skipped:
+    counts.append(f"{len(summary.skipped)} skipped")
+  if summary.failed:
+    counts.append(f"{len(summary.failed)} failed")
+  terminal.say("scans: " + ", ".join(counts))
+  for name, reason in summary.failed.items():
+    terminal.error(f"failed: {name}: {reason}")

@@ -1,0 +1,106 @@
+"""`medlsam segment`: label maps of organs in one scan or many, from templates or from boxes of the user's own."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medlsam_jax.cli import options
+
+if TYPE_CHECKING:
+  from medlsam_jax.cli.terminal import Terminal
+
+
+def add_to(commands: Any) -> None:
+  """Adds the parser."""
+  parser = options.command(
+    commands,
+    "segment",
+    "find organs in one scan or many and paint them",
+    "  medlsam segment --templates templates/ --query patient_ct.nii.gz\n"
+    "  writes out/patient_seg.nii.gz, out/patient_boxes.json, out/patient_boxes.mrk.json (3D Slicer) and\n"
+    "  out/patient_preview.png. After correcting a box in one of the two box files:\n"
+    "  medlsam segment --boxes out/patient_boxes.json --query patient_ct.nii.gz --out corrected/",
+  )
+  options.add_query(parser)
+  options.add_organs(parser)
+  options.add_search(parser)
+  group = parser.add_argument_group("how they are painted")
+  group.add_argument(
+    "--boxes",
+    metavar="FILE",
+    help="boxes for the one scan instead of a search: a NAME_boxes.json, 3D Slicer ROIs or points (.mrk.json), or a "
+    "JSON of six points per organ",
+  )
+  add_painting(group)
+  options.add_settings(parser, "search, confidence, segmentation")
+  options.add_quiet(parser)
+  parser.set_defaults(run=run)
+
+
+def add_painting(group: Any) -> None:
+  """`--model`, `--preset`, `--clean-up`."""
+  group.add_argument(
+    "--model",
+    default="litemedsam",
+    metavar="NAME_OR_FILE",
+    help="network that paints; published weights are fetched once (default: litemedsam)",
+  )
+  group.add_argument(
+    "--preset",
+    choices=("litemedsam", "medlsam"),
+    help="window, scaling and margin: that model's own, or those of the MedLSAM paper (default: litemedsam)",
+  )
+  group.add_argument("--clean-up", action="store_true", help="keep each organ's largest piece, and fill its holes")
+
+
+def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
+  """Segments every scan; 1 if any failed."""
+  from medlsam_jax.cli import job, sources
+  from medlsam_jax.data.scans import list_scans
+  from medlsam_jax.results.staging import require_writable
+
+  if arguments.boxes is not None:
+    job.check_boxes(arguments)
+  else:
+    sources.check_search(arguments)
+  settings = job.settings_of(arguments)
+  queries = list_scans(arguments.query)
+  job.check_boxes_queries(arguments, queries)
+  require_writable(arguments.out)
+  return segment_all(arguments, settings, queries, terminal)[0].exit_code
+
+
+def segment_all(arguments: argparse.Namespace, settings: Any, queries: list[Path], terminal: Terminal) -> Any:
+  """Segments scans with the options of the command; also what `evaluate` and `demo` run.
+
+  Returns:
+    The summary, and the search that was prepared (None with `--boxes`).
+  """
+  from medlsam_jax import pipeline
+  from medlsam_jax.cli import job, scans, sources
+  from medlsam_jax.results import writing
+
+  search = job.Search.prepare(arguments, settings, terminal) if arguments.boxes is None else None
+  predictor = sources.predictor_of(arguments.model, terminal)
+
+  def work(path: Path, name: str, title: str) -> None:
+    if search is not None:
+      scan, found = search.run(path, title, terminal)
+      provenance = search.provenance(predictor.network)
+    else:
+      scan, found = job.given_boxes(arguments, path, title, terminal)
+      provenance = job.provenance_of_boxes(arguments, settings, predictor.network)
+    with terminal.bar(f"{title}: segmenting") as report:
+      labels = pipeline.segment(scan, found, predictor, settings=settings.segmentation, progress=report)
+    with terminal.bar(f"{title}: writing"):
+      files = writing.write_result(arguments.out, name, scan, found, labels, provenance)
+    job.tell(terminal, title, found, labels, files)
+
+  def is_done(name: str) -> bool:
+    return arguments.skip_existing and all(
+      path.exists() for path in writing.result_paths(arguments.out, name, segmented=True)
+    )
+
+  return scans.run_over(terminal, queries, work, is_done), search

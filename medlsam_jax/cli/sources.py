@@ -1,0 +1,99 @@
+"""What commands begin with: networks, banks and predictors, loaded or made, each with its progress."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from medlsam_jax.cli.terminal import Terminal
+from medlsam_jax.errors import ConfigError, WeightsError
+
+if TYPE_CHECKING:
+  from medlsam_jax.localization.bank import Bank
+  from medlsam_jax.models.network import Network
+  from medlsam_jax.segmentation.predictor import Predictor
+
+
+def check_search(arguments: argparse.Namespace) -> None:
+  """Refuses options that contradict each other, before anything is loaded.
+
+  Raises:
+    ConfigError: neither or both of `--templates` and `--bank`, or options of building with a finished bank.
+  """
+  if (arguments.templates is None) == (arguments.bank is None):
+    raise ConfigError("give --templates PATH (example scans with organs marked) or --bank FILE, one of them")
+  for option in ("mode", "interval_mm", "labels", "save_bank"):
+    if arguments.bank is not None and getattr(arguments, option) is not None:
+      name = option.replace("_", "-")
+      raise ConfigError(f"--{name} is about building a bank from --templates; {arguments.bank} is built already")
+
+
+def bank_of(arguments: argparse.Namespace, network: Network, terminal: Terminal) -> tuple[Bank, str]:
+  """The bank that a command asks for, of its organs alone, and where it comes from.
+
+  Raises:
+    TemplateError: templates or bank cannot be used, or do not have an organ.
+    OutputError: `--save-bank` cannot be written.
+  """
+  from medlsam_jax.localization.bank import Bank
+
+  if arguments.bank is not None:
+    bank, source = Bank.load(arguments.bank), arguments.bank
+    if arguments.organs is not None:
+      bank = bank.subset(arguments.organs)
+    bank.check_network(network)
+    return bank, source
+  bank = build_bank(arguments, arguments.templates, network, terminal)
+  if arguments.save_bank is not None:
+    bank.save(arguments.save_bank)
+    terminal.say(f"bank: {arguments.save_bank}")
+  return bank, arguments.templates
+
+
+def build_bank(arguments: argparse.Namespace, templates: str, network: Network, terminal: Terminal) -> Bank:
+  """A bank from a folder or list of templates, with `--organs`, `--labels`, `--mode` and `--interval-mm`."""
+  from medlsam_jax.data.templates import read_templates
+  from medlsam_jax.localization.bank import Bank
+
+  with terminal.bar("reading templates"):
+    read = read_templates(templates, arguments.organs, arguments.labels)
+  with terminal.bar(f"building the bank from {len(read)} templates") as report:
+    bank = Bank.build(
+      network,
+      read,
+      arguments.mode or "SPL",
+      12.0 if arguments.interval_mm is None else arguments.interval_mm,
+      organs=arguments.organs,
+      progress=report,
+    )
+  terminal.say(f"bank: {len(bank.organs)} organs from {len(read)} templates ({', '.join(t.name for t in read)})")
+  return bank
+
+
+def predictor_of(model: str, terminal: Terminal) -> Predictor:
+  """A network of the SAM family; published weights that are not on this machine yet are fetched.
+
+  Raises:
+    WeightsError: they cannot be fetched, are damaged, or of another kind.
+  """
+  from medlsam_jax import pipeline
+
+  fetch(model, terminal)
+  with terminal.bar(f"loading {model}"):
+    return pipeline.predictor_of(model)
+
+
+def fetch(name: str, terminal: Terminal) -> None:
+  """Brings published weights of that name into the user's cache, once; does nothing for files."""
+  from medlsam_jax import loading
+  from medlsam_jax.porting.fetch import PUBLISHED, cached_weights
+
+  if name not in PUBLISHED or cached_weights(name).is_file():
+    return
+  terminal.say(f"fetching the published weights {name} ({PUBLISHED[name].licence}), once")
+  try:
+    with terminal.bar(f"fetching {name}") as report:
+      path = loading.get(name, progress=report)
+  except WeightsError as error:
+    raise WeightsError(f"{error} (without a network: medlsam weights get {name} --file FILE)") from error
+  terminal.say(f"weights: {path}")

@@ -1,0 +1,105 @@
+"""What a person sees: results on stdout; progress, warnings and errors on stderr, each in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+class Bar:
+  """One moving bar; called with what is done and what there is in all (None: not known)."""
+
+  def __init__(self, progress: Progress, text: str):
+    self._progress, self._task = progress, progress.add_task(text, total=None)
+
+  def __call__(self, done: int, total: int | None) -> None:
+    self._progress.update(self._task, completed=done, total=total)
+
+  def title(self, text: str) -> None:
+    """Says what is being done now."""
+    self._progress.update(self._task, description=text)
+
+
+class Terminal:
+  """Prints for one command; `quiet` leaves warnings, errors and what was asked for."""
+
+  def __init__(self, quiet: bool = False):
+    self.quiet = quiet
+    self._out = Console(file=sys.stdout, markup=False, highlight=False, soft_wrap=True)
+    self._err = Console(file=sys.stderr, markup=False, highlight=False, soft_wrap=True)
+
+  def result(self, text: str = "") -> None:
+    """What the command was called for, also with `--quiet`."""
+    self._out.print(text)
+
+  def say(self, text: str = "") -> None:
+    """What happens; not with `--quiet`."""
+    if not self.quiet:
+      self._out.print(text)
+
+  def warn(self, text: str) -> None:
+    """Something that went on but should be known."""
+    self._err.print(f"warning: {_one_line(text)}", style="yellow")
+
+  def error(self, text: str) -> None:
+    """Something that did not work, and what to do."""
+    self._err.print(f"medlsam: {_one_line(text)}", style="red")
+
+  def trace(self, text: str) -> None:
+    """A traceback, as it is."""
+    self._err.print(text.rstrip())
+
+  def table(self, rows: Sequence[Sequence[str]], footer: bool = False) -> None:
+    """Rows of text under a heading, the first of them; numbers to the right. `footer` sets the last row apart."""
+    heading, *body = rows
+    table = Table(box=None, pad_edge=False, show_edge=False, header_style="bold")
+    for number, title in enumerate(heading):
+      table.add_column(title, justify="left" if number == 0 else "right", no_wrap=True)
+    for number, row in enumerate(body):
+      table.add_row(*row, style="bold" if footer and number == len(body) - 1 else None)
+    # a pipe or a narrow window must not cost columns
+    width = sum(max(len(row[column]) for row in rows) + 2 for column in range(len(heading)))
+    self._out.print(table, width=max(width, self._out.width), soft_wrap=False, crop=False)
+
+  @contextlib.contextmanager
+  def bar(self, text: str) -> Iterator[Bar]:
+    """A progress bar while the block runs, moved through what it gives; nothing where nobody is looking."""
+    progress = Progress(
+      TextColumn("{task.description}", markup=False),
+      BarColumn(bar_width=30),
+      TextColumn("{task.percentage:>3.0f}%"),
+      TimeElapsedColumn(),
+      TimeRemainingColumn(),
+      console=self._err,
+      transient=True,
+      disable=self.quiet or not self._err.is_terminal,
+    )
+    with progress:
+      yield Bar(progress, text)
+
+  @contextlib.contextmanager
+  def warnings_as_lines(self) -> Iterator[None]:
+    """Warnings of the library, each once, as a line without the place in the code; others' deprecations are dropped."""
+    seen: set[str] = set()
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+      text = str(message)
+      if text not in seen:
+        seen.add(text)
+        self.warn(text)
+
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore")
+      warnings.filterwarnings("always", category=UserWarning)
+      warnings.showwarning = show
+      yield
+
+
+def _one_line(text: str) -> str:
+  return " ".join(text.split())

