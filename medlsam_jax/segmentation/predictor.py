@@ -18,7 +18,7 @@ from medlsam_jax.models.sam.layers import fold_batch_norm
 from medlsam_jax.models.sam.sam import Sam
 
 BOX_COUNTS = (1, 4, 16)
-"""Boxes per decoder call: fewer are padded to the next count, more are decoded in several calls."""
+"""Boxes that one run of the decoder takes: three compiled programs serve every number of boxes."""
 
 
 class Predictor:
@@ -85,12 +85,13 @@ class Predictor:
     boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
     self._refuse(boxes)
     logits, quality = [], []
-    for start in range(0, len(boxes), BOX_COUNTS[-1]):
-      batch = boxes[start : start + BOX_COUNTS[-1]]
-      count = next(size for size in BOX_COUNTS if size >= len(batch))
+    start = 0
+    for count in _runs(len(boxes)):
+      batch = boxes[start : start + count]
       masks, iou = self._decode(self._variables, embedding, _padded(batch, count))
       logits.append(np.asarray(masks)[: len(batch), 0])
       quality.append(np.asarray(iou)[: len(batch), 0])
+      start += count
     if not logits:
       low = 4 * self.variant.grid
       return np.zeros((0, low, low), np.float32), np.zeros(0, np.float32)
@@ -104,6 +105,16 @@ class Predictor:
         raise InputError(f"box {index}: ({x0:g}, {y0:g}, {x1:g}, {y1:g}) has no area; give (x0, y0, x1, y1)")
       if x1 <= 0 or y1 <= 0 or x0 >= self.image_size or y0 >= self.image_size:
         raise InputError(f"box {index}: ({x0:g}, {y0:g}, {x1:g}, {y1:g}) lies outside the image")
+
+
+def _runs(boxes: int) -> list[int]:
+  """Sizes of the decoder runs for so many boxes: padded up where at least two thirds of a run are real, else split."""
+  runs = []
+  while boxes > 0:
+    fit = next((size for size in BOX_COUNTS if boxes <= size and 3 * boxes >= 2 * size), None)
+    runs.append(fit or max(size for size in BOX_COUNTS if size <= boxes))
+    boxes -= runs[-1]
+  return runs
 
 
 def _padded(batch: np.ndarray, size: int) -> np.ndarray:
