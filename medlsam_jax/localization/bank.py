@@ -21,7 +21,6 @@ from jaxtyping import Float32, Int
 from medlsam_jax.errors import ConfigError, TemplateError
 from medlsam_jax.geometry import WORKING_SPACING_MM, Convention
 from medlsam_jax.localization import bank_file, template_points
-from medlsam_jax.models.medlam import FEATURE_STRIDES
 from medlsam_jax.models.network import Network
 
 if TYPE_CHECKING:
@@ -135,7 +134,7 @@ class Bank:
         templates=tuple(plan.points),
         faces=plan.faces,
         positions=np.stack([position for position, _ in values]),
-        features={stride: np.stack([taps[stride] for _, taps in values]) for stride in FEATURE_STRIDES},
+        features={stride: np.stack([taps[stride] for _, taps in values]) for stride in values[0][1]},
       )
     versions = {name: version(name) for name in ("medlsam_jax", "jax", "flax")}
     return cls(network.sha256, mode, slices * WORKING_SPACING_MM, convention, found, versions)

@@ -28,7 +28,8 @@ def points_to_scan(points: Num[np.ndarray, "*n 6 3"], grid: WorkingGrid) -> Floa
     points = order_faces(points) + _edge_shift(grid)
   order, _ = grid.scan.axes_to(WORKING_AXIS_CODES)
   faces = np.argsort(order)
-  moved = grid.to_scan(points)
+  # rounded far below a voxel, so that whole voxels do not come out as 11.999999
+  moved = np.round(grid.to_scan(points), 6)
   return order_faces(moved[..., np.concatenate([faces, faces + 3]), :])
 
 

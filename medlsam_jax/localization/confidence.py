@@ -59,7 +59,7 @@ def spread_mm(targets_mm: Float[np.ndarray, "alternatives points 3"]) -> float:
 
 def outside_scan(points: Float[np.ndarray, "*n 3"], scan: Grid) -> Bool[np.ndarray, "*n"]:
   """Which points lie beyond the outer edge of the scan's voxels."""
-  return ((points < -0.5) | (points > np.array(scan.shape) - 0.5)).any(-1)
+  return np.any((points < -0.5) | (points > np.array(scan.shape) - 0.5), axis=-1)
 
 
 def visible_share(box: Box, scan: Grid, margin_mm: float = 0.0) -> float:

@@ -7,6 +7,8 @@ Volumes are (z, y, x, channel) of one patch.
 
 from __future__ import annotations
 
+import functools
+
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -71,9 +73,9 @@ def _shift_and_add(products: Float[Array, "a b c y x"]) -> Float[Array, "a y+1 x
   edge, height, width = products.shape[-3:]
   around = (edge // 2, edge // 2)
   padded = jnp.pad(products, ((0, 0),) * 4 + (around,))
-  rows = sum(padded[:, :, tap, :, tap : tap + width + 1] for tap in range(edge))
+  rows = functools.reduce(jnp.add, [padded[:, :, tap, :, tap : tap + width + 1] for tap in range(edge)])
   padded = jnp.pad(rows, ((0, 0), (0, 0), around, (0, 0)))
-  return sum(padded[:, tap, tap : tap + height + 1] for tap in range(edge))
+  return functools.reduce(jnp.add, [padded[:, tap, tap : tap + height + 1] for tap in range(edge)])
 
 
 def similarity(

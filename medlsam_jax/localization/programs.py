@@ -7,9 +7,8 @@ time on a CPU, where one fills the machine already and memory stays that of a si
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, cast
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int
 from medlsam_jax.errors import WeightsError
 from medlsam_jax.geometry import PATCH_EDGE
 from medlsam_jax.localization import correlation
-from medlsam_jax.models.medlam import MedLAM
+from medlsam_jax.models.medlam import MedLAM, MedLAMOutput
 from medlsam_jax.models.network import Network
 
 POINTS_PER_CALL = 6
@@ -44,15 +43,20 @@ def _each(function: Any, batch: Any, count: int) -> Any:
   return jax.lax.map(function, batch, batch_size=together)
 
 
+def _run(module: MedLAM, variables: Any, patch: Float[Array, "z y x 1"], scales: tuple[int, ...]) -> MedLAMOutput:
+  """The network's outputs for one patch."""
+  return cast(MedLAMOutput, module.apply(variables, patch[None], feature_scales=scales))
+
+
 @functools.partial(jax.jit, static_argnames="module")
-def positions(module: nn.Module, variables: Any, patches: Float[Array, "n z y x 1"]) -> Float[Array, "n 3"]:
+def positions(module: MedLAM, variables: Any, patches: Float[Array, "n z y x 1"]) -> Float[Array, "n 3"]:
   """Anatomical coordinates of patches: encoder and head only."""
-  return _each(lambda p: module.apply(variables, p[None], feature_scales=()).position[0], patches, len(patches))
+  return _each(lambda patch: _run(module, variables, patch, ()).position[0], patches, len(patches))
 
 
 @functools.partial(jax.jit, static_argnames=("module", "scales"))
 def template_outputs(
-  module: nn.Module,
+  module: MedLAM,
   variables: Any,
   patches: Float[Array, "n z y x 1"],
   used: Bool[Array, " n"],
@@ -61,7 +65,7 @@ def template_outputs(
   """What a bank keeps of patches around template points: coordinates and the taps of every scale."""
 
   def run(patch: Array) -> tuple[Array, dict[int, Array]]:
-    out = module.apply(variables, patch[None], feature_scales=scales)
+    out = _run(module, variables, patch, scales)
     taps = {stride: correlation.centre_cube(volume, stride)[0] for stride, volume in out.features.items()}
     return out.position[0], taps
 
@@ -70,7 +74,7 @@ def template_outputs(
 
 @functools.partial(jax.jit, static_argnames=("module", "dtype"))
 def best_moves(
-  module: nn.Module,
+  module: MedLAM,
   variables: Any,
   patches: Float[Array, "n z y x 1"],
   used: Bool[Array, " n"],
@@ -84,7 +88,7 @@ def best_moves(
   scales = tuple(sorted(taps, reverse=True))
 
   def run(patch: Array, own_taps: dict[int, Array]) -> tuple[Array, Array]:
-    features = module.apply(variables, patch[None], feature_scales=scales).features
+    features = _run(module, variables, patch, scales).features
     volumes = {stride: volume[0] for stride, volume in features.items()}
     place, score = correlation.best_voxel(correlation.similarity(volumes, own_taps, PATCH_EDGE, jnp.dtype(dtype)))
     return place - PATCH_EDGE // 2 + 1, score
@@ -116,7 +120,7 @@ def crop_patches(
     stop = np.maximum(np.minimum(low + PATCH_EDGE, padded.shape), start)
     source = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
     into = tuple(slice(a, b) for a, b in zip(start - low, stop - low, strict=True))
-    patch[(*into, 0)] = padded[source]
+    patch[..., 0][into] = padded[source]
   return patches
 
 

@@ -35,8 +35,8 @@ _MARGIN = PATCH_EDGE // 2
 class SearchSettings:
   """How to search; the defaults are the published ones, in single precision."""
 
-  feature_scales: tuple[int, ...] = FEATURE_STRIDES
-  """Strides to compare features at. None of them leaves the coarse step's targets, as they are."""
+  feature_scales: tuple[int, ...] | None = None
+  """Strides to compare features at; None takes all that the network has. `()` leaves the targets of the coarse step."""
   steps: int = 1
   """Times that each point is cropped anew and moved."""
   agents: int = 10
@@ -46,7 +46,7 @@ class SearchSettings:
 
   def __post_init__(self) -> None:
     """Refuse values that mean nothing."""
-    if not set(self.feature_scales) <= set(FEATURE_STRIDES):
+    if not set(self.feature_scales or ()) <= set(FEATURE_STRIDES):
       raise ConfigError(f"feature scales {self.feature_scales}; choose among {FEATURE_STRIDES}")
     if self.steps < 1 or self.agents < 1:
       raise ConfigError(f"{self.steps} steps of {self.agents} agents; both must be at least 1")
@@ -94,7 +94,7 @@ def find(
     TemplateError: the bank belongs to another network.
     InputError: the middle of the scan is air, or starts are not voxels of the padded grid.
     WeightsError: the network cannot localize.
-    ConfigError: the bank lacks a feature scale, or the scan came in another convention.
+    ConfigError: the network lacks a feature scale, or the scan came in another convention.
   """
   settings = settings or SearchSettings()
   bank.check_network(network)
@@ -139,7 +139,9 @@ def draw_starts(
   return tissue[np.random.default_rng(seed).integers(len(tissue), size=agents)] + low
 
 
-def _given_starts(starts: Num[np.ndarray, "agents 3"], padded: np.ndarray, name: str) -> Int[np.ndarray, "agents 3"]:
+def _given_starts(
+  starts: Num[np.ndarray, "agents 3"] | Sequence[Sequence[int]], padded: np.ndarray, name: str
+) -> Int[np.ndarray, "agents 3"]:
   places = np.asarray(starts)
   if places.ndim != 2 or places.shape[1] != 3 or not len(places):
     raise InputError(f"{name}: starts of shape {places.shape}; give (z, y, x) for each agent")
@@ -181,12 +183,12 @@ def _fine(
 ) -> tuple[Int[np.ndarray, "points 3"], Float[np.ndarray, " points"] | None]:
   """Multi-scale similarity: the voxel of each point, and how similar it looks there (None without feature scales)."""
   voxels = np.rint(targets.together_mm / WORKING_SPACING_MM).astype(int)
-  if not settings.feature_scales:
+  scales = module.feature_scales if settings.feature_scales is None else settings.feature_scales
+  if not scales:
     return voxels, None
-  lacking = [organ.organ for organ in organs if not set(settings.feature_scales) <= set(organ.features)]
-  if lacking:
-    raise ConfigError(f"the bank lacks feature scales {settings.feature_scales} for {', '.join(lacking)}")
-  taps = {stride: np.concatenate([organ.taps[stride] for organ in organs]) for stride in settings.feature_scales}
+  if not set(scales) <= set(module.feature_scales):
+    raise ConfigError(f"feature scales {scales}; this network has {module.feature_scales}")
+  taps = {stride: np.concatenate([organ.taps[stride] for organ in organs]) for stride in scales}
   scores = np.zeros(len(voxels), np.float32)
   size, total = programs.POINTS_PER_CALL, settings.steps * len(voxels)
   for step in range(settings.steps):

@@ -14,7 +14,6 @@ from medlsam_jax.data import ct, points
 from medlsam_jax.errors import TemplateError
 from medlsam_jax.geometry import PATCH_EDGE, Convention, WorkingGrid
 from medlsam_jax.localization import boxes, programs
-from medlsam_jax.models.medlam import FEATURE_STRIDES
 from medlsam_jax.models.network import Network
 
 if TYPE_CHECKING:
@@ -153,7 +152,7 @@ def run(
       if progress is not None:
         progress(done, total)
     position = np.concatenate([row[0] for row in rows])
-    taps = {stride: np.concatenate([row[1][stride] for row in rows]) for stride in FEATURE_STRIDES}
+    taps = {stride: np.concatenate([row[1][stride] for row in rows]) for stride in module.feature_scales}
     ends = np.cumsum([len(plan.points[template.name]) for plan in here])
     results[template.name] = {
       plan.organ: (position[end - n : end], {stride: volume[end - n : end] for stride, volume in taps.items()})
@@ -165,6 +164,6 @@ def run(
 def _outputs(module: programs.MedLAM, variables: dict, padded: np.ndarray, centres: np.ndarray) -> Outputs:
   patches = programs.pad_batch(programs.crop_patches(padded, centres))
   used = np.arange(programs.POINTS_PER_CALL) < len(centres)
-  position, taps = programs.template_outputs(module, variables, patches, used, FEATURE_STRIDES)
+  position, taps = programs.template_outputs(module, variables, patches, used, module.feature_scales)
   count = len(centres)
   return np.asarray(position)[:count], {stride: np.asarray(volume)[:count] for stride, volume in taps.items()}

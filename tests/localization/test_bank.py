@@ -1,0 +1,190 @@
+import warnings
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from medlsam_jax.data.points import part_points
+from medlsam_jax.errors import ConfigError, OutputError, TemplateError
+from medlsam_jax.localization import template_points
+from medlsam_jax.localization.bank import Bank
+
+LIVER = ((3, 4, 5), (16, 12, 14))
+KIDNEY = ((20, 8, 4), (23, 12, 9))
+SIX = [[1, 5, 5], [2, 4, 5], [2, 5, 4], [9, 5, 5], [2, 9, 5], [2, 5, 9]]
+
+
+def _plan(templates, interval=4, organs=None):
+  return {p.organ: p for p in template_points.plan(templates, organs, "consistent", interval)}
+
+
+def test_spl_cuts_by_the_shortest_template_and_leaves_low_organs_whole(make_template):
+  lower = make_template("b", liver=((3, 4, 5), (12, 12, 14)), kidney=KIDNEY)
+  plans = _plan([make_template("a", liver=LIVER, kidney=KIDNEY), lower])
+  assert plans["liver"].is_cut and plans["liver"].faces.shape == (2, 6)
+  assert not plans["kidney"].is_cut and plans["kidney"].faces.shape == (1, 6)
+
+
+def test_every_face_keeps_its_point_while_shared_points_are_seen_once(make_template):
+  templates = [make_template("a", liver=LIVER), make_template("b", liver=((3, 3, 5), (18, 13, 13)))]
+  plan = _plan(templates)["liver"]
+  for template in templates:
+    expected = part_points(template.labels.array > 0, 3)
+    assert np.array_equal(plan.points[template.name][plan.faces], expected)
+  assert len(plan.points["a"]) == len(plan.points["b"]) < 18
+  assert plan.faces[0, 3] == plan.faces[1, 0]
+
+
+def test_wpl_keeps_every_organ_whole(make_template):
+  plan = _plan([make_template(liver=LIVER)], interval=None)["liver"]
+  assert not plan.is_cut and plan.faces.tolist() == [[0, 1, 2, 3, 4, 5]]
+
+
+def test_templates_without_an_organ_are_left_out_for_it(make_template):
+  plans = _plan([make_template("a", liver=LIVER), make_template("b", liver=LIVER, kidney=KIDNEY)])
+  assert list(plans["liver"].points) == ["a", "b"]
+  assert list(plans["kidney"].points) == ["b"]
+
+
+def test_an_organ_in_no_template_is_an_error_that_names_it(make_template):
+  with pytest.raises(TemplateError, match="spleen"):
+    _plan([make_template(liver=LIVER)], organs=["liver", "spleen"])
+  with pytest.raises(TemplateError, match="any organ"):
+    _plan([])
+
+
+def test_two_templates_of_one_name_or_two_values_of_one_organ_are_refused(make_template):
+  with pytest.raises(TemplateError, match="one name"):
+    _plan([make_template("a", liver=LIVER), make_template("a", liver=LIVER)])
+  other = make_template("b", liver=LIVER)
+  other.values["liver"] = 7
+  with pytest.raises(TemplateError, match="label value 7"):
+    _plan([make_template("a", liver=LIVER), other])
+
+
+def test_points_alone_carry_no_parts_and_it_says_so(make_template):
+  templates = [make_template("a", liver=LIVER), make_template("b", points={"liver": SIX})]
+  with pytest.warns(UserWarning, match=r"liver: given by six points in b.*WPL"):
+    plan = _plan(templates)["liver"]
+  assert not plan.is_cut
+  assert np.array_equal(plan.points["b"], SIX)
+  with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    _plan(templates, interval=None)
+
+
+def test_an_organ_that_vanishes_at_3_mm_is_left_out_with_its_name(make_template, make_grid):
+  template = make_template("a", liver=LIVER)
+  fine = make_grid((30, 24, 26), "LAS", 0.5)
+  labels = np.zeros((30, 24, 26), np.uint8)
+  labels[4, 4, 4] = 2
+  speck = type(template)("b", *(type(template.scan)(a, fine) for a in (template.scan.array, labels)), {"kidney": 2}, {})
+  with pytest.warns(UserWarning, match="b: kidney is too small"), pytest.raises(TemplateError, match="kidney"):
+    _plan([template, speck])
+
+
+@pytest.mark.parametrize(("asked", "used"), [(12.0, 12.0), (11.0, 12.0), (1.0, 3.0), (7.4, 6.0)])
+def test_an_interval_is_rounded_to_whole_slices_with_a_note(asked, used):
+  from medlsam_jax.localization import bank
+
+  with warnings.catch_warnings(record=True) as notes:
+    warnings.simplefilter("always")
+    assert bank._interval_slices(asked) * 3.0 == used
+  assert bool(notes) == (asked != used)
+  with pytest.raises(ConfigError):
+    bank._interval_slices(0.0)
+
+
+def test_unknown_mode_and_convention_are_refused(network, make_template):
+  with pytest.raises(ConfigError, match="mode"):
+    Bank.build(network, [make_template(liver=LIVER)], mode="XPL")
+  with pytest.raises(ConfigError, match="working grid"):
+    Bank.build(network, [make_template(liver=LIVER)], convention="other")
+
+
+@pytest.fixture(scope="module")
+def bank(network, make_template) -> Bank:
+  return Bank.build(
+    network, [make_template("a", liver=LIVER), make_template("b", 1, liver=LIVER, kidney=KIDNEY)], "WPL"
+  )
+
+
+def test_a_bank_keeps_what_every_template_gave(bank):
+  liver = bank.organs["liver"]
+  assert liver.templates == ("a", "b") and bank.organs["kidney"].templates == ("b",)
+  assert liver.positions.shape == (2, 6, 3)
+  assert {s: v.shape for s, v in liver.features.items()} == {s: (2, 6, *(8 // s,) * 3, 8) for s in (4, 2, 1)}
+  assert not np.allclose(liver.positions[0], liver.positions[1])
+  norms = np.linalg.norm(liver.features[1], axis=-1)
+  assert np.all(np.isclose(norms, 1, atol=1e-5) | (norms == 0))
+  assert np.allclose(liver.mean_positions, liver.positions.mean(0), atol=1e-6)
+
+
+def test_a_bank_comes_back_from_its_file(bank, network, tmp_path):
+  path = tmp_path / "torso.safetensors"
+  bank.save(path)
+  again = Bank.load(path)
+  again.check_network(network)
+  assert again.info() == bank.info()
+  assert (again.mode, again.interval_mm, again.convention, again.versions) == ("WPL", 12.0, "published", bank.versions)
+  for name, organ in bank.organs.items():
+    assert np.array_equal(again.organs[name].faces, organ.faces)
+    assert np.array_equal(again.organs[name].positions, organ.positions)
+    assert all(np.array_equal(again.organs[name].features[s], v) for s, v in organ.features.items())
+  assert [p.name for p in tmp_path.iterdir()] == ["torso.safetensors"]
+
+
+def test_info_lists_organs_and_the_templates_used(bank):
+  assert bank.info()[1] == {
+    "organ": "kidney", "value": 2, "mode": "WPL", "parts": 1, "points": 6, "templates": ["b"]
+  }  # fmt: skip
+
+
+def test_the_bank_of_another_network_is_refused(bank, other_network):
+  with pytest.raises(TemplateError, match=r"another network.*other\.safetensors"):
+    bank.check_network(other_network)
+
+
+def test_leaving_a_template_out_leaves_its_own_organs_out(bank):
+  left = bank.without("b")
+  assert list(left.organs) == ["liver"]
+  assert left.organs["liver"].templates == ("a",)
+  assert np.array_equal(left.organs["liver"].mean_positions, bank.organs["liver"].positions[0])
+
+
+def test_a_subset_keeps_the_order_asked_for_and_names_what_is_missing(bank):
+  assert list(bank.subset(["kidney", "liver"]).organs) == ["kidney", "liver"]
+  with pytest.raises(TemplateError, match=r"'spleen' is not in the bank; it has liver, kidney"):
+    bank.subset(["spleen"])
+
+
+def test_files_that_are_no_bank_are_refused_by_name(bank, tmp_path):
+  path = tmp_path / "bank.safetensors"
+  with pytest.raises(TemplateError, match=r"bank\.safetensors: no such bank"):
+    Bank.load(path)
+  bank.save(path)
+  whole = path.read_bytes()
+  for content in (whole[: len(whole) // 2], b"", b"not a bank", whole[:4]):
+    path.write_bytes(content)
+    with pytest.raises(TemplateError, match=r"bank\.safetensors: truncated"):
+      Bank.load(path)
+  save_file({"weight": np.zeros(3)}, path)
+  with pytest.raises(TemplateError, match="not a template bank"):
+    Bank.load(path)
+
+
+def test_a_bank_without_the_arrays_it_lists_is_refused(bank, tmp_path, monkeypatch):
+  path = tmp_path / "bank.safetensors"
+  monkeypatch.setattr(type(bank.organs["liver"]), "arrays", lambda self: {"faces": self.faces})
+  bank.save(path)
+  with pytest.raises(TemplateError, match="damaged"):
+    Bank.load(path)
+
+
+def test_a_bank_that_cannot_be_written_leaves_nothing(bank, tmp_path):
+  with pytest.raises(OutputError, match="nowhere"):
+    bank.save(tmp_path / "nowhere" / "bank.safetensors")
+  (tmp_path / "taken.safetensors").mkdir()
+  with pytest.raises(OutputError, match="taken"):
+    bank.save(tmp_path / "taken.safetensors")
+  assert [p.name for p in tmp_path.iterdir()] == ["taken.safetensors"]
