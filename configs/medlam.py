@@ -23,11 +23,11 @@ def get_config(mode: str = "") -> ConfigDict:
     config.name = f"medlam_{mode}"
     config.network.update(base_channels=4, feature_scales=(4, 2), dropout=0.0)
     config.data.update(phantoms=48, validation_phantoms=4, scans_per_step=2, patches_per_scan=4, dense_patches=1)
-    config.data.update(points_per_patch=64, position_views="both")
+    config.data.update(points_per_patch=32, position_views="both")
     # One free control point bends by under a voxel; whole-body differences need a stronger field.
     config.augment.update(control_points=7, displacement_vox=8.0, locked_layers=0, noise_sd=0.08)
     config.optimizer.update(
-      total_steps=1800, warmup_steps=50, learning_rate=1e-3, l2=0.0, decay="cosine", clip_norm=1.0
+      total_steps=1300, warmup_steps=50, learning_rate=1e-3, l2=0.0, decay="cosine", clip_norm=1.0
     )
     # UAM's squared mm would drown MSS in the shared encoder.
     config.objectives.update(uam=1e-3, mss=5.0)

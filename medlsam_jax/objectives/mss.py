@@ -23,21 +23,27 @@ def _normalise(features: Array) -> Array:
   return features / jnp.maximum(jnp.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
 
 
-def _shrink(distance: Float[Array, "*n e e e"], stride: int) -> Float[Array, "*n e/t e/t e/t"]:
-  """Trilinear resize by 1/stride with half-pixel centres and no antialiasing: the mean of each cell's middle voxels."""
-  for axis in (-3, -2, -1):
-    if stride > 1:
-      middle = stride // 2
-      low = jax.lax.slice_in_dim(distance, middle - 1, None, stride, axis=distance.ndim + axis)
-      high = jax.lax.slice_in_dim(distance, middle, None, stride, axis=distance.ndim + axis)
-      distance = 0.5 * (low + high)
-  return distance
+def _distances(
+  places_mm: Float[Array, "g e e e 3"], points_mm: Float[Array, "g p 3"], stride: int
+) -> Float[Array, "g p e/t e/t e/t"]:
+  """Distance of every voxel from every point, resized by 1/stride (trilinear, half-pixel, no antialiasing).
+
+  Such a resize by 2 or 4 is the mean over each cell's middle voxels, so only those are worked out.
+  """
+  middle = range(stride // 2 - 1, stride // 2 + 1) if stride > 1 else range(1)
+  offsets = [(z, y, x) for z in middle for y in middle for x in middle]
+  total = jnp.zeros(())
+  for z, y, x in offsets:
+    place = places_mm[:, None, z::stride, y::stride, x::stride]
+    squares = [jnp.square(place[..., i] - points_mm[:, :, None, None, None, i]) for i in range(3)]
+    total = total + jnp.sqrt(squares[0] + squares[1] + squares[2])
+  return total / len(offsets)
 
 
 def _term(
   plain: Float[Array, "g z y x c"],
   augmented: Float[Array, "g z y x c"],
-  distance_mm: Float[Array, "g p e e e"],
+  distance_mm: Float[Array, "g p z y x"],
   points: Int[Array, "p 3"],
   stride: int,
 ) -> Array:
@@ -46,7 +52,7 @@ def _term(
   wanted = _normalise(plain[:, z, y, x])
   found = _normalise(augmented).reshape(augmented.shape[0], -1, augmented.shape[-1])
   log_p = jax.nn.log_softmax(TEMPERATURE * jnp.einsum("gpc,gvc->gpv", wanted, found), -1)
-  distance = _shrink(distance_mm, stride).reshape(log_p.shape)
+  distance = distance_mm.reshape(log_p.shape)
   positive, negative = distance <= POSITIVE_MM * stride, distance >= NEGATIVE_MM * stride
   log_rest = jnp.log(jnp.maximum(1.0 - jnp.exp(log_p), _LEAST))
   # A pool without positives (all points left the augmented view) contributes 0 instead of the published NaN.
@@ -60,9 +66,8 @@ def loss(views: Views, settings: Mapping[str, float]) -> tuple[Array, dict[str, 
   total = jnp.zeros(())
   for patch, points in enumerate(views.points):
     place_mm = views.plain_origin_mm[:, patch, None] + WORKING_SPACING_MM * points
-    difference = views.augmented_mm[:, patch, None] - place_mm[:, :, None, None, None]
-    distance_mm = jnp.linalg.norm(difference, axis=-1)
     for stride in views.plain_features:
       plain, augmented = views.plain_features[stride][:, patch], views.augmented_features[stride][:, patch]
+      distance_mm = _distances(views.augmented_mm[:, patch], place_mm, stride)
       total = total + _term(plain, augmented, distance_mm, points, stride)
   return total / (views.points.shape[1] * len(views.plain_features)), {}
