@@ -44,7 +44,7 @@ def correlate(
 
   Worked as matrix products: a plane of features times all `k^3` taps gives as many maps, which are shifted and added
   along x, then y, then z, the last into a rolling buffer of the `k` output planes that an input plane touches.
-  As a convolution with one output channel the same sum runs tens of times slower on a CPU (`bench/correlation.py`).
+  As a convolution with one output channel the same sum runs tens of times slower on a CPU (`bench/` measures both).
 
   Args:
     features: of the query patch.

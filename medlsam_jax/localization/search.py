@@ -107,6 +107,8 @@ def find(
   padded = ct.pad_for_patches(scan.intensity)
   places = draw_starts(padded, key, settings.agents, name) if starts is None else _given_starts(starts, padded, name)
   organs = list(bank.organs.values())
+  if not organs:
+    return {}
   targets = _coarse(module, variables, padded, places, np.concatenate([o.mean_positions for o in organs]))
   voxels, scores = _fine(module, variables, padded, targets, organs, settings, progress)
   findings, start = {}, 0
