@@ -1,0 +1,71 @@
+"""`medlsam bank`, `weights` and `convert`."""
+
+from pathlib import Path
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def test_bank_info_lists_organs_and_templates(medlsam, mini_bank):
+  result = medlsam("bank", "info", mini_bank)
+  assert result.code == 0
+  assert "WPL" in result.out and "t0, t1" in result.out and "alpha" in result.out and "network " in result.out
+
+
+def test_bank_check_shows_errors_of_each_template_by_the_others(medlsam, mini_bank, mini_templates, small_network_file):
+  words = ["--templates", mini_templates, "--network", small_network_file]
+  result = medlsam("bank", "check", mini_bank, *words)
+  assert result.code == 0
+  assert "wall mm" in result.out and "alpha" in result.out and "mean over organs" in result.out
+
+
+def test_bank_check_scores_templates_of_points(mini_templates):
+  import dataclasses
+
+  import numpy as np
+
+  from medlsam_jax.cli.bank import score_template
+  from medlsam_jax.data.templates import Template, read_templates
+  from medlsam_jax.geometry import Box
+  from medlsam_jax.results.given import GivenBoxes
+
+  scan = read_templates(mini_templates)[0].scan
+  points = np.array([[2, 8, 8], [8, 3, 8], [8, 8, 4], [12, 8, 8], [8, 13, 8], [8, 8, 14]], float)
+  template = Template("t", scan, None, {}, {"alpha": points}, {"alpha": 1})
+  found = GivenBoxes("alpha", 1, (Box((2, 3, 4), (12, 13, 14)),), "found", points)
+  (row,) = score_template(template, {"alpha": found})
+  assert (row.box_iou, row.point_error_mm) == (1.0, 0.0)
+  assert score_template(dataclasses.replace(template, points={}), {"alpha": found}) == []
+
+
+def test_weights_list_names_what_can_be_fetched(medlsam, monkeypatch, tmp_path):
+  monkeypatch.setenv("MEDLSAM_CACHE", str(tmp_path))
+  result = medlsam("weights", "list")
+  assert result.code == 0 and "litemedsam" in result.out and "Apache-2.0" in result.out
+
+
+def test_weights_get_refuses_another_file(medlsam, monkeypatch, tmp_path):
+  monkeypatch.setenv("MEDLSAM_CACHE", str(tmp_path / "cache"))
+  (tmp_path / "x.pth").write_bytes(b"not it")
+  result = medlsam("weights", "get", "litemedsam", "--file", tmp_path / "x.pth")
+  assert result.code == 2 and "not the published litemedsam" in result.err
+  assert not list((tmp_path / "cache").rglob("*.safetensors"))
+
+
+def test_unknown_weights_are_answered_with_the_known_names(medlsam):
+  result = medlsam("weights", "get", "gpt")
+  assert result.code == 2 and "litemedsam" in result.err
+
+
+def test_convert_writes_a_file_that_loads(medlsam, tmp_path):
+  from medlsam_jax.loading import load
+
+  target = tmp_path / "m.safetensors"
+  result = medlsam("convert", GOLDEN / "medlam_random.pth", target)
+  assert result.code == 0 and "medlam" in result.out
+  assert load(target).module.base_channels == 2
+
+
+def test_convert_refuses_what_is_no_checkpoint(medlsam, tmp_path):
+  (tmp_path / "x.pth").write_text("hello")
+  result = medlsam("convert", tmp_path / "x.pth", tmp_path / "m.safetensors")
+  assert result.code == 2 and "x.pth" in result.err and not (tmp_path / "m.safetensors").exists()

@@ -1,0 +1,86 @@
+"""`medlsam evaluate`: results made or given, failures counted, baseline beside them."""
+
+import csv
+import json
+import shutil
+
+import nibabel
+import numpy as np
+import pytest
+
+
+def summary(folder):
+  return json.loads((folder / "evaluation.json").read_text())
+
+
+def test_evaluate_makes_results_and_scores_them_beside_the_baseline(
+  medlsam, painter, mini_templates, mini_queries, small_network_file, tmp_path
+):
+  words = ["--templates", mini_templates, "--query", mini_queries, "--network", small_network_file, "--mode", "WPL"]
+  result = medlsam("evaluate", *words, "--organs", "alpha,beta", "--out", tmp_path)
+  assert result.code == 0
+  for column in ("box IoU", "wall mm", "ALE mm", "Dice", "HD95 mm", "baseline IoU"):
+    assert column in result.out
+  scores = summary(tmp_path)
+  assert scores["scans"] == 2 and list(scores["organs"]) == ["alpha", "beta"]
+  assert scores["organs"]["alpha"]["baseline_box_iou"]["mean"] > 0.3
+  rows = list(csv.DictReader((tmp_path / "evaluation.csv").open()))
+  assert [(row["scan"], row["organ"]) for row in rows] == [(s, o) for s in ("q0", "q1") for o in ("alpha", "beta")]
+
+
+@pytest.fixture
+def perfect(mini_queries, tmp_path):
+  folder = tmp_path / "predictions"
+  folder.mkdir()
+  for name in ("q0", "q1"):
+    shutil.copy(mini_queries / f"{name}_seg.nii.gz", folder)
+  return folder
+
+
+def test_truth_as_prediction_scores_one(medlsam, perfect, mini_queries, tmp_path):
+  result = medlsam("evaluate", "--predictions", perfect, "--truth", mini_queries, "--out", tmp_path / "out")
+  assert result.code == 0
+  means = summary(tmp_path / "out")["mean_over_organs"]
+  assert means["dice"] == 1 and means["hd95_mm"] == 0 and "box_iou" not in means
+
+
+def test_missing_prediction_counts_as_failed(medlsam, perfect, mini_queries, tmp_path):
+  (perfect / "q1_seg.nii.gz").unlink()
+  result = medlsam("evaluate", "--predictions", perfect, "--query", mini_queries, "--out", tmp_path / "out")
+  assert result.code == 1
+  scores = summary(tmp_path / "out")
+  assert scores["failed_scans"] == ["q1"] and scores["mean_over_organs"]["dice"] == 0.5
+
+
+def test_scan_that_fails_now_is_not_scored_by_an_older_result(
+  medlsam, painter, search, mini_queries, tmp_path, monkeypatch
+):
+  words = ["evaluate", *search, "--query", mini_queries, "--out", tmp_path / "out"]
+  assert medlsam(*words).code == 0
+  bad = tmp_path / "bad"
+  shutil.copytree(mini_queries, bad)
+  image = nibabel.load(bad / "q1_ct.nii.gz")
+  array = np.asarray(image.dataobj).astype(np.float32)
+  array[0, 0, 0] = np.nan
+  nibabel.save(nibabel.Nifti1Image(array, image.affine), bad / "q1_ct.nii.gz")
+  words[words.index(mini_queries)] = bad
+  assert medlsam(*words).code == 1
+  scores = summary(tmp_path / "out")
+  assert scores["failed_scans"] == ["q1"]
+
+
+def test_organ_without_a_truth_value_is_named(medlsam, perfect, mini_queries, tmp_path):
+  words = ["--predictions", perfect, "--truth", mini_queries, "--out", tmp_path / "out", "--organs", "spleen"]
+  result = medlsam("evaluate", *words)
+  assert result.code == 2 and "spleen" in result.err and "labels.json" in result.err
+
+
+def test_scan_without_truth_is_named(medlsam, search, one_query, tmp_path):
+  result = medlsam("evaluate", *search, "--query", one_query, "--out", tmp_path / "out")
+  assert result.code == 2 and "q0_ct.nii.gz" in result.err and "no truth" in result.err
+
+
+def test_folder_without_results_is_named(medlsam, mini_queries, tmp_path):
+  (tmp_path / "none").mkdir()
+  result = medlsam("evaluate", "--predictions", tmp_path / "none", "--truth", mini_queries, "--out", tmp_path / "out")
+  assert result.code == 2 and "no results for any scan" in result.err

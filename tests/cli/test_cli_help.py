@@ -1,0 +1,80 @@
+"""What a newcomer sees: help with an example, quick, and clear words for a wrong call."""
+
+import subprocess
+import sys
+
+import pytest
+
+from medlsam_jax.cli import main as command_line
+
+CALLS = (
+  ["demo"], ["weights"], ["weights", "get"], ["weights", "list"], ["convert"], ["bank"], ["bank", "build"],
+  ["bank", "info"], ["bank", "check"], ["localize"], ["segment"], ["evaluate"], ["pretrain"],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("call", CALLS, ids=" ".join)
+def test_help_of_every_command_has_an_example(medlsam, call):
+  result = medlsam(*call, "--help")
+  assert result.code == 0
+  assert "example:\n  medlsam " + call[0] in result.out
+
+
+def test_help_names_every_command(medlsam):
+  result = medlsam("--help")
+  assert result.code == 0
+  for module in command_line.COMMANDS:
+    assert f"\n    {module.__name__.rpartition('.')[2]} " in result.out
+
+
+def test_help_loads_no_heavy_library():
+  code = (
+    "import sys\nfrom medlsam_jax.cli.main import main\n"
+    "assert main(['localize', '--help']) == 0 and main(['--help']) == 0\n"
+    "heavy = {'jax', 'flax', 'nibabel', 'matplotlib', 'scipy', 'numpy', 'rich', 'ml_collections'} & set(sys.modules)\n"
+    "assert not heavy, heavy"
+  )
+  subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_version(medlsam):
+  result = medlsam("--version")
+  assert result.code == 0 and result.out.startswith("medlsam_jax ")
+
+
+@pytest.mark.parametrize(
+  ("call", "words"),
+  [
+    ([], "usage"),
+    (["paint"], "invalid choice"),
+    (["localize"], "--query"),
+    (["localize", "--query", "x.nii.gz"], "--templates PATH"),
+    (["localize", "--query", "x", "--templates", "t", "--bank", "b"], "one of them"),
+    (["localize", "--query", "x", "--bank", "b", "--mode", "WPL"], "--mode is about building"),
+    (["segment", "--query", "x", "--boxes", "b", "--templates", "t"], "--templates is about finding"),
+    (["segment", "--query", "x", "--templates", "t", "--wrong", "1"], "--wrong"),
+    (["bank", "info", "b", "--wrong"], "unknown argument --wrong"),
+    (["localize", "--query", "x", "--templates", "t", "--steps", "0"], "at least 1"),
+    (["localize", "--query", "x", "--templates", "t", "--organs", ","], "separated by commas"),
+    (["evaluate", "--predictions", "p"], "--truth"),
+  ],
+  ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
+)
+def test_wrong_call_says_what_is_wrong(medlsam, call, words):
+  result = medlsam(*call)
+  assert result.code == 2 and words in result.err and "Traceback" not in result.err
+
+
+def test_interrupt_is_130(medlsam, monkeypatch):
+  from medlsam_jax.cli import weights
+
+  def interrupt(*_):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(weights, "run_list", interrupt)
+  assert medlsam("weights", "list").code == 130
+
+
+def test_errors_stand_in_one_line(medlsam, tmp_path):
+  result = medlsam("bank", "info", tmp_path / "none.safetensors")
+  assert result.code == 2 and result.err.count("\n") == 1 and result.err.startswith("medlsam: ")

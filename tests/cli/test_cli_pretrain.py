@@ -1,0 +1,91 @@
+"""`medlsam pretrain` and `demo` around stand-ins for the long parts."""
+
+import json
+
+import pytest
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+  """A training run that ends at once, with real parameters of the network that was asked for."""
+  import jax
+
+  from medlsam_jax.models.medlam import MedLAM, init_variables
+  from medlsam_jax.training import loop
+
+  seen = {}
+
+  def run(settings, directory, report, progress):
+    seen["settings"], seen["directory"] = settings, directory
+    progress("phantom 1")
+    report(1, {"loss": 2.0})
+    report(2, {"loss": 1.0})
+    network = settings.network
+    module = MedLAM(base_channels=network.base_channels, feature_scales=network.feature_scales)
+    return init_variables(module, jax.random.key(0))["params"]
+
+  monkeypatch.setattr(loop, "run", run)
+  return seen
+
+
+def test_pretrain_writes_weights_metrics_and_config(medlsam, no_training, tmp_path):
+  words = ["--config", "configs/medlam.py:smoke", "--workdir", tmp_path / "run", "--network.base_channels", "1"]
+  result = medlsam("pretrain", *words, "--data.scans=A,B", "--network.feature_scales=4", "--name", "mine")
+  assert result.code == 0
+  settings = no_training["settings"]
+  assert settings.data.scans == ("A", "B") and settings.network.base_channels == 1
+  lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+  assert lines == [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]
+  assert json.loads((tmp_path / "run" / "config.json").read_text())["name"] == "mine"
+  from medlsam_jax.loading import load
+
+  network = load(tmp_path / "run" / "mine.safetensors")
+  assert network.module.base_channels == 1 and network.module.feature_scales == (4,)
+
+
+def test_unknown_field_of_the_config_is_an_error(medlsam, no_training, tmp_path):
+  words = ["--config", "configs/medlam.py:smoke", "--workdir", tmp_path / "run", "--data.scan=A"]
+  result = medlsam("pretrain", *words)
+  assert result.code == 2 and "--data.scan: unknown setting" in result.err and "settings" not in no_training
+  assert not (tmp_path / "run").exists()
+
+
+def test_unknown_mode_of_the_config_is_an_error(medlsam, no_training, tmp_path):
+  result = medlsam("pretrain", "--config", "configs/medlam.py:huge", "--workdir", tmp_path / "run")
+  assert result.code == 2 and "huge" in result.err and "tiny" in result.err
+
+
+def test_missing_training_packages_are_named(medlsam, tmp_path, monkeypatch):
+  import sys
+
+  monkeypatch.setitem(sys.modules, "medlsam_jax.training.loop", None)
+  monkeypatch.delattr("medlsam_jax.training.loop", raising=False)
+  result = medlsam("pretrain", "--config", "configs/medlam.py:smoke", "--workdir", tmp_path / "run")
+  assert result.code == 2 and "medlsam_jax[train]" in result.err
+
+
+def test_demo_runs_from_phantoms_to_the_picture(medlsam, painter, small_network_file, tmp_path, monkeypatch):
+  from medlsam_jax.cli import demo
+  from medlsam_jax.data import phantom
+
+  original = phantom.make_phantom
+  monkeypatch.setattr(phantom, "make_phantom", lambda seed, *_: original(seed, (12.0, 12.0, 12.0)))
+  monkeypatch.setattr(demo, "ORGANS", ("liver", "sacrum"))
+  result = medlsam("demo", "--out", tmp_path / "demo", "--network", small_network_file, "--model", "none")
+  assert result.code == 0
+  assert "box IoU" in result.out and "Dice" in result.out and "baseline IoU" in result.out
+  picture = tmp_path / "demo" / "phantom_004_preview.png"
+  assert f"picture: {picture}" in result.out and picture.exists()
+  assert (tmp_path / "demo" / "evaluation.json").exists()
+
+
+def test_demo_does_not_use_phantoms_of_the_training():
+  from medlsam_jax.cli import demo
+  from medlsam_jax.cli.settings import resolve
+  from medlsam_jax.training.settings import PretrainSettings
+
+  data = resolve(PretrainSettings(), "configs/medlam.py:tiny", []).data
+  trained = set(range(data.first_phantom_seed, data.first_phantom_seed + data.phantoms))
+  trained |= set(range(10**6, 10**6 + data.validation_phantoms))
+  assert not trained & {*demo.TEMPLATE_SEEDS, *demo.QUERY_SEEDS}
+  assert not set(demo.TEMPLATE_SEEDS) & set(demo.QUERY_SEEDS)

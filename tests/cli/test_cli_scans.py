@@ -1,0 +1,175 @@
+"""`localize` and `segment` over one scan, a folder, a list: files, exit codes, and what happens to a bad scan."""
+
+import json
+import shutil
+
+import matplotlib.image
+import nibabel
+import numpy as np
+import pytest
+
+from medlsam_jax.metrics import dice
+
+FOUR = {"q0_seg.nii.gz", "q0_boxes.json", "q0_boxes.mrk.json", "q0_preview.png"}
+
+
+def names(folder):
+  return {path.name for path in folder.iterdir()}
+
+
+def test_segment_writes_four_files_in_the_scans_own_space(medlsam, painter, search, one_query, tmp_path):
+  result = medlsam("segment", *search, "--query", one_query, "--out", tmp_path / "out", "--seed", 3)
+  assert (result.code, result.err) == (0, "")
+  assert names(tmp_path / "out") == FOUR
+  scan, labels = nibabel.load(one_query), nibabel.load(tmp_path / "out" / "q0_seg.nii.gz")
+  assert labels.shape == scan.shape and np.allclose(labels.affine, scan.affine)
+  assert labels.get_data_dtype() == np.uint8
+  written = json.loads((tmp_path / "out" / "q0_boxes.json").read_text())
+  assert list(written["organs"]) == ["beta", "alpha"]
+  assert written["organs"]["beta"]["label"] == 2
+  counts = np.bincount(np.asarray(labels.dataobj).ravel(), minlength=4)
+  voxel_ml = abs(np.linalg.det(scan.affine[:3, :3])) / 1000
+  assert written["organs"]["beta"]["volume_ml"] == pytest.approx(counts[2] * voxel_ml, abs=1e-3)
+  picture = matplotlib.image.imread(tmp_path / "out" / "q0_preview.png")
+  assert min(picture.shape[:2]) > 250 and picture[..., :3].std() > 0.02
+
+
+def test_result_says_where_it_comes_from(medlsam, painter, search, one_query, tmp_path, mini_bank, small_network_file):
+  from medlsam_jax.loading import load
+  from medlsam_jax.localization.bank import Bank
+  from medlsam_jax.results.provenance import bank_sha256
+
+  assert (
+    medlsam("segment", *search, "--query", one_query, "--out", tmp_path / "out", "--seed", 3, "--steps", 2).code == 0
+  )
+  origin = json.loads((tmp_path / "out" / "q0_boxes.json").read_text())["provenance"]
+  assert origin["networks"]["localization"]["sha256"] == load(small_network_file).sha256
+  assert origin["networks"]["segmentation"]["sha256"] == "0" * 64
+  assert origin["bank"]["sha256"] == bank_sha256(Bank.load(mini_bank))
+  assert origin["bank"]["templates"] == ["t0", "t1"]
+  assert origin["seed"] == 3 and origin["settings"]["search"]["steps"] == 2
+  assert origin["settings"]["segmentation"]["window_hu"] == [-160.0, 240.0]
+  assert {"medlsam_jax", "jax", "flax", "python"} <= set(origin["versions"])
+
+
+def test_the_same_seed_gives_the_same_file(medlsam, search, one_query, tmp_path):
+  for out in ("a", "b"):
+    assert medlsam("localize", *search, "--query", one_query, "--out", tmp_path / out, "--seed", 5).code == 0
+  assert (tmp_path / "a" / "q0_boxes.json").read_bytes() == (tmp_path / "b" / "q0_boxes.json").read_bytes()
+
+
+def test_localize_takes_templates_and_keeps_the_bank(medlsam, mini_templates, small_network_file, one_query, tmp_path):
+  kept = tmp_path / "kept.safetensors"
+  words = ["--network", small_network_file, "--query", one_query, "--organs", "alpha"]
+  built = ["--templates", mini_templates, "--mode", "WPL", "--save-bank", kept]
+  assert medlsam("localize", *words, *built, "--out", tmp_path / "a").code == 0
+  assert names(tmp_path / "a") == FOUR - {"q0_seg.nii.gz"}
+  assert medlsam("localize", *words, "--bank", kept, "--out", tmp_path / "b").code == 0
+  first, second = (json.loads((tmp_path / out / "q0_boxes.json").read_text()) for out in "ab")
+  assert first["organs"] == second["organs"] and list(first["organs"]) == ["alpha"]
+  assert first["provenance"]["bank"]["sha256"] == second["provenance"]["bank"]["sha256"]
+
+
+def test_folder_goes_on_past_a_bad_scan_and_fails_at_the_end(medlsam, painter, search, mini_queries, broken, tmp_path):
+  folder = broken("NaN").parent
+  for name in ("q0", "q1"):
+    shutil.copy(mini_queries / f"{name}_ct.nii.gz", folder)
+  result = medlsam("segment", *search, "--query", folder, "--out", tmp_path / "out")
+  assert result.code == 1
+  assert "2 done, 1 failed" in result.out and "failed: bad: " in result.err and "NaN" in result.err
+  assert names(tmp_path / "out") == FOUR | {name.replace("q0", "q1") for name in FOUR}
+
+
+def test_list_file_names_the_scans(medlsam, search, mini_queries, tmp_path):
+  (tmp_path / "list.txt").write_text(f"# two\n{mini_queries / 'q1_ct.nii.gz'}\n{mini_queries / 'q0_ct.nii.gz'}\n")
+  result = medlsam("localize", *search, "--query", tmp_path / "list.txt", "--out", tmp_path / "out", "--quiet")
+  assert (result.code, result.out) == (0, "")
+  assert {"q0_boxes.json", "q1_boxes.json"} < names(tmp_path / "out")
+
+
+def test_skip_existing_does_only_what_is_missing(medlsam, painter, search, mini_queries, tmp_path):
+  words = ["segment", *search, "--query", mini_queries, "--out", tmp_path / "out", "--skip-existing"]
+  assert medlsam(*words).code == 0
+  stamp = (tmp_path / "out" / "q0_seg.nii.gz").stat().st_mtime_ns
+  (tmp_path / "out" / "q1_preview.png").unlink()
+  result = medlsam(*words)
+  assert result.code == 0 and "1 done, 1 skipped" in result.out
+  assert (tmp_path / "out" / "q0_seg.nii.gz").stat().st_mtime_ns == stamp
+  assert (tmp_path / "out" / "q1_preview.png").exists()
+
+
+def test_a_defect_in_one_scan_does_not_stop_the_others(medlsam, search, mini_queries, tmp_path, monkeypatch):
+  from medlsam_jax.cli import job
+
+  original = job.read_volume
+
+  def faulty(path):
+    if "q0" in str(path):
+      raise RuntimeError("boom")
+    return original(path)
+
+  monkeypatch.setattr(job, "read_volume", faulty)
+  result = medlsam("localize", *search, "--query", mini_queries, "--out", tmp_path / "out")
+  assert result.code == 1
+  assert "Traceback" in result.err and "q0: a defect of medlsam: RuntimeError: boom" in result.err
+  assert "q1_boxes.json" in names(tmp_path / "out")
+
+
+def test_corrected_box_gives_a_new_mask(medlsam, painter, search, one_query, mini_queries, tmp_path):
+  assert medlsam("localize", *search, "--query", one_query, "--out", tmp_path / "out").code == 0
+  file = tmp_path / "out" / "q0_boxes.json"
+  content = json.loads(file.read_text())
+  truth = np.asarray(nibabel.load(mini_queries / "q0_seg.nii.gz").dataobj).T == 2
+  corners = np.argwhere(truth)
+  content["organs"]["beta"]["box_vox"] = [corners.min(0).tolist(), corners.max(0).tolist()]
+  file.write_text(json.dumps(content))
+  words = ["--boxes", file, "--query", one_query, "--out", tmp_path / "new", "--organs", "beta"]
+  assert medlsam("segment", *words).code == 0
+  mask = np.asarray(nibabel.load(tmp_path / "new" / "q0_seg.nii.gz").dataobj).T == 2
+  box = np.zeros_like(truth)
+  low, high = corners.min(0), corners.max(0) + 1
+  box[low[0] : high[0], low[1] : high[1], low[2] : high[2]] = True
+  assert dice(mask, box) > 0.75  # the preset widens boxes by a few pixels
+  written = json.loads((tmp_path / "new" / "q0_boxes.json").read_text())
+  assert written["organs"]["beta"]["verdict"] == "given" and written["provenance"]["boxes"]["source"] == str(file)
+  assert "seed" not in written["provenance"]
+
+
+def test_six_points_are_enough_for_a_mask(medlsam, painter, one_query, mini_queries, tmp_path):
+  image = nibabel.load(mini_queries / "q0_seg.nii.gz")
+  where = np.argwhere(np.asarray(image.dataobj) == 1)
+  points = [where[where[:, axis].argmin()] for axis in range(3)] + [where[where[:, axis].argmax()] for axis in range(3)]
+  world = nibabel.affines.apply_affine(image.affine, np.array(points))
+  (tmp_path / "points.json").write_text(json.dumps({"alpha": world.tolist()}))
+  words = ["--boxes", tmp_path / "points.json", "--query", one_query, "--out", tmp_path / "out"]
+  assert medlsam("segment", *words, "--clean-up", "--preset", "medlsam").code == 0
+  mask = np.asarray(nibabel.load(tmp_path / "out" / "q0_seg.nii.gz").dataobj) == 1
+  assert mask[tuple(where.T)].mean() > 0.9
+  origin = json.loads((tmp_path / "out" / "q0_boxes.json").read_text())["provenance"]
+  assert origin["settings"]["segmentation"]["fill_holes"] and origin["settings"]["segmentation"]["margin_px"] == 10
+
+
+def test_slicer_file_of_a_result_gives_the_same_mask(medlsam, painter, search, one_query, tmp_path):
+  assert medlsam("segment", *search, "--query", one_query, "--out", tmp_path / "out", "--organs", "alpha").code == 0
+  (tmp_path / "out" / "labels.json").write_text(json.dumps({"alpha": 1}))
+  rois = tmp_path / "out" / "q0_boxes.mrk.json"
+  assert medlsam("segment", "--boxes", rois, "--query", one_query, "--out", tmp_path / "new").code == 0
+  first, second = (np.asarray(nibabel.load(tmp_path / out / "q0_seg.nii.gz").dataobj) for out in ("out", "new"))
+  assert np.array_equal(first, second)
+
+
+def test_dicom_folder_is_a_scan(medlsam, painter, tmp_path):
+  from pathlib import Path
+
+  series = Path(__file__).parents[3] / "shared" / "data" / "dicom" / "series"
+  if not series.is_dir():
+    pytest.skip("needs ../shared/data/dicom")
+  pytest.importorskip("openjpeg")
+  from medlsam_jax.data.scans import read_volume
+
+  grid = read_volume(series).grid
+  middle = np.array(grid.shape) // 2
+  points = np.array([middle + np.eye(3, dtype=int)[axis] * sign * 5 for sign in (-1, 1) for axis in range(3)])
+  (tmp_path / "p.json").write_text(json.dumps({"liver": grid.world_from_voxel(points).tolist()}))
+  assert medlsam("segment", "--boxes", tmp_path / "p.json", "--query", series, "--out", tmp_path / "out").code == 0
+  assert "series_seg.nii.gz" in names(tmp_path / "out")

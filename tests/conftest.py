@@ -1,0 +1,46 @@
+"""Small made-up inputs that tests of several folders use."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+MINI = Path(__file__).parent / "golden" / "mini"
+MINI_LABELS = {"alpha": 1, "beta": 2, "gamma": 3}
+
+
+@pytest.fixture(scope="session")
+def mini_templates(tmp_path_factory):
+  """Folder of the two mini templates with names for their three organs."""
+  folder = tmp_path_factory.mktemp("templates")
+  for name in ("t0", "t1"):
+    for ending in ("ct", "seg"):
+      shutil.copy(MINI / f"{name}_{ending}.nii.gz", folder)
+  (folder / "labels.json").write_text(json.dumps(MINI_LABELS))
+  return folder
+
+
+@pytest.fixture(scope="session")
+def mini_queries(tmp_path_factory):
+  """Folder of the two mini queries with their truth."""
+  folder = tmp_path_factory.mktemp("queries")
+  for name in ("q0", "q1"):
+    for ending in ("ct", "seg"):
+      shutil.copy(MINI / f"{name}_{ending}.nii.gz", folder)
+  (folder / "labels.json").write_text(json.dumps(MINI_LABELS))
+  return folder
+
+
+@pytest.fixture(scope="session")
+def small_network_file(tmp_path_factory):
+  """A MedLAM of width 1 with random weights: right in every shape, wrong in every number, and quick."""
+  import jax
+
+  from medlsam_jax.models.medlam import MedLAM, init_variables
+  from medlsam_jax.porting.weights_file import write_weights
+
+  path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+  header = {"kind": "medlam", "base_channels": "1", "patch_edge": "64", "feature_scales": "4"}
+  write_weights(path, init_variables(MedLAM(base_channels=1, feature_scales=(4,)), jax.random.key(0)), header)
+  return path

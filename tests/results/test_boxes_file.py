@@ -1,0 +1,155 @@
+"""`NAME_boxes.json`: what it says, and how a box that was corrected in it is read back."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+
+from medlsam_jax.errors import InputError
+from medlsam_jax.geometry import Box, Grid, Volume
+from medlsam_jax.results import boxes_file
+from medlsam_jax.results.given import GivenBoxes
+
+ORIENTATIONS = {
+  "LPS": [[-1, 0, 0], [0, -1, 0], [0, 0, 1]],
+  "RAS": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+  "RPI": [[1, 0, 0], [0, -1, 0], [0, 0, -1]],
+  "SAR": [[0, 0, 1], [0, 1, 0], [1, 0, 0]],
+}
+PARTS = (Box((2, 3, 4), (5, 9, 10)), Box((6, 4, 4), (9, 8, 12)))
+
+
+def scan(codes="LPS", origin=(10.0, -20.0, 30.0)):
+  affine = np.eye(4)
+  affine[:3, :3] = np.array(ORIENTATIONS[codes]) * [2.0, 3.0, 5.0]
+  affine[:3, 3] = origin
+  return Volume(np.zeros((16, 20, 24), np.float32), Grid((16, 20, 24), affine), "scan.nii.gz")
+
+
+@pytest.fixture
+def written():
+  found = {"liver": GivenBoxes("liver", 5, PARTS, "found"), "brain": GivenBoxes("brain", 7, PARTS[:1], "uncertain")}
+  content = boxes_file.to_dict("scan", scan(), found, {"liver": 1.5, "brain": 0.0}, {"seed": 1})
+  return json.loads(boxes_file.to_text(content))
+
+
+def read(content, codes="LPS"):
+  return boxes_file.from_dict(content, scan(codes), "x_boxes.json")
+
+
+def test_world_box_is_the_outer_faces_in_ras():
+  grid = Grid((4, 4, 4), np.diag([-2.0, -3.0, 5.0, 1.0]))
+  world = boxes_file.box_to_world(Box((1, 1, 1), (1, 2, 3)), grid)
+  assert world.tolist() == [[-7.0, -7.5, 2.5], [-1.0, -1.5, 7.5]]
+
+
+@pytest.mark.parametrize("codes", ORIENTATIONS)
+def test_world_box_goes_back_to_the_same_voxels(codes):
+  grid = scan(codes).grid
+  for box in (*PARTS, Box((-4, 2.5, 3), (30, 2.5, 3))):
+    back = boxes_file.box_from_world(boxes_file.box_to_world(box, grid), grid)
+    assert np.allclose(back.array(), box.array())
+
+
+def test_box_thinner_than_a_voxel_is_the_voxel_around_it():
+  grid = scan("RAS").grid
+  world = grid.world_from_voxel(np.array([[4.1, 5.0, 6.0], [4.2, 7.0, 8.0]]))
+  box = boxes_file.box_from_world(world, grid)
+  assert box.low[0] == box.high[0] == pytest.approx(4.15)
+
+
+def test_file_says_voxel_and_world_boxes_points_verdict_label_and_volume(written):
+  liver = written["organs"]["liver"]
+  assert (liver["label"], liver["verdict"], liver["volume_ml"]) == (5, "found", 1.5)
+  assert liver["box_vox"] == [[2, 3, 4], [9, 9, 12]]
+  assert np.shape(liver["parts_vox"]) == (2, 2, 3) and np.shape(liver["points_vox"]) == (2, 6, 3)
+  grid = scan().grid
+  assert np.allclose(grid.world_from_voxel(np.array(liver["extreme_points_vox"])), liver["extreme_points_world_mm"])
+  assert np.allclose(boxes_file.box_to_world(Box((2, 3, 4), (9, 9, 12)), grid), liver["box_world_mm"])
+
+
+def test_numbers_stand_in_rows(written):
+  text = boxes_file.to_text(written)
+  assert "[2.0, 3.0, 4.0]" in text and json.loads(text) == written
+
+
+def test_untouched_file_gives_the_parts_back(written):
+  found = read(written)["liver"]
+  assert [p.array().tolist() for p in found.parts] == [p.array().tolist() for p in PARTS]
+  assert (found.value, found.verdict) == (5, "found")
+
+
+def test_edited_voxel_box_wins(written):
+  written["organs"]["liver"]["box_vox"][1][0] = 12
+  found = read(written)["liver"]
+  assert [p.array().tolist() for p in found.parts] == [[[2, 3, 4], [12, 9, 12]]]
+  assert found.verdict == "given"
+
+
+@pytest.mark.parametrize("codes", ORIENTATIONS)
+def test_edited_world_box_wins(codes):
+  content = boxes_file.to_dict("scan", scan(codes), {"liver": GivenBoxes("liver", 5, PARTS)}, None, {})
+  target = Box((1, 2, 3), (9, 9, 12))
+  content["organs"]["liver"]["box_world_mm"] = boxes_file.box_to_world(target, scan(codes).grid).tolist()
+  assert np.allclose(read(content, codes)["liver"].box.array(), target.array())
+
+
+def test_edited_part_wins(written):
+  written["organs"]["liver"]["parts_vox"][1][1][0] = 11
+  found = read(written)["liver"]
+  assert found.parts[1].high[0] == 11 and len(found.parts) == 2 and found.verdict == "given"
+
+
+def test_two_different_edits_are_refused(written):
+  written["organs"]["liver"]["box_vox"][1][0] = 12
+  written["organs"]["liver"]["box_world_mm"][1][0] += 50
+  with pytest.raises(InputError, match=r"x_boxes.json: liver: .*say different boxes"):
+    read(written)
+
+
+def test_edited_box_brings_an_organ_back_into_view(written):
+  written["organs"]["liver"]["verdict"] = "outside field of view"
+  assert read(written)["liver"].verdict == "outside field of view"
+  written["organs"]["liver"]["box_vox"][1][0] = 12
+  assert read(written)["liver"].verdict == "given"
+
+
+@pytest.mark.parametrize("key", ["box_vox", "box_world_mm", "parts_vox"])
+def test_one_box_by_hand_is_enough(written, key):
+  entry = written["organs"]["liver"]
+  hand = {"organs": {"liver": {key: entry[key]}}}
+  found = read(hand)["liver"]
+  assert np.allclose(found.box.array(), entry["box_vox"]) and (found.value, found.verdict) == (1, "given")
+
+
+def test_file_of_another_scan_is_refused(written):
+  with pytest.raises(InputError, match="another scan"):
+    boxes_file.from_dict(written, scan(origin=(0.0, 0.0, 0.0)), "x_boxes.json")
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (lambda e: e.update(box_vox="here"), "not a box"),
+    (lambda e: e.update(box_vox=[[0, 0, 0], [1, 1, float("nan")]]), "not a box"),
+    (lambda e: e.update(label=0), "label 0"),
+    (lambda e: [e.pop(key) for key in ("box_vox", "box_world_mm", "parts_vox")], "has no box"),
+  ],
+)
+def test_faulty_entry_names_file_and_organ(written, change, message):
+  change(written["organs"]["brain"])
+  with pytest.raises(InputError, match="x_boxes.json: brain: .*" + message):
+    read(written)
+
+
+def test_file_without_organs_is_refused(written):
+  with pytest.raises(InputError, match="no organs"):
+    read({**copy.deepcopy(written), "organs": {}})
+
+
+def test_evaluation_reads_what_is_written(written):
+  from medlsam_jax.evaluation.saved import findings_from_dict
+
+  found = findings_from_dict(written)["liver"]
+  assert found.verdict == "found" and found.box.array().tolist() == [[2, 3, 4], [9, 9, 12]]
