@@ -1,0 +1,134 @@
+"""`localize` and `segment` as functions: same key same result, organs outside stay empty, bad scans are refused."""
+
+import types
+
+import numpy as np
+import pytest
+
+from medlsam_jax import pipeline
+from medlsam_jax.errors import ConfigError, InputError, TemplateError, WeightsError
+from medlsam_jax.geometry import Box, Grid, Volume
+from medlsam_jax.results.given import GivenBoxes
+from medlsam_jax.segmentation.predictor import Predictor
+from medlsam_jax.segmentation.volume import LITEMEDSAM
+
+GRID = Grid((12, 16, 16), np.diag([-2.0, -2.0, 2.0, 1.0]))
+
+
+class BoxPainter(Predictor):
+  """Paints the inside of boxes."""
+
+  variant = types.SimpleNamespace(pixels="unit")
+  image_size = 64
+
+  def __init__(self):
+    self.encode_batch = 1
+    self.slices = 0
+
+  def encode(self, images):
+    self.slices += len(images)
+    return list(images)
+
+  def decode(self, embedding, boxes):
+    centre = np.arange(64) + 0.5
+    inside = [
+      np.minimum(np.minimum(centre - x0, x1 - centre)[None], np.minimum(centre - y0, y1 - centre)[:, None])
+      for x0, y0, x1, y1 in boxes
+    ]
+    return np.stack(inside), np.ones(len(boxes))
+
+
+@pytest.fixture
+def scan():
+  return Volume(np.random.default_rng(0).uniform(-100, 200, GRID.shape).astype(np.float32), GRID, "a_ct.nii.gz")
+
+
+def given(organ, value, low, high, verdict="found"):
+  return GivenBoxes(organ, value, (Box(low, high),), verdict)
+
+
+def test_every_organ_is_named_and_the_one_outside_stays_empty(scan):
+  painter = BoxPainter()
+  found = {
+    "liver": given("liver", 5, (2, 4, 4), (5, 9, 9)),
+    "brain": given("brain", 7, (8, 4, 4), (11, 9, 9), "outside field of view"),
+    "lung": given("lung", 3, (9, 4, 4), (10, 9, 9), "uncertain"),
+  }
+  labels = pipeline.segment(scan, found, painter)
+  assert dict(labels.names) == {"liver": 5, "brain": 7, "lung": 3}
+  assert labels["liver"].any() and labels["lung"].any() and not labels["brain"].any()
+  assert painter.slices == 6  # 4 of the liver, 2 of the lung: none for what is not there
+  assert labels.grid is scan.grid and labels.array.dtype == np.uint8
+
+
+def test_all_organs_outside_gives_an_empty_map(scan):
+  found = {"brain": given("brain", 7, (8, 4, 4), (11, 9, 9), "outside field of view")}
+  labels = pipeline.segment(scan, found, BoxPainter())
+  assert not labels.array.any() and labels.volumes_ml() == {"brain": 0.0}
+
+
+def test_clean_up_adds_to_the_settings(scan, monkeypatch):
+  seen = []
+  original = pipeline.segment_volume
+  monkeypatch.setattr(pipeline, "segment_volume", lambda *a: (seen.append(a[3]), original(*a))[1])
+  found = {"liver": given("liver", 5, (2, 4, 4), (5, 9, 9))}
+  pipeline.segment(scan, found, BoxPainter(), clean_up=True)
+  pipeline.segment(scan, found, BoxPainter(), settings="medlsam")
+  assert seen[0].largest_component and seen[0].fill_holes and seen[0].margin_px == LITEMEDSAM.margin_px
+  assert seen[1].margin_px == 10
+
+
+def test_progress_is_told_of_every_slice(scan):
+  told = []
+  found = {"liver": given("liver", 5, (2, 4, 4), (5, 9, 9))}
+  pipeline.segment(scan, found, BoxPainter(), progress=lambda done, total: told.append((done, total)))
+  assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_unknown_preset_is_refused(scan):
+  with pytest.raises(ConfigError, match="preset 'sam' is unknown; choose litemedsam or medlsam"):
+    pipeline.segment(scan, {}, BoxPainter(), settings="sam")
+
+
+def test_one_label_value_for_two_organs_is_refused(scan):
+  found = {"a": given("a", 5, (2, 4, 4), (5, 9, 9)), "b": given("b", 5, (2, 4, 4), (5, 9, 9))}
+  with pytest.raises(InputError, match="same label value 5"):
+    pipeline.segment(scan, found, BoxPainter())
+
+
+@pytest.mark.parametrize("call", ["localize", "segment"])
+def test_arrays_of_ones_own_are_checked_too(scan, call):
+  def run(volume):
+    if call == "segment":
+      return pipeline.segment(volume, {}, BoxPainter())
+    return pipeline.localize(None, None, volume)
+
+  spoilt = scan.array.copy()
+  spoilt[0, 0, 0] = np.nan
+  with pytest.raises(InputError, match=r"a_ct.nii.gz: 1 NaN"):
+    run(Volume(spoilt, GRID, "a_ct.nii.gz"))
+  with pytest.raises(InputError, match=r"a_ct.nii.gz: an array of 2 axes"):
+    run(Volume(scan.array[0], GRID, "a_ct.nii.gz"))
+
+
+def test_localization_network_cannot_paint(scan, small_network_file):
+  with pytest.raises(WeightsError, match="cannot segment"):
+    pipeline.segment(scan, {}, small_network_file)
+
+
+def test_same_key_same_finding_and_given_starts_count(mini_templates, mini_queries, small_network_file):
+  import medlsam_jax as ml
+
+  network = ml.load(small_network_file)
+  templates = ml.read_templates(mini_templates, ["alpha", "beta"])
+  bank = ml.Bank.build(network, templates, mode="WPL")
+  query = ml.read_volume(mini_queries / "q0_ct.nii.gz")
+  first, second = (ml.localize(network, bank, query, key=3, organs=["beta"]) for _ in range(2))
+  assert list(first) == ["beta"] and np.array_equal(first["beta"].points, second["beta"].points)
+  starts = [[60, 60, 60], [62, 61, 60]]
+  told = []
+  third = ml.localize(network, bank, query, starts=starts, progress=lambda done, total: told.append((done, total)))
+  assert list(third) == ["alpha", "beta"] and told[-1][0] == told[-1][1]
+  assert third["beta"].points.shape == (1, 6, 3) and third["beta"].confidence.similarity is not None
+  with pytest.raises(TemplateError, match="gamma"):
+    ml.localize(network, bank, query, organs=["gamma"])
