@@ -1,41 +1,16 @@
 """`localize` and `segment` as functions: same key same result, organs outside stay empty, bad scans are refused."""
 
-import types
-
 import numpy as np
 import pytest
+from box_painter import BoxPainter
 
 from medlsam_jax import pipeline
 from medlsam_jax.errors import ConfigError, InputError, TemplateError, WeightsError
 from medlsam_jax.geometry import Box, Grid, Volume
 from medlsam_jax.results.given import GivenBoxes
-from medlsam_jax.segmentation.predictor import Predictor
 from medlsam_jax.segmentation.volume import LITEMEDSAM
 
 GRID = Grid((12, 16, 16), np.diag([-2.0, -2.0, 2.0, 1.0]))
-
-
-class BoxPainter(Predictor):
-  """Paints the inside of boxes."""
-
-  variant = types.SimpleNamespace(pixels="unit")
-  image_size = 64
-
-  def __init__(self):
-    self.encode_batch = 1
-    self.slices = 0
-
-  def encode(self, images):
-    self.slices += len(images)
-    return list(images)
-
-  def decode(self, embedding, boxes):
-    centre = np.arange(64) + 0.5
-    inside = [
-      np.minimum(np.minimum(centre - x0, x1 - centre)[None], np.minimum(centre - y0, y1 - centre)[:, None])
-      for x0, y0, x1, y1 in boxes
-    ]
-    return np.stack(inside), np.ones(len(boxes))
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from medlsam_jax.cli import options
 
 if TYPE_CHECKING:
   from medlsam_jax.cli.terminal import Terminal
+  from medlsam_jax.results.given import Shown
 
 
 def add_to(commands: Any) -> None:
@@ -86,6 +88,7 @@ def segment_all(arguments: argparse.Namespace, settings: Any, queries: list[Path
   predictor = sources.predictor_of(arguments.model, terminal)
 
   def work(path: Path, name: str, title: str) -> None:
+    found: Mapping[str, Shown]
     if search is not None:
       scan, found = search.run(path, title, terminal)
       provenance = search.provenance(predictor.network)

@@ -65,7 +65,7 @@ class Terminal:
       table.add_row(*row, style="bold" if footer and number == len(body) - 1 else None)
     # a pipe or a narrow window must not cost columns
     width = sum(max(len(row[column]) for row in rows) + 2 for column in range(len(heading)))
-    self._out.print(table, width=max(width, self._out.width), soft_wrap=False, crop=False)
+    Console(file=sys.stdout, markup=False, highlight=False, width=width).print(table)
 
   @contextlib.contextmanager
   def bar(self, text: str) -> Iterator[Bar]:

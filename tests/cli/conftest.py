@@ -7,28 +7,9 @@ import types
 import nibabel
 import numpy as np
 import pytest
+from box_painter import BoxPainter
 
 from medlsam_jax.cli import main as command_line
-
-
-class BoxPainter:
-  """Stands in for a SAM-family predictor: the inside of a box is the mask."""
-
-  image_size = 64
-  variant = types.SimpleNamespace(pixels="unit")
-  encode_batch = 4
-  network = types.SimpleNamespace(kind="litemedsam", source="box painter", sha256="0" * 64, header={})
-
-  def encode(self, images):
-    return list(images)
-
-  def decode(self, embedding, boxes):
-    centre = np.arange(64) + 0.5
-    inside = [
-      np.minimum(np.minimum(centre - x0, x1 - centre)[None], np.minimum(centre - y0, y1 - centre)[:, None])
-      for x0, y0, x1, y1 in boxes
-    ]
-    return np.stack(inside), np.ones(len(boxes))
 
 
 @pytest.fixture
