@@ -44,8 +44,18 @@ class Predictor:
     self.variant = module.variant
     self.encode_batch = encode_batch or (1 if jax.default_backend() == "cpu" else 16)
     self._variables = jax.device_put(variables)
-    self._encode = jax.jit(lambda v, images: module.apply(v, images, method="encode"))
-    self._decode = jax.jit(lambda v, one, boxes: module.apply(v, one[None], boxes=boxes, method="decode"))
+    self._compilations = 0
+
+    # The counter rises when Python runs, which is once for each program that is traced.
+    def encode(variables: Any, images: Array) -> Any:
+      self._compilations += 1
+      return module.apply(variables, images, method="encode")
+
+    def decode(variables: Any, embedding: Array, boxes: Array) -> Any:
+      self._compilations += 1
+      return module.apply(variables, embedding[None], boxes=boxes, method="decode")
+
+    self._encode, self._decode = jax.jit(encode), jax.jit(decode)
 
   @property
   def image_size(self) -> int:
@@ -54,7 +64,7 @@ class Predictor:
 
   def compilations(self) -> int:
     """Programs compiled so far: at most one to encode and one for each of `BOX_COUNTS`."""
-    return self._encode._cache_size() + self._decode._cache_size()
+    return self._compilations
 
   def encode(self, images: Float[np.ndarray, "n s s 3"]) -> list[Float[Array, "g g c"]]:
     """One embedding per image, left on the device; images scaled as `variant.pixels` says.

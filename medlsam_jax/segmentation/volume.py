@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Integer, Num
+from jaxtyping import Array, Float, Integer, Num
 
 from medlsam_jax.data.labels import LabelMap, check_values
 from medlsam_jax.data.slices import ImageFit, Scaling, display_view, window_to_bytes
@@ -174,7 +174,7 @@ def _embeddings(
   grey_hu: tuple[float, float],
   fit: ImageFit,
   predictor: Predictor,
-) -> Iterator[tuple[int, object]]:
+) -> Iterator[tuple[int, Array | None]]:
   """Slices with their embeddings, a batch at a time; None for a slice of one grey, which holds nothing to segment."""
   for start in range(0, len(indices), predictor.encode_batch):
     batch = indices[start : start + predictor.encode_batch]

@@ -41,26 +41,26 @@ def test_depthwise_equals_grouped_convolution_on_an_oblong_image(stride):
 def test_folded_convolution_equals_convolution_and_batch_norm(depthwise):
   x = jnp.asarray(np.random.default_rng(1).normal(size=(1, 6, 8, 4)), jnp.float32)
   plain, folded = (ConvNorm(4, edge=3, depthwise=depthwise, folded=f) for f in (False, True))
-  variables = random_like(plain.init(jax.random.key(0), x))
+  variables = random_like(jax.eval_shape(plain.init, jax.random.key(0), x))
   np.testing.assert_allclose(folded.apply(fold_batch_norm(variables), x), plain.apply(variables, x), atol=1e-5)
 
 
 def test_folding_a_whole_encoder_changes_nothing_but_the_variables():
   images = jnp.asarray(np.random.default_rng(2).random((1, 16, 16, 3)), jnp.float32)
-  variables = random_like(TinyViT(sizes=SMALL).init(jax.random.key(0), images), seed=3)
+  variables = random_like(jax.eval_shape(TinyViT(sizes=SMALL).init, jax.random.key(0), images), seed=3)
   folded = fold_batch_norm(variables)
   assert set(folded) == {"params"}
   expected_shapes = jax.eval_shape(TinyViT(sizes=SMALL, folded=True).init, jax.random.key(0), images)
   assert jax.tree.map(jnp.shape, folded) == jax.tree.map(lambda leaf: leaf.shape, dict(expected_shapes))
-  plain = TinyViT(sizes=SMALL).apply(variables, images)
-  np.testing.assert_allclose(TinyViT(sizes=SMALL, folded=True).apply(folded, images), plain, atol=1e-4)
+  plain = jax.jit(TinyViT(sizes=SMALL).apply)(variables, images)
+  np.testing.assert_allclose(jax.jit(TinyViT(sizes=SMALL, folded=True).apply)(folded, images), plain, atol=1e-4)
 
 
 def test_training_form_moves_the_batch_statistics():
   images = jnp.asarray(np.random.default_rng(2).random((2, 16, 16, 3)), jnp.float32)
   model = TinyViT(sizes=SMALL)
-  variables = model.init(jax.random.key(0), images)
-  _, updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
+  variables = random_like(jax.eval_shape(model.init, jax.random.key(0), images))
+  _, updated = jax.jit(lambda v, i: model.apply(v, i, train=True, mutable=["batch_stats"]))(variables, images)
   before, after = (v["batch_stats"]["embed0"]["norm"]["mean"] for v in (variables, updated))
   assert not np.allclose(before, after)
 
@@ -68,7 +68,7 @@ def test_training_form_moves_the_batch_statistics():
 def test_doubling_places_each_input_in_a_two_by_two_cell():
   x = np.random.default_rng(4).normal(size=(1, 2, 3, 4)).astype(np.float32)
   module = Double(5)
-  variables = random_like(module.init(jax.random.key(0), x))
+  variables = random_like(jax.eval_shape(module.init, jax.random.key(0), x))
   kernel, bias = variables["params"]["kernel"], variables["params"]["bias"]
   result = module.apply(variables, x)
   for y, column, i, j in itertools.product(range(2), range(3), range(2), range(2)):
@@ -87,8 +87,8 @@ def test_window_attention_lets_zero_padding_take_part():
   heads, window, channels = 2, 3, 4
   x = np.random.default_rng(5).normal(size=(1, 4, 5, channels)).astype(np.float32)
   module = WindowAttention(heads, window)
-  params = random_like(module.init(jax.random.key(0), x), seed=6)["params"]
-  result = np.asarray(module.apply({"params": params}, x))[0]
+  params = random_like(jax.eval_shape(module.init, jax.random.key(0), x), seed=6)["params"]
+  result = np.asarray(jax.jit(module.apply)({"params": params}, x))[0]
   p = jax.tree.map(np.asarray, params)
 
   padded = np.zeros((6, 6, channels))

@@ -1,5 +1,6 @@
 """Prompt encoder, decoder and LiteMedSAM against numbers of the published programs."""
 
+import functools
 from pathlib import Path
 
 import jax
@@ -37,12 +38,16 @@ def tiny():
   golden = np.load(GOLDEN / "sam_tiny_forward.npz")
   embedding = golden["embedding"].transpose(0, 2, 3, 1)
 
-  def decode(multimask, dtype=jnp.float32, **prompts):
+  @functools.partial(jax.jit, static_argnums=(0, 1))
+  def answer(multimask, dtype, prompts):
     variables = {"params": params["prompt_encoder"]}
     sparse, dense = encoder.apply(variables, **prompts)
     position = encoder.apply(variables, method="image_positions")
     typed = decoder.clone(dtype=dtype)
     return typed.apply({"params": params["mask_decoder"]}, embedding, position, sparse, dense, multimask)
+
+  def decode(multimask, dtype=jnp.float32, **prompts):
+    return answer(multimask, dtype, prompts)
 
   return decode, golden
 

@@ -93,6 +93,8 @@ class PromptEncoder(nn.Module):
       raise ValueError("a prompt needs points, a box or a mask")
     tokens = [jnp.zeros((given[0].shape[0], 0, self.width))]
     if points is not None:
+      if labels is None:
+        raise ValueError("points need labels")
       if boxes is None:  # published: points without a box are followed by one "no point"
         points = jnp.pad(points, ((0, 0), (0, 1), (0, 0)))
         labels = jnp.pad(labels, ((0, 0), (0, 1)), constant_values=-1)
