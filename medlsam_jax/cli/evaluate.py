@@ -13,6 +13,7 @@ from medlsam_jax.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
   from medlsam_jax.cli.terminal import Terminal
+  from medlsam_jax.evaluation.baseline import MeanBoxes
 
 RESULT_NAME = "evaluation"
 _TRUTH_ENDINGS = ("_seg.nii.gz", "_seg.nii")
@@ -64,6 +65,8 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   failed: Mapping[str, str] = {}
   if arguments.predictions is None:
     sources.check_search(arguments)
+  else:
+    check_predictions(arguments)
   require_writable(arguments.out)
   if arguments.predictions is None:
     summary, search = _make(arguments, settings, [case.scan for case in cases if case.scan], terminal)
@@ -76,6 +79,18 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   values = {organ: table[organ] for organ in organs}
   rows = _score(arguments, cases, values, failed, terminal)
   return tell(Path(arguments.out), rows, terminal)
+
+
+def check_predictions(arguments: argparse.Namespace) -> None:
+  """Refuses options of making results together with `--predictions`.
+
+  Raises:
+    ConfigError: there is one.
+  """
+  for option in ("bank", "save_bank", "mode", "interval_mm", "steps", "preset", "config", "rest"):
+    if getattr(arguments, option):
+      name = arguments.rest[0] if option == "rest" else "--" + option.replace("_", "-")
+      raise ConfigError(f"{name} is about making results; with --predictions they are only scored: leave it away")
 
 
 def cases_of(arguments: argparse.Namespace) -> list[Case]:
@@ -143,42 +158,57 @@ def _score(
   """Rows of all scans; a scan without a result stays in them as failed."""
   from medlsam_jax.data.nifti import read_label_nifti
   from medlsam_jax.data.scans import read_volume
-  from medlsam_jax.data.templates import read_templates
-  from medlsam_jax.evaluation.baseline import MeanBoxes
   from medlsam_jax.evaluation.case import evaluate_case
   from medlsam_jax.evaluation.saved import evaluate_saved
+  from medlsam_jax.results.writing import BOXES, LABELS
 
   folder = Path(arguments.predictions or arguments.out)
   with_boxes, with_masks = _expected(arguments, folder, cases)
-  baseline = None
-  if arguments.templates is not None:
-    with terminal.bar("placing the baseline"):
-      baseline = MeanBoxes.of(read_templates(arguments.templates, list(values), arguments.labels))
+  expected: Any = (*(["boxes"] if with_boxes else []), *(["masks"] if with_masks else []))
+  baseline = _baseline(arguments, cases, values, terminal)
   rows: list[Any] = []
   with terminal.bar("scoring") as report:
-    for number, case in enumerate(cases):
+    for number, case in enumerate(cases, 1):
       truth = read_label_nifti(case.truth)
       placed = None
       if baseline is not None and case.scan is not None and case.name not in failed:
         placed = baseline.place(read_volume(case.scan))
-      boxes, masks = folder / f"{case.name}_boxes.json", folder / f"{case.name}_seg.nii.gz"
       if case.name in failed:
-        expected: Any = (*(["boxes"] if with_boxes else []), *(["masks"] if with_masks else []))
         rows += evaluate_case(case.name, None, None, truth, values, placed, expected=expected)
       else:
-        rows += evaluate_saved(
-          case.name, boxes if with_boxes else None, masks if with_masks else None, truth, values, placed
-        )
-      report(number + 1, len(cases))
+        boxes = folder / (case.name + BOXES) if with_boxes else None
+        masks = folder / (case.name + LABELS) if with_masks else None
+        rows += evaluate_saved(case.name, boxes, masks, truth, values, placed)
+      report(number, len(cases))
   return rows
+
+
+def _baseline(
+  arguments: argparse.Namespace, cases: Sequence[Case], values: dict[str, int], terminal: Terminal
+) -> MeanBoxes | None:
+  """The templates' mean boxes, where there are templates; warns of scans that are among them."""
+  from medlsam_jax.data.templates import read_templates
+  from medlsam_jax.evaluation.baseline import MeanBoxes
+
+  if arguments.templates is None:
+    return None
+  with terminal.bar("placing the baseline"):
+    templates = read_templates(arguments.templates, list(values), arguments.labels)
+  used = {Path(template.scan.source).resolve() for template in templates}
+  for case in cases:
+    if case.scan is not None and case.scan.resolve() in used:
+      terminal.warn(f"{case.scan} is one of the templates too: its scores say nothing about new scans")
+  return MeanBoxes.of(templates)
 
 
 def _expected(arguments: argparse.Namespace, folder: Path, cases: Sequence[Case]) -> tuple[bool, bool]:
   """Whether boxes and masks are to be scored: what was made, or what any scan has."""
+  from medlsam_jax.results.writing import BOXES, LABELS
+
   if arguments.predictions is None:
     return True, not arguments.no_masks
-  boxes = any((folder / f"{case.name}_boxes.json").is_file() for case in cases)
-  masks = not arguments.no_masks and any((folder / f"{case.name}_seg.nii.gz").is_file() for case in cases)
+  boxes = any((folder / (case.name + BOXES)).is_file() for case in cases)
+  masks = not arguments.no_masks and any((folder / (case.name + LABELS)).is_file() for case in cases)
   if not boxes and not masks:
     names = ", ".join(case.name for case in cases[:5])
     raise InputError(f"{folder}: no results for any scan ({names}); expected NAME_boxes.json or NAME_seg.nii.gz")

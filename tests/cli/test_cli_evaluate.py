@@ -84,3 +84,17 @@ def test_folder_without_results_is_named(medlsam, mini_queries, tmp_path):
   (tmp_path / "none").mkdir()
   result = medlsam("evaluate", "--predictions", tmp_path / "none", "--truth", mini_queries, "--out", tmp_path / "out")
   assert result.code == 2 and "no results for any scan" in result.err
+
+
+def test_options_of_making_results_are_refused_with_given_ones(medlsam, perfect, mini_queries):
+  words = ["evaluate", "--predictions", perfect, "--truth", mini_queries]
+  for extra, name in ((["--steps", 2], "--steps"), (["--search.agents", 3], "--search.agents")):
+    result = medlsam(*words, *extra)
+    assert result.code == 2 and name in result.err and "only scored" in result.err
+
+
+def test_query_that_is_a_template_is_warned_of(medlsam, perfect, mini_queries, tmp_path):
+  words = ["--predictions", perfect, "--query", mini_queries, "--templates", mini_queries, "--out", tmp_path / "out"]
+  result = medlsam("evaluate", *words)
+  assert result.code == 0
+  assert "q0_ct.nii.gz is one of the templates too" in result.err and "baseline IoU" in result.out
