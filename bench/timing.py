@@ -24,7 +24,9 @@ def seconds(call: Callable[[], Any], runs: int = 3) -> float:
 def matrix_product_gflops(dtype: Any) -> float:
   """Speed of a 4096 x 768 x 3072 product with float32 accumulation: the limit that shares refer to."""
   a, b = jnp.ones((4096, 768), dtype), jnp.ones((768, 3072), dtype)
-  product = jax.jit(lambda a, b: jax.lax.dot_general(a, b, (((1,), (0,)), ((), ())), preferred_element_type=jnp.float32))
+  product = jax.jit(
+    lambda a, b: jax.lax.dot_general(a, b, (((1,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+  )
   return 2 * 4096 * 768 * 3072 / seconds(lambda: product(a, b), 5) / 1e9
 
 

@@ -1,4 +1,4 @@
-"""Imports point downhill, networks know nothing of files, and importing the package does no work (architecture, rooms)."""
+"""Imports point downhill, networks know nothing of files, importing the package does no work (architecture)."""
 
 import ast
 import subprocess

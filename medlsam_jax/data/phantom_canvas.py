@@ -10,6 +10,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import zlib
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -56,7 +58,7 @@ def smooth_lattice(axes: list[np.ndarray], step_mm: float, rng_seed: int, name: 
   for axis, origin in enumerate((planes[0], -reach, -reach)):
     shape = tuple(-1 if i == axis else 1 for i in range(3))
     taps = (weights[axis][k].reshape(shape) * field.take(first[axis] - origin + k, axis) for k in range(4))
-    field = sum(taps)
+    field = functools.reduce(np.add, taps)
   return field
 
 
@@ -66,12 +68,16 @@ def smooth_union(first: Field, second: Field, blend_mm: float) -> Field:
   return second + (first - second) * mix - blend_mm * mix * (1 - mix)
 
 
-def shifted(point: tuple[float, ...] | np.ndarray, x: float, y: float, z: float) -> Float[np.ndarray, "3"]:
+Points = Sequence[Sequence[Any]] | np.ndarray
+"""Places (x, y, z) in mm."""
+
+
+def shifted(point: Sequence[Any] | np.ndarray, x: float, y: float, z: float) -> Float[np.ndarray, "3"]:
   """A point moved by some mm."""
   return np.asarray(point, float) + np.array([x, y, z])
 
 
-def curve(points: list[tuple[float, float, float]], step_mm: float = 7.0) -> Float[np.ndarray, "n 3"]:
+def curve(points: Points, step_mm: float = 7.0) -> Float[np.ndarray, "n 3"]:
   """Smooth curve through `points` (x, y, z), sampled about every `step_mm`."""
   knots = np.asarray(points, float)
   lengths = np.linalg.norm(np.diff(knots, axis=0), axis=1)
@@ -137,7 +143,7 @@ class Window:
       x=self.x[cut],
       y=self.y[cut],
       z=self.z[cut],
-      axes=tuple(axis[c] for axis, c in zip(self.axes, cut, strict=True)),
+      axes=(self.axes[0][cut[0]], self.axes[1][cut[1]], self.axes[2][cut[2]]),
       hu=self.hu[cut],
       label=self.label[cut],
       fields={name: field[cut] for name, field in self.fields.items()},
@@ -157,16 +163,16 @@ class Window:
   ) -> Field:
     """Signed distance to an ellipsoid, or with `power` above 2 to a box with round edges."""
     # Plain Python numbers keep the arrays in float32.
-    radii = [float(r) for r in radii]
-    rows = [[a / r for a in axis] for axis, r in zip(rotation(turn).T.tolist(), radii, strict=True)]
+    lengths = [float(r) for r in radii]
+    rows = [[a / r for a in axis] for axis, r in zip(rotation(turn).T.tolist(), lengths, strict=True)]
     offset = [c - float(s) for c, s in zip((self.x, self.y, self.z), centre, strict=True)]
     local = [row[0] * offset[0] + row[1] * offset[1] + row[2] * offset[2] for row in rows]
     if power == 2:
       near = np.sqrt(local[0] ** 2 + local[1] ** 2 + local[2] ** 2) + 1e-6
-      slope = np.sqrt(sum((q / r) ** 2 for q, r in zip(local, radii, strict=True))) + 1e-6
+      slope = np.sqrt(sum((q / r) ** 2 for q, r in zip(local, lengths, strict=True))) + 1e-6
       return near * (near - 1) / slope
     near = sum(np.abs(q) ** power for q in local) ** (1 / power)
-    return (near - 1) * float(min(radii))
+    return (near - 1) * float(min(lengths))
 
   def tube(
     self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from medlsam_jax.data.phantom_canvas import FAR_MM, Field, Tissue, Window, curve, shifted, smooth_union
+from medlsam_jax.data.phantom_canvas import FAR_MM, Field, Points, Tissue, Window, curve, shifted, smooth_union
 from medlsam_jax.data.phantom_subject import LABEL_VALUES, SIDES, VERTEBRAE_Z, Subject
 
 _PROFILE_Z = (-260, -160, -90, -20, 60, 140, 210, 270, 340)
@@ -122,7 +122,8 @@ def paint_spine(subject: Subject, scan: Window) -> None:
   canal = np.stack([np.zeros_like(z), spine_y(z) - 26, z], axis=1)
   for name, height in VERTEBRAE_Z.items():
     lumbar = name.startswith("L")
-    centre = shifted((0.0, spine_y(height), height), *rng.normal(0, 0.8, 2), 0)
+    aside, ahead = rng.normal(0, 0.8, 2)
+    centre = shifted((0.0, spine_y(height), height), aside, ahead, 0)
     pitch = 30 if lumbar else 24
     wide, deep, half = (25, 18, 12.2) if lumbar else (18, 16, 9.6)
     wide, deep = np.array([wide, deep]) * rng.normal(1, 0.03)
@@ -205,7 +206,7 @@ def paint_pelvis(subject: Subject, scan: Window) -> None:
     _paint_hip(subject, scan, name, side)
 
 
-def _mirrored(points: list[tuple[float, float, float]], side: float) -> list[tuple[float, float, float]]:
+def _mirrored(points: Points, side: float) -> Points:
   return [(side * x, y, z) for x, y, z in points]
 
 

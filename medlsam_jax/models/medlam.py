@@ -141,4 +141,4 @@ class MedLAM(nn.Module):
 def init_variables(module: MedLAM, key: Array) -> dict:
   """Random parameters of the whole network: every decoder stage it has and, with stride 1, the classification."""
   patches = jnp.zeros((1, *(module.patch_edge,) * 3, 1))
-  return module.init(key, patches, classify=1 in module.feature_scales)
+  return dict(module.init(key, patches, classify=1 in module.feature_scales))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from medlsam_jax.data.pairs import AIR_INTENSITY, CUBE_EDGE, Batch
 from medlsam_jax.geometry import PATCH_EDGE, WORKING_SPACING_MM
-from medlsam_jax.models.medlam import MedLAM, init_variables
+from medlsam_jax.models.medlam import MedLAM, MedLAMOutput, init_variables
 from medlsam_jax.objectives import contract, uam
 from medlsam_jax.training.augment import augmented_view
 from medlsam_jax.training.settings import OptimizerSettings, PretrainSettings
@@ -79,7 +79,8 @@ def plain_views(key: Array, batch: Batch) -> tuple[Float[Array, "g m v v v"], Fl
   def cut(cubes: Array, offset: Array) -> Array:
     return jax.lax.dynamic_slice(cubes, (0, *offset), (cubes.shape[0], *(PATCH_EDGE,) * 3))
 
-  return jax.vmap(cut)(batch.cubes, offsets), batch.origins_mm + WORKING_SPACING_MM * offsets[:, None]
+  origins_mm = jnp.asarray(batch.origins_mm) + WORKING_SPACING_MM * offsets[:, None]
+  return jax.vmap(cut)(jnp.asarray(batch.cubes), offsets), origins_mm
 
 
 def _augmented_views(key: Array, batch: Batch, settings: PretrainSettings) -> tuple[Array, Array]:
@@ -100,9 +101,10 @@ def _loss(settings: PretrainSettings, params: Any, batch: Batch, key: Array) -> 
 
   def run(patches: Array, k: Array, scales: tuple[int, ...]) -> tuple[Array, dict[int, Array]]:
     flat = patches.reshape(-1, *(PATCH_EDGE,) * 3, 1)
-    out = module.apply({"params": params}, flat, feature_scales=scales, train=True, rngs={"dropout": k})
-    regroup = lambda a: a.reshape(groups, -1, *a.shape[1:])  # noqa: E731 - one expression, used twice below
-    return regroup(out.position), {s: regroup(f) for s, f in out.features.items()}
+    drop = {"dropout": k}
+    out = cast(MedLAMOutput, module.apply({"params": params}, flat, feature_scales=scales, train=True, rngs=drop))
+    features = {s: f.reshape(groups, -1, *f.shape[1:]) for s, f in out.features.items()}
+    return out.position.reshape(groups, -1, 3), features
 
   scales = tuple(settings.network.feature_scales)
   plain_positions, plain_features = run(plain[:, :dense], keys[2], scales)
@@ -129,7 +131,7 @@ def _loss(settings: PretrainSettings, params: Any, batch: Batch, key: Array) -> 
     augmented_features=warped_features,
     augmented_mm=warped_mm[:, :dense],
   )
-  total, metrics = jnp.zeros(()), {}
+  total, metrics = jnp.zeros(()), dict[str, Array]()
   for name, weight in settings.objectives.items():
     value, extra = contract.find(name)(views, {})
     total = total + weight * value
@@ -158,7 +160,7 @@ def make_validation(settings: PretrainSettings) -> Callable[[Any, Batch], Array]
 
   def error(params: Any, batch: Batch) -> Array:
     patches = batch.cubes[:, :, inner, inner, inner].reshape(-1, *(PATCH_EDGE,) * 3, 1)
-    out = module.apply({"params": params}, patches, feature_scales=())
+    out = cast(MedLAMOutput, module.apply({"params": params}, patches, feature_scales=()))
     positions = out.position.reshape(*batch.cubes.shape[:2], 3)
     offset = uam.predicted_offset_mm(positions[:, :, None], positions[:, None])
     true = batch.origins_mm[:, :, None] - batch.origins_mm[:, None]

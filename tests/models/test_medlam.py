@@ -1,4 +1,4 @@
-"""The MedLAM network: published numbers, stages that are not asked for do not run, gradients through the CPU lowering."""
+"""The MedLAM network: published numbers, only the stages asked for, gradients through the CPU lowering."""
 
 from pathlib import Path
 
