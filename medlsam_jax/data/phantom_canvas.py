@@ -55,9 +55,9 @@ def smooth_lattice(axes: list[np.ndarray], step_mm: float, rng_seed: int, name: 
   field = np.stack(
     [np.random.default_rng([salt, p + 10**6]).standard_normal((edge, edge), dtype=np.float32) for p in planes]
   )
-  for axis, origin in enumerate((planes[0], -reach, -reach)):
+  for axis, lowest in enumerate((planes[0], -reach, -reach)):
     shape = tuple(-1 if i == axis else 1 for i in range(3))
-    taps = (weights[axis][k].reshape(shape) * field.take(first[axis] - origin + k, axis) for k in range(4))
+    taps = (weights[axis][k].reshape(shape) * field.take(first[axis] - lowest + k, axis) for k in range(4))
     field = functools.reduce(np.add, taps)
   return field
 
