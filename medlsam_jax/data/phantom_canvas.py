@@ -55,9 +55,9 @@ def smooth_lattice(axes: list[np.ndarray], step_mm: float, rng_seed: int, name: 
   field = np.stack(
     [np.random.default_rng([salt, p + 10**6]).standard_normal((edge, edge), dtype=np.float32) for p in planes]
   )
-  for axis, lowest in enumerate((planes[0], -reach, -reach)):
-    shape = tuple(-1 if i == axis else 1 for i in range(3))
-    taps = (weights[axis][k].reshape(shape) * field.take(first[axis] - lowest + k, axis) for k in range(4))
+  for along, lowest in enumerate((planes[0], -reach, -reach)):
+    shape = tuple(-1 if i == along else 1 for i in range(3))
+    taps = (weights[along][k].reshape(shape) * field.take(first[along] - lowest + k, along) for k in range(4))
     field = functools.reduce(np.add, taps)
   return field
 
