@@ -115,7 +115,7 @@ class Report:
       cells = []
       for name in columns:
         places = METRICS[name][1]
-        cells.append(f"{each[name]['mean']:.{places}f} ± {each[name]['sd']:.{places}f}" if name in each else "-")
+        cells.append(_cell(each[name], places) if name in each else "-")
       lines.append([organ, str(each["present"]), str(each["failed"]), *cells])
     total = sum(each["present"] for each in summary["organs"].values())
     means = [f"{summary['mean_over_organs'][name]:.{METRICS[name][1]}f}" for name in columns]
@@ -159,6 +159,12 @@ class Report:
   def write_json(self, path: str | os.PathLike[str]) -> None:
     """The summary, and under `rows` every row."""
     _write(path, json.dumps(self.summary() | {"rows": [dataclasses.asdict(row) for row in self.rows]}, indent=1) + "\n")
+
+
+def _cell(statistic: dict, places: int) -> str:
+  """Mean and sd as text; of a single value no sd."""
+  spread = f" ± {statistic['sd']:.{places}f}" if statistic["n"] > 1 else ""
+  return f"{statistic['mean']:.{places}f}{spread}"
 
 
 def _write(path: str | os.PathLike[str], text: str) -> None:

@@ -89,3 +89,8 @@ def test_files_hold_every_row_and_no_temporary_stays(tmp_path):
 def test_an_unwritable_place_is_an_output_error(tmp_path):
   with pytest.raises(OutputError, match=r"missing/r\.csv"):
     Report(ROWS).write_csv(tmp_path / "missing" / "r.csv")
+
+
+def test_single_value_is_shown_without_a_spread():
+  table = Report([Row("a", "liver", True, "found", "", dice=0.5)]).table()
+  assert table[1] == ["liver", "1", "0", "0.500"]
