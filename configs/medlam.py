@@ -2,7 +2,7 @@
 
 medlsam pretrain --config configs/medlam.py --data.scans DIR_OR_LIST
     base width 24, 300,000 steps of 4 pairs: for a GPU or TPU (one device for now).
-medlsam pretrain --config configs/medlam.py:tiny --data.scans REAL_CT,CTA_CT
+medlsam pretrain --config configs/medlam.py:tiny --data.scans REAL_CT,CTA_CT --data.scan_weights 48,8
     the packaged demo network: base width 4, features at half and quarter resolution; two CPU cores; see the model card
     in medlsam_jax/weights/ for its time and figures.
 medlsam pretrain --config configs/medlam.py:smoke
