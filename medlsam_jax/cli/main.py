@@ -66,18 +66,20 @@ def _run(arguments: argparse.Namespace) -> int:
 
   terminal = Terminal(quiet=getattr(arguments, "quiet", False))
   try:
-    with terminal.warnings_as_lines():
+    with terminal.stops_on_ctrl_c(), terminal.warnings_as_lines():
       return arguments.run(arguments, terminal)
-  except MedlsamError as error:
-    terminal.error(str(error))
-    return BAD_INPUT
-  except KeyboardInterrupt:
-    terminal.error("stopped; nothing half-written was left behind")
-    return INTERRUPTED
   except BrokenPipeError:
     # the reader of a pipe, such as `head`, has gone: nothing is wrong, and nothing can be said to it any more
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return OK
+  except (KeyboardInterrupt, Exception) as error:
+    if isinstance(error, KeyboardInterrupt) or terminal.stopped:
+      terminal.error("stopped; nothing half-written was left behind")
+      return INTERRUPTED
+    if isinstance(error, MedlsamError):
+      terminal.error(str(error))
+      return BAD_INPUT
+    raise
 
 
 def _version() -> str:

@@ -37,6 +37,7 @@ def run_over(terminal: Terminal, scans: Sequence[Path], work: Work, is_done: Cal
 
   summary = Summary()
   for number, path in enumerate(scans, 1):
+    terminal.stop_if_asked()
     name = scan_name(path)
     title = f"[{number}/{len(scans)}] {name}" if len(scans) > 1 else name
     if is_done(name):
@@ -47,9 +48,11 @@ def run_over(terminal: Terminal, scans: Sequence[Path], work: Work, is_done: Cal
       work(path, name, title)
       summary.done.append(name)
     except MedlsamError as error:
+      terminal.stop_if_asked()
       summary.failed[name] = str(error)
       terminal.error(f"{name}: {error}")
     except Exception as error:
+      terminal.stop_if_asked()
       summary.failed[name] = f"a defect of medlsam: {type(error).__name__}: {error}"
       terminal.trace(traceback.format_exc())
       terminal.error(f"{name}: {summary.failed[name]}; please report it with the lines above")

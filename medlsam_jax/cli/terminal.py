@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 
@@ -15,10 +17,11 @@ from rich.table import Table
 class Bar:
   """One moving bar; called with what is done and what there is in all (None: not known)."""
 
-  def __init__(self, progress: Progress, text: str):
-    self._progress, self._task = progress, progress.add_task(text, total=None)
+  def __init__(self, progress: Progress, text: str, terminal: Terminal):
+    self._progress, self._task, self._terminal = progress, progress.add_task(text, total=None), terminal
 
   def __call__(self, done: int, total: int | None) -> None:
+    self._terminal.stop_if_asked()
     self._progress.update(self._task, completed=done, total=total)
 
   def title(self, text: str) -> None:
@@ -31,6 +34,8 @@ class Terminal:
 
   def __init__(self, quiet: bool = False):
     self.quiet = quiet
+    self.stopped = False
+    """Whether Ctrl-C was pressed."""
     self._out = Console(file=sys.stdout, markup=False, highlight=False, soft_wrap=True)
     self._err = Console(file=sys.stderr, markup=False, highlight=False, soft_wrap=True)
 
@@ -68,8 +73,35 @@ class Terminal:
     Console(file=sys.stdout, markup=False, highlight=False, width=width).print(table)
 
   @contextlib.contextmanager
+  def stops_on_ctrl_c(self) -> Iterator[None]:
+    """Remembers Ctrl-C while the block runs.
+
+    An interrupt is raised wherever the program is; JAX swallows one that meets it in a callback, or turns it into an
+    ImportError. What was asked for is done at the next step then.
+    """
+    if threading.current_thread() is not threading.main_thread():
+      yield
+      return
+
+    def stop(*_: object) -> None:
+      self.stopped = True
+      raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+      yield
+    finally:
+      signal.signal(signal.SIGINT, before)
+
+  def stop_if_asked(self) -> None:
+    """Raises KeyboardInterrupt if Ctrl-C was pressed before."""
+    if self.stopped:
+      raise KeyboardInterrupt
+
+  @contextlib.contextmanager
   def bar(self, text: str) -> Iterator[Bar]:
     """A progress bar while the block runs, moved through what it gives; nothing where nobody is looking."""
+    self.stop_if_asked()
     progress = Progress(
       TextColumn("{task.description}", markup=False),
       BarColumn(bar_width=30),
@@ -81,7 +113,7 @@ class Terminal:
       disable=self.quiet or not self._err.is_terminal,
     )
     with progress:
-      yield Bar(progress, text)
+      yield Bar(progress, text, self)
 
   @contextlib.contextmanager
   def warnings_as_lines(self) -> Iterator[None]:

@@ -78,3 +78,46 @@ def test_interrupt_is_130(medlsam, monkeypatch):
 def test_errors_stand_in_one_line(medlsam, tmp_path):
   result = medlsam("bank", "info", tmp_path / "none.safetensors")
   assert result.code == 2 and result.err.count("\n") == 1 and result.err.startswith("medlsam: ")
+
+
+def test_interrupt_that_a_library_swallows_still_stops_the_command(medlsam, monkeypatch):
+  """JAX drops an interrupt that meets it in a callback of the garbage collector."""
+  import os
+  import signal
+
+  from medlsam_jax.cli import weights
+
+  steps = []
+
+  def run(arguments, terminal):
+    try:
+      os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt:
+      steps.append("swallowed")
+    with terminal.bar("going on") as report:
+      steps.append("not reached")
+      report(1, 2)
+    return 0
+
+  monkeypatch.setattr(weights, "run_list", run)
+  assert medlsam("weights", "list").code == 130
+  assert steps == ["swallowed"]
+
+
+def test_interrupt_that_becomes_another_error_is_still_130(medlsam, monkeypatch):
+  import os
+  import signal
+
+  from medlsam_jax.cli import weights
+
+  def run(arguments, terminal):
+    try:
+      os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt as error:
+      raise ImportError("Encountered an error while initializing the extension") from error
+
+  before = signal.getsignal(signal.SIGINT)
+  monkeypatch.setattr(weights, "run_list", run)
+  result = medlsam("weights", "list")
+  assert result.code == 130 and "Traceback" not in result.err
+  assert signal.getsignal(signal.SIGINT) is before
