@@ -61,7 +61,9 @@ def test_stages_that_no_asked_feature_needs_cost_nothing():
     run = jax.jit(lambda v, p: module.apply(v, p, feature_scales=scales))
     return run.lower(variables, patches).cost_analysis()["flops"]
 
-  assert flops(()) < 0.4 * flops((4, 2)) < 0.4 * flops((4, 2, 1))
+  # by the shares of the multiply-adds: encoder about 10 %, the full-resolution stage about 77 %
+  assert flops(()) < 0.75 * flops((4, 2))
+  assert flops((4, 2)) < 0.5 * flops((4, 2, 1))
 
 
 def test_asking_for_fewer_features_changes_none_of_the_rest():
