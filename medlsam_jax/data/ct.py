@@ -34,6 +34,8 @@ PATCH_MARGIN = PATCH_EDGE // 2
 
 _NEGLIGIBLE_WEIGHT = 1e-17
 """A cubic spline's reach falls by a quarter a voxel: what is dropped is below 1e-11 HU."""
+AIR_INTENSITY = 0.001
+"""Working-grid intensity below which a voxel is air, where no agent starts and no training patch is centred."""
 
 
 @dataclasses.dataclass(frozen=True)

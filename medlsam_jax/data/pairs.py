@@ -12,12 +12,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32
 
+from medlsam_jax.data.ct import AIR_INTENSITY
 from medlsam_jax.errors import InputError
 from medlsam_jax.geometry import WORKING_SPACING_MM
 
 CUBE_EDGE = 80
-AIR_INTENSITY = 0.001
-"""Working-grid intensity below which a voxel is air (reference: the published crop draws again there)."""
 
 
 @dataclasses.dataclass(frozen=True)

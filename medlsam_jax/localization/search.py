@@ -25,8 +25,6 @@ from medlsam_jax.models.network import Network
 
 START_REACH = 10
 """Agents start within [-10, 10) voxels of the middle of the padded scan."""
-AIR_INTENSITY = 0.001
-"""Below this a voxel is air, where no agent starts."""
 
 _MARGIN = PATCH_EDGE // 2
 
@@ -132,7 +130,7 @@ def draw_starts(
   seed = key if isinstance(key, int) else np.asarray(jax.random.key_data(key)).ravel().tolist()
   low = np.array(padded.shape) // 2 - START_REACH
   middle = padded[tuple(slice(start, start + 2 * START_REACH) for start in low)]
-  tissue = np.argwhere(middle >= AIR_INTENSITY)
+  tissue = np.argwhere(middle >= ct.AIR_INTENSITY)
   if not len(tissue):
     raise InputError(
       f"{name}: no tissue within {START_REACH * WORKING_SPACING_MM:g} mm of the middle of the scan, so no agent can "

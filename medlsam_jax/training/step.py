@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from medlsam_jax.data.pairs import AIR_INTENSITY, CUBE_EDGE, Batch
+from medlsam_jax.data.ct import AIR_INTENSITY
+from medlsam_jax.data.pairs import CUBE_EDGE, Batch
 from medlsam_jax.geometry import PATCH_EDGE, WORKING_SPACING_MM
 from medlsam_jax.models.medlam import MedLAM, MedLAMOutput, init_variables
 from medlsam_jax.objectives import contract, uam

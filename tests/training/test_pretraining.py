@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from medlsam_jax.data import pairs
+from medlsam_jax.data import ct, pairs
 from medlsam_jax.errors import ConfigError, InputError
 from medlsam_jax.training import loop, step
 from medlsam_jax.training.settings import PretrainSettings, from_mapping
@@ -24,7 +24,7 @@ def test_cubes_show_the_scan_around_their_centre_and_centres_are_never_air():
   original = source.padded[40:-40, 40:-40, 40:-40]
   for cube, origin in zip(batch.cubes[0], batch.origins_mm[0], strict=True):
     z, y, x = (origin / 3 + 40).round().astype(int)
-    assert cube[40, 40, 40] == original[z, y, x] >= pairs.AIR_INTENSITY
+    assert cube[40, 40, 40] == original[z, y, x] >= ct.AIR_INTENSITY
 
 
 def test_scans_are_drawn_by_weight():
