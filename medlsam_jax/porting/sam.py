@@ -73,6 +73,21 @@ def _tiny_vit_rules() -> tuple[Rule, ...]:
   )
 
 
+def _vit_rules() -> tuple[Rule, ...]:
+  here, there = "image_encoder", "image_encoder"
+  block, ours = there + ".blocks.{b}", here + ".block{b}"
+  maps = {"attn.qkv": "qkv", "attn.proj": "project", "mlp.lin1": "mlp_in", "mlp.lin2": "mlp_out"}
+  return (
+    *_pair(f"{there}.patch_embed.proj", f"{here}.patch", CONV2D),
+    Rule(f"{there}.pos_embed", f"params.{here}.position"),
+    *(rule for source, target in maps.items() for rule in _pair(f"{block}.{source}", f"{ours}.{target}", LINEAR)),
+    *(rule for norm in ("norm1", "norm2") for rule in _norm(f"{block}.{norm}", f"{ours}.{norm}")),
+    Rule(f"{block}.attn.rel_pos_h", f"params.{ours}.relative_y"),
+    Rule(f"{block}.attn.rel_pos_w", f"params.{ours}.relative_x"),
+    *_neck(f"{there}.neck", here),
+  )
+
+
 def _prompt_encoder_rules() -> tuple[Rule, ...]:
   module = "prompt_encoder"
   tokens = {
@@ -133,6 +148,7 @@ def _mask_decoder_rules() -> tuple[Rule, ...]:
 PROMPT_ENCODER_RULES = _prompt_encoder_rules()
 MASK_DECODER_RULES = _mask_decoder_rules()
 TINY_VIT_RULES = _tiny_vit_rules()
+VIT_RULES = _vit_rules()
 
 _COUNTED = "PyTorch's count of training batches, used only when batch norm has no momentum"
 _TINY_VIT_SKIPS = (
@@ -152,4 +168,6 @@ MOBILESAM_TABLE = dataclasses.replace(
     *(Skip(f"image_encoder.{m}.{p}", _CLASSIFIER) for m in ("norm_head", "head") for p in ("weight", "bias")),
   ),
 )
-TABLES: Mapping[str, RuleTable] = {table.kind: table for table in (LITEMEDSAM_TABLE, MOBILESAM_TABLE)}
+VIT_KINDS = ("sam-vit-b", "sam-vit-l", "sam-vit-h", "medsam")
+_VIT_TABLES = (RuleTable(kind, VIT_RULES + PROMPT_ENCODER_RULES + MASK_DECODER_RULES) for kind in VIT_KINDS)
+TABLES: Mapping[str, RuleTable] = {table.kind: table for table in (LITEMEDSAM_TABLE, MOBILESAM_TABLE, *_VIT_TABLES)}

@@ -1,4 +1,4 @@
-"""The table of the released LiteMedSAM file, by its names and shapes alone: no weights needed."""
+"""The tables of the released SAM family, by names and shapes of their files alone: no weights needed."""
 
 import json
 from pathlib import Path
@@ -7,9 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sam_weights import published_shapes
 
 from medlsam_jax.errors import WeightsError
-from medlsam_jax.models.sam.sam import LITEMEDSAM, Sam
+from medlsam_jax.models.sam.sam import LITEMEDSAM, VARIANTS, Sam
+from medlsam_jax.porting import rules
+from medlsam_jax.porting.kinds import detect_kind, settle_kind
 from medlsam_jax.porting.rules import shapes_of
 from medlsam_jax.porting.sam import LITEMEDSAM_TABLE, MOBILESAM_TABLE, TABLES
 
@@ -55,6 +58,40 @@ def test_an_unknown_tensor_is_refused_by_name(published, template):
 def test_mobilesam_leaves_its_unused_classifier_behind(published, template):
   extra = {"image_encoder.head.weight": np.zeros((1, 1)), "image_encoder.norm_head.bias": np.zeros(1)}
   MOBILESAM_TABLE.forward({**published, **extra}, template, "released")
+
+
+KINDS = ("litemedsam", "mobilesam", "sam-vit-b", "sam-vit-l", "sam-vit-h", "medsam")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_published_list_of_names_and_shapes_fills_its_network(kind, monkeypatch):
+  """ViT-H is 2.5 GB: its tensors are views of one number, and converting may not copy them."""
+  monkeypatch.setattr(rules.np, "ascontiguousarray", lambda array, dtype=None: array)
+  shapes = published_shapes(kind)
+  source = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
+  edge = VARIANTS[kind].image_size
+  template = jax.eval_shape(
+    lambda: Sam(VARIANTS[kind]).init(jax.random.key(0), jnp.zeros((1, edge, edge, 3)), jnp.zeros((1, 4)))
+  )
+  variables = TABLES[kind].forward(source, shapes_of(template), "released")
+  assert shapes_of(variables) == shapes_of(template)
+  back = TABLES[kind].backward(variables, {n: s for n, s in shapes.items() if not is_skipped(kind, n)})
+  assert all(back[name].shape == shapes[name] for name in back)
+
+
+def is_skipped(kind, name):
+  return any(rules._match(skip.source, name) is not None for skip in TABLES[kind].skips)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_checkpoint_of_another_variant_says_which_it_is(kind):
+  """MedSAM's file has the names and shapes of SAM ViT-B: only there the user may choose."""
+  detected = detect_kind(published_shapes(kind), "f.pth")
+  assert detected == ("sam-vit-b" if kind == "medsam" else kind)
+  assert settle_kind(detected, kind, None, "f.pth") == kind
+  for other in {"sam-vit-b", "sam-vit-l", "litemedsam", "mobilesam"} - {detected}:
+    with pytest.raises(WeightsError, match=rf"f\.pth: wanted kind {other}, but the file is .*{detected}"):
+      settle_kind(detected, other, None, "f.pth")
 
 
 def test_every_table_is_found_by_its_kind():

@@ -82,11 +82,14 @@ class Conv(nn.Module):
 
 
 def convolve(x: Float[Array, "n y x i"], kernel: Float[Array, "e e i o"], stride: int, dtype: Any) -> Array:
-  """Convolution with padding `edge // 2`, or none where windows tile the image (stride = edge)."""
+  """Convolution with padding `edge // 2`, or none where windows tile the image (stride = edge: sides are multiples)."""
   edge = kernel.shape[0]
-  if edge == stride == 1:
-    return product(x, kernel[0, 0], dtype)
-  pad = 0 if edge == stride else edge // 2
+  if edge == stride:
+    # Windows that tile the image: a matrix product, several times faster than XLA's convolution on CPU.
+    batch, height, width, inputs = x.shape
+    x = x.reshape(batch, height // edge, edge, width // edge, edge, inputs).swapaxes(2, 3)
+    return product(x.reshape(*x.shape[:3], -1), kernel.reshape(-1, kernel.shape[-1]), dtype)
+  pad = edge // 2
   return jax.lax.conv_general_dilated(
     x.astype(dtype),
     kernel.astype(dtype),

@@ -12,9 +12,19 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from medlsam_jax.models.sam.image_encoder import ImageEncoder, ViTSizes
 from medlsam_jax.models.sam.mask_decoder import MaskDecoder
 from medlsam_jax.models.sam.prompt_encoder import PromptEncoder
 from medlsam_jax.models.sam.tiny_vit import TinyViT, TinyViTSizes
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderSizes:
+  """Sizes of the mask decoder, which all published members share."""
+
+  heads: int = 8
+  mlp_width: int = 2048
+  iou_width: int = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,9 +34,11 @@ class SamVariant:
   name: str
   image_size: int
   """Edge of the square input image, pixels."""
-  encoder: TinyViTSizes
+  encoder: TinyViTSizes | ViTSizes
   pixels: Literal["unit", "imagenet"]
   """What the encoder is fed: each image scaled to [0, 1] by its own range, or 0..255 less SAM's mean over its sd."""
+
+  decoder: DecoderSizes = DecoderSizes()
 
   @property
   def grid(self) -> int:
@@ -36,7 +48,11 @@ class SamVariant:
 
 LITEMEDSAM = SamVariant("litemedsam", 256, TinyViTSizes(), "unit")
 MOBILESAM = SamVariant("mobilesam", 1024, TinyViTSizes(embed_stride=2), "imagenet")
-VARIANTS = {variant.name: variant for variant in (LITEMEDSAM, MOBILESAM)}
+SAM_VIT_B = SamVariant("sam-vit-b", 1024, ViTSizes(), "imagenet")
+SAM_VIT_L = SamVariant("sam-vit-l", 1024, ViTSizes(1024, 24, 16, (5, 11, 17, 23)), "imagenet")
+SAM_VIT_H = SamVariant("sam-vit-h", 1024, ViTSizes(1280, 32, 16, (7, 15, 23, 31)), "imagenet")
+MEDSAM = SamVariant("medsam", 1024, ViTSizes(), "unit")
+VARIANTS = {variant.name: variant for variant in (LITEMEDSAM, MOBILESAM, MEDSAM, SAM_VIT_B, SAM_VIT_L, SAM_VIT_H)}
 
 
 class Sam(nn.Module):
@@ -47,17 +63,24 @@ class Sam(nn.Module):
     folded: whether batch norm is folded into the convolutions (inference; `layers.fold_batch_norm` makes the
       variables) or kept (fine-tuning).
     dtype: of the operands of matrix products, which accumulate in float32.
+    remat: whether a ViT encoder computes its intermediate values anew for the gradient, to save memory.
   """
 
   variant: SamVariant = LITEMEDSAM
   folded: bool = False
   dtype: Any = jnp.float32
+  remat: bool = False
 
   def setup(self) -> None:
-    self.image_encoder = TinyViT(folded=self.folded, dtype=self.dtype, sizes=self.variant.encoder)
-    width = self.variant.encoder.neck
-    self.prompt_encoder = PromptEncoder(width, self.variant.image_size, self.variant.grid, self.dtype)
-    self.mask_decoder = MaskDecoder(dtype=self.dtype)
+    encoder, decoder = self.variant.encoder, self.variant.decoder
+    if isinstance(encoder, ViTSizes):
+      self.image_encoder = ImageEncoder(encoder, self.dtype, self.remat)
+    else:
+      self.image_encoder = TinyViT(folded=self.folded, dtype=self.dtype, sizes=encoder)
+    self.prompt_encoder = PromptEncoder(encoder.neck, self.variant.image_size, self.variant.grid, self.dtype)
+    self.mask_decoder = MaskDecoder(
+      heads=decoder.heads, mlp_width=decoder.mlp_width, iou_width=decoder.iou_width, dtype=self.dtype
+    )
 
   def encode(self, images: Float[Array, "n s s 3"], train: bool = False) -> Float[Array, "n g g c"]:
     """Embeddings of images that are already scaled as the variant wants."""
