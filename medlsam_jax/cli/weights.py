@@ -47,9 +47,14 @@ def run_list(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Lists all."""
   from medlsam_jax.porting.fetch import PUBLISHED, cached_weights
 
-  rows = [["name", "kind", "licence", "on this machine"]]
+  rows = [["name", "kind", "licence", "MB", "on this machine"]]
+  sources = [["name", "hash of the published file", "from"]]
   for entry in PUBLISHED.values():
     path = cached_weights(entry.name)
-    rows.append([entry.name, entry.kind, entry.licence, str(path) if path.is_file() else "no"])
+    size = "unknown" if entry.size_bytes is None else f"{entry.size_bytes / 1e6:.0f}"
+    rows.append([entry.name, entry.kind, entry.licence, size, str(path) if path.is_file() else "no"])
+    sources.append([entry.name, entry.digest or "none published: names and shapes are checked", entry.address])
   terminal.table(rows)
+  terminal.result()
+  terminal.table(sources)
   return 0

