@@ -111,6 +111,8 @@ class Volume:
   array: Num[np.ndarray, "z y x"]
   grid: Grid
   source: str = "<array>"
+  file_grid: Grid | None = None
+  """The file's own grid where that is tilted and `array` was resampled (`data.oblique`); None where `grid` is it."""
 
   @property
   def affine(self) -> Float[np.ndarray, "4 4"]:

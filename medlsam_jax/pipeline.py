@@ -139,7 +139,7 @@ def segment(
   values = {organ: each.value for organ, each in found.items()}
   inside = {organ: each.parts for organ, each in found.items() if each.verdict != OUTSIDE}
   labels = segment_volume(scan, inside, predictor_of(model), settings, values, progress)
-  return LabelMap(labels.array, scan.grid, values)
+  return LabelMap(labels.array, scan.grid, values, scan.file_grid)
 
 
 def predictor_of(model: str | os.PathLike[str] | Network | Predictor) -> Predictor:

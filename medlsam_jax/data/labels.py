@@ -1,14 +1,16 @@
-"""Organs of one scan as a label map: names, values and voxels on the scan's own grid."""
+"""Organs of one scan as a label map: names, values and voxels on the scan's grid."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Bool, Integer
 
+from medlsam_jax.data import oblique
 from medlsam_jax.errors import InputError
 from medlsam_jax.geometry import Grid
 
@@ -24,6 +26,8 @@ class LabelMap:
   array: Integer[np.ndarray, "z y x"]
   grid: Grid
   names: Mapping[str, int]
+  file_grid: Grid | None = None
+  """The own grid of a tilted scan's file: files and volumes are of the labels there. None where `grid` is it."""
 
   def __post_init__(self) -> None:
     if self.array.shape != self.grid.shape:
@@ -41,17 +45,18 @@ class LabelMap:
     return self.array == self.names[organ]
 
   def volumes_ml(self) -> dict[str, float]:
-    """Volume of each organ in millilitres."""
-    voxel_ml = abs(float(np.linalg.det(self.grid.affine[:3, :3]))) / 1000
+    """Volume of each organ in millilitres, as counted in the file that `save` writes."""
+    array, grid = self._in_file
+    voxel_ml = abs(float(np.linalg.det(grid.affine[:3, :3]))) / 1000
     # By slabs: one pass over all labels without an index array of the whole volume.
     counts = np.zeros(max(self.names.values(), default=0) + 1, np.int64)
-    for plane in self.array:
+    for plane in array:
       found = np.bincount(plane.ravel(), minlength=len(counts))
       counts += found[: len(counts)]
     return {organ: float(counts[value]) * voxel_ml for organ, value in self.names.items()}
 
   def save(self, path: str | os.PathLike[str]) -> None:
-    """Writes NIfTI: same affine as the scan, smallest integer type, whole or not at all.
+    """Writes NIfTI: grid and affine of the scan's file, smallest integer type, whole or not at all.
 
     Raises:
       OutputError: the file cannot be written.
@@ -59,7 +64,14 @@ class LabelMap:
     # Here, since label maps are made where nibabel must not be imported.
     from medlsam_jax.data.nifti import write_label_nifti
 
-    write_label_nifti(path, self.array, self.grid)
+    write_label_nifti(path, *self._in_file)
+
+  @functools.cached_property
+  def _in_file(self) -> tuple[Integer[np.ndarray, "z y x"], Grid]:
+    """Labels and grid of the scan's file."""
+    if self.file_grid is None:
+      return self.array, self.grid
+    return oblique.labels_to_file(self.array, self.grid, self.file_grid), self.file_grid
 
 
 def check_values(names: Mapping[str, int]) -> None:

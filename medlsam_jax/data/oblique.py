@@ -1,4 +1,9 @@
-"""Scans whose axes are tilted against the body's: resampled onto the nearest axes, so that all else sees boxes."""
+"""Scans whose axes are tilted against the body's: resampled onto the nearest axes, so that all else sees boxes.
+
+The file's own grid stays with the volume (`Volume.file_grid`), and results are brought back to it where they are
+written: label maps by the nearest voxel, points exactly, boxes as the smallest box of the file's voxels around them.
+World millimetres are the same on both grids.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +11,11 @@ import math
 import warnings
 
 import numpy as np
+from jaxtyping import Float, Integer, Num
 from scipy import ndimage
 
 from medlsam_jax.data import checks
-from medlsam_jax.geometry import Grid, Volume
+from medlsam_jax.geometry import Box, Grid, Volume
 
 TILT_LIMIT_RAD = 0.01
 """Tilts up to this are rounding of a stored quaternion or a scanner's fraction of a degree: 2 mm over 20 cm."""
@@ -55,19 +61,58 @@ def straighten(volume: Volume, labels: bool = False) -> Volume:
   checks.refuse_size(grid.shape, volume.source)
   warnings.warn(
     f"{volume.source}: its axes are tilted by {math.degrees(tilt):.1f} degrees; resampled to the nearest axes "
-    f"({grid.axis_codes}, {'x'.join(map(str, grid.shape))} voxels z y x), and results will be on that grid",
+    f"({grid.axis_codes}, {'x'.join(map(str, grid.shape))} voxels z y x); result files are on its own grid",
     stacklevel=3,
   )
-  matrix = np.linalg.solve(volume.affine[:3, :3], grid.affine[:3, :3])[::-1, ::-1]
-  offset = volume.grid.voxel_from_world(grid.world_from_voxel(np.zeros(3)))
   fill = 0 if labels else float(volume.array.min())
-  array = ndimage.affine_transform(
-    volume.array,
-    matrix,
-    offset,
-    output_shape=grid.shape,
-    order=0 if labels else 1,
-    cval=fill,
-    output=volume.array.dtype,
+  array = _resampled(volume.array, volume.grid, grid, 0 if labels else 1, fill)
+  return Volume(array, grid, volume.source, file_grid=volume.grid)
+
+
+def labels_to_file(array: Integer[np.ndarray, "z y x"], grid: Grid, file_grid: Grid) -> Integer[np.ndarray, "z y x"]:
+  """A label map of the straight `grid` on the file's own: each voxel takes the nearest label."""
+  return _resampled(array, grid, file_grid, 0, 0)
+
+
+def points_to_file(points: Num[np.ndarray, "*n 3"], volume: Volume) -> Float[np.ndarray, "*n 3"]:
+  """Voxels (z, y, x) of `volume.array` as voxels of its file, fractional on a tilted one."""
+  return _points(points, volume.grid, volume.file_grid or volume.grid)
+
+
+def points_from_file(points: Num[np.ndarray, "*n 3"], volume: Volume) -> Float[np.ndarray, "*n 3"]:
+  """The inverse of `points_to_file`."""
+  return _points(points, volume.file_grid or volume.grid, volume.grid)
+
+
+def box_to_file(box: Box, volume: Volume) -> Box:
+  """A box of voxels of `volume.array` as the smallest box of its file's voxels that holds it."""
+  return _box(box, volume.grid, volume.file_grid or volume.grid)
+
+
+def box_from_file(box: Box, volume: Volume) -> Box:
+  """A box of the file's voxels as the smallest one of `volume.array` that holds it: on a tilted file it grows."""
+  return _box(box, volume.file_grid or volume.grid, volume.grid)
+
+
+def _points(points: np.ndarray, source: Grid, target: Grid) -> Float[np.ndarray, "*n 3"]:
+  if source is target:
+    return np.asarray(points, float)
+  return target.voxel_from_world(source.world_from_voxel(points))
+
+
+def _box(box: Box, source: Grid, target: Grid) -> Box:
+  if source is target:
+    return box
+  low, high = box.array() + np.array([[-0.5], [0.5]])
+  corners = np.array(np.meshgrid(*zip(low, high, strict=True))).reshape(3, -1).T
+  moved = _points(corners, source, target)
+  low, high = moved.min(0) + 0.5, moved.max(0) - 0.5
+  return Box((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+
+
+def _resampled(array: np.ndarray, source: Grid, target: Grid, order: int, fill: float) -> np.ndarray:
+  matrix = np.linalg.solve(source.affine[:3, :3], target.affine[:3, :3])[::-1, ::-1]
+  offset = source.voxel_from_world(target.world_from_voxel(np.zeros(3)))
+  return ndimage.affine_transform(
+    array, matrix, offset, output_shape=target.shape, order=order, cval=fill, output=array.dtype
   )
-  return Volume(array, grid, volume.source)

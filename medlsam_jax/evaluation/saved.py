@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from medlsam_jax.data import oblique
 from medlsam_jax.data.nifti import read_label_nifti
 from medlsam_jax.errors import InputError
 from medlsam_jax.evaluation.case import Row, evaluate_case
@@ -82,6 +83,11 @@ def evaluate_saved(
   if boxes_file is not None and Path(boxes_file).exists():
     data = _read_json(Path(boxes_file))
     findings = findings_from_dict(data, str(boxes_file))
+    # the file counts a tilted scan's own voxels, `truth` was straightened when it was read
+    findings = {
+      organ: SavedFinding(oblique.points_from_file(each.points, truth), each.verdict)
+      for organ, each in findings.items()
+    }
     names |= {organ: int(e["label"]) for organ, e in data["organs"].items() if "label" in e}
   if labels_file is not None and Path(labels_file).exists():
     volume = read_label_nifti(labels_file)

@@ -1,7 +1,9 @@
 """Found organs -> `NAME_boxes.json`, and back after a user has corrected a box in it.
 
-Two frames, named in every key: `_vox` are scan voxels (z, y, x), a box being its **inclusive** low and high corner
-voxel; `_world_mm` are RAS millimetres (x, y, z), a box being its outer faces. `docs/file_formats.md` shows a file.
+Two frames, named in every key: `_vox` are voxels (z, y, x) of the scan's file, a box being its **inclusive** low and
+high corner voxel; `_world_mm` are RAS millimetres (x, y, z), a box being its outer faces. `docs/file_formats.md` shows
+a file. Of a tilted scan, which is worked on straightened (`data.oblique`), a box is upright in the world, and its
+`_vox` is the smallest box of the voxels of the file around it.
 """
 
 from __future__ import annotations
@@ -9,12 +11,13 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from medlsam_jax.data import oblique
 from medlsam_jax.errors import InputError
 from medlsam_jax.geometry import Box, Grid, Volume
 from medlsam_jax.results.given import GivenBoxes, Shown
@@ -58,7 +61,7 @@ def to_dict(
   provenance: Mapping[str, Any],
 ) -> dict[str, Any]:
   """Everything that the file says, as plain numbers; `volumes_ml` is None where nothing was segmented."""
-  grid = scan.grid
+  grid = scan.file_grid or scan.grid
   return {
     "format": FORMAT,
     "frames": {
@@ -74,22 +77,20 @@ def to_dict(
       "axis_codes": grid.axis_codes,
       "affine": _rounded(grid.affine, 6),
     },
-    "organs": {organ: _organ(each, grid, (volumes_ml or {}).get(organ)) for organ, each in found.items()},
+    "organs": {organ: _organ(each, scan, (volumes_ml or {}).get(organ)) for organ, each in found.items()},
     "provenance": dict(provenance),
   }
 
 
-def _organ(found: Shown, grid: Grid, volume_ml: float | None) -> dict[str, Any]:
-  parts = np.stack([part.array() for part in found.parts])
+def _organ(found: Shown, scan: Volume, volume_ml: float | None) -> dict[str, Any]:
   entry: dict[str, Any] = {
     "label": found.value,
     "verdict": found.verdict,
-    "box_vox": _rounded(found.box.array()),
-    "box_world_mm": _rounded(box_to_world(found.box, grid)),
-    "extreme_points_vox": _rounded(found.whole_points),
-    "extreme_points_world_mm": _rounded(grid.world_from_voxel(found.whole_points)),
-    "parts_vox": _rounded(parts),
-    "points_vox": _rounded(found.points),
+    **_stated(found.parts, scan),
+    "parts_world_mm": _rounded(np.stack([box_to_world(part, scan.grid) for part in found.parts])),
+    "extreme_points_vox": _rounded(oblique.points_to_file(found.whole_points, scan)),
+    "extreme_points_world_mm": _rounded(scan.grid.world_from_voxel(found.whole_points)),
+    "points_vox": _rounded(oblique.points_to_file(found.points, scan)),
   }
   trust = found.confidence
   if trust is not None:
@@ -99,11 +100,21 @@ def _organ(found: Shown, grid: Grid, volume_ml: float | None) -> dict[str, Any]:
       "template_spread_mm": _number(trust.template_spread_mm),
       "visible": _number(trust.visible),
       "targets_outside": int(np.count_nonzero(trust.outside)),
-      "targets_vox": _rounded(trust.targets),
+      "targets_vox": _rounded(oblique.points_to_file(trust.targets, scan)),
     }
   if volume_ml is not None:
     entry["volume_ml"] = _number(volume_ml)
   return entry
+
+
+def _stated(parts: list[Box], scan: Volume) -> dict[str, Any]:
+  """The three ways in which a file says an organ's box, each of which may be edited."""
+  whole = Box.around(parts)
+  return {
+    "box_vox": _rounded(oblique.box_to_file(whole, scan).array()),
+    "box_world_mm": _rounded(box_to_world(whole, scan.grid)),
+    "parts_vox": _rounded(np.stack([oblique.box_to_file(part, scan).array() for part in parts])),
+  }
 
 
 def to_text(content: Mapping[str, Any]) -> str:
@@ -115,9 +126,10 @@ def to_text(content: Mapping[str, Any]) -> str:
 def from_dict(content: Mapping[str, Any], scan: Volume, source: str) -> dict[str, GivenBoxes]:
   """Boxes of a file that this program wrote, as the user left them.
 
-  `box_vox`, `box_world_mm` and `parts_vox` say the same thing. The one that was edited disagrees with the other two,
-  and wins; an edited box stands for the whole organ, without parts. Points are not read. Of an entry written by hand
-  one of the three is enough.
+  `box_vox`, `box_world_mm` and `parts_vox` say the same thing, as does `parts_world_mm`, which they are held against:
+  the one of the three that was edited wins; an edited box stands for the whole organ, without parts. Points are not
+  read. Of an entry written by hand one of the three is enough. An edited `_vox` box of a tilted scan counts as the
+  upright box around it.
 
   Raises:
     InputError: the file is of another scan, an entry cannot be understood, two of the three were edited differently,
@@ -131,7 +143,7 @@ def from_dict(content: Mapping[str, Any], scan: Volume, source: str) -> dict[str
   for number, (organ, entry) in enumerate(organs.items(), 1):
     if not isinstance(entry, dict):
       raise InputError(f"{source}: {organ}: expected an object with box_vox, found {type(entry).__name__}")
-    parts, edited = _parts(entry, scan.grid, f"{source}: {organ}")
+    parts, edited = _parts(entry, scan, f"{source}: {organ}")
     label = entry.get("label", number)
     if not isinstance(label, int) or isinstance(label, bool) or label < 1:
       raise InputError(f"{source}: {organ}: label {label!r} is not a whole number above 0")
@@ -140,25 +152,45 @@ def from_dict(content: Mapping[str, Any], scan: Volume, source: str) -> dict[str
   return found
 
 
-def _parts(entry: dict[str, Any], grid: Grid, place: str) -> tuple[list[Box], bool]:
-  """Boxes of an organ, and whether the user changed them."""
-  parts = [_box(each, place) for each in entry["parts_vox"]] if "parts_vox" in entry else None
+def _parts(entry: dict[str, Any], scan: Volume, place: str) -> tuple[list[Box], bool]:
+  """Boxes of an organ in voxels of `scan.array`, and whether the user changed them."""
   says: dict[str, list[Box]] = {}
-  if parts:
-    says["parts_vox"] = parts
+  if entry.get("parts_vox"):
+    says["parts_vox"] = [oblique.box_from_file(_box(each, place), scan) for each in entry["parts_vox"]]
   if "box_vox" in entry:
-    says["box_vox"] = [_box(entry["box_vox"], place)]
+    says["box_vox"] = [oblique.box_from_file(_box(entry["box_vox"], place), scan)]
   if "box_world_mm" in entry:
-    says["box_world_mm"] = [box_from_world(_corners(entry["box_world_mm"], place), grid)]
+    says["box_world_mm"] = [box_from_world(_corners(entry["box_world_mm"], place), scan.grid)]
   if not says:
     raise InputError(f"{place}: has no box; write box_vox, box_world_mm or parts_vox")
+  if entry.get("parts_world_mm") and len(says) == 3:
+    return _against_world(entry, says, scan, place)
   agree = {(one, other): _same(says[one], says[other]) for one in says for other in says if one < other}
   if all(agree.values()):
-    return parts or next(iter(says.values())), len(says) < 3
+    return says.get("parts_vox") or next(iter(says.values())), len(says) < 3
   odd = [one for one in says if not any(same for pair, same in agree.items() if one in pair)]
   if len(odd) != 1 or len(says) < 3:
-    raise InputError(f"{place}: {', '.join(says)} say different boxes; keep only the one that is right")
+    raise _undecided(says, place)
   return says[odd[0]], True
+
+
+def _against_world(
+  entry: dict[str, Any], says: dict[str, list[Box]], scan: Volume, place: str
+) -> tuple[list[Box], bool]:
+  """`_parts` of an entry as it was written: what was edited differs from what `parts_world_mm` gives."""
+  parts = [box_from_world(_corners(each, place), scan.grid) for each in entry["parts_world_mm"]]
+  edited = [one for one, value in _stated(parts, scan).items() if not _close(value, entry[one])]
+  if len(edited) > 1:
+    raise _undecided(edited, place)
+  return (says[edited[0]], True) if edited else (parts, False)
+
+
+def _close(first: Any, second: Any) -> bool:
+  return np.shape(first) == np.shape(second) and bool(np.abs(np.subtract(first, second)).max() <= _EDITED)
+
+
+def _undecided(says: Iterable[str], place: str) -> InputError:
+  return InputError(f"{place}: {', '.join(says)} say different boxes; keep only the one that is right")
 
 
 def _same(first: list[Box], second: list[Box]) -> bool:
@@ -189,7 +221,9 @@ def _check_scan(written: Any, scan: Volume, source: str) -> None:
     affine = np.array(written["affine"], float).reshape(4, 4)
   except (KeyError, TypeError, ValueError) as error:
     raise InputError(f"{source}: its scan entry needs shape and affine; leave the entry as it was written") from error
-  if len(shape) != 3 or not Grid((shape[0], shape[1], shape[2]), affine).is_same(scan.grid, tolerance_mm=0.1):
+  if len(shape) != 3 or not Grid((shape[0], shape[1], shape[2]), affine).is_same(
+    scan.file_grid or scan.grid, tolerance_mm=0.1
+  ):
     raise InputError(f"{source}: boxes of another scan than {scan.source}; its voxels lie elsewhere")
 
 

@@ -126,7 +126,7 @@ def segment_volume(
       progress(done, len(plan))
   if settings.largest_component or settings.fill_holes:
     clean_labels(array, settings.largest_component, settings.fill_holes)
-  return LabelMap(array, volume.grid, names)
+  return LabelMap(array, volume.grid, names, volume.file_grid)
 
 
 def _label_values(boxes: Mapping[str, Sequence[Box]], values: Mapping[str, int] | None) -> dict[str, int]:

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from medlsam_jax.data import oblique
 from medlsam_jax.errors import InputError
 from medlsam_jax.geometry import Box, Grid, Volume
 from medlsam_jax.results import boxes_file
@@ -153,3 +154,64 @@ def test_evaluation_reads_what_is_written(written):
 
   found = findings_from_dict(written)["liver"]
   assert found.verdict == "found" and found.box.array().tolist() == [[2, 3, 4], [9, 9, 12]]
+
+
+def tilted_scan():
+  turn = np.eye(4)
+  turn[:2, :2] = [[np.cos(0.3), -np.sin(0.3)], [np.sin(0.3), np.cos(0.3)]]
+  grid = scan("LPS").grid
+  volume = Volume(np.zeros(grid.shape, np.float32), Grid(grid.shape, turn @ grid.affine), "scan.nii.gz")
+  with pytest.warns(UserWarning, match="tilted"):
+    return oblique.straighten(volume)
+
+
+@pytest.fixture
+def written_tilted():
+  volume = tilted_scan()
+  found = {"liver": GivenBoxes("liver", 5, PARTS, "found")}
+  return volume, json.loads(boxes_file.to_text(boxes_file.to_dict("scan", volume, found, None, {})))
+
+
+def test_tilted_scan_is_told_on_the_files_grid_and_upright_in_the_world(written_tilted):
+  volume, content = written_tilted
+  entry = content["organs"]["liver"]
+  np.testing.assert_allclose(content["scan"]["affine"], volume.file_grid.affine, atol=1e-6)
+  assert content["scan"]["shape"] == list(volume.file_grid.shape)
+  whole = Box.around(list(PARTS))
+  np.testing.assert_allclose(entry["box_world_mm"], boxes_file.box_to_world(whole, volume.grid), atol=1e-3)
+  np.testing.assert_allclose(entry["box_vox"], oblique.box_to_file(whole, volume).array(), atol=1e-3)
+  world = volume.file_grid.world_from_voxel(np.array(entry["extreme_points_vox"]))
+  np.testing.assert_allclose(world, entry["extreme_points_world_mm"], atol=5e-3)
+
+
+def test_untouched_file_of_a_tilted_scan_gives_the_parts_back(written_tilted):
+  volume, content = written_tilted
+  found = boxes_file.from_dict(content, volume, "x_boxes.json")["liver"]
+  np.testing.assert_allclose([p.array() for p in found.parts], [p.array() for p in PARTS], atol=1e-3)
+  assert found.verdict == "found"
+
+
+def test_edited_box_of_a_tilted_scan_wins(written_tilted):
+  volume, content = written_tilted
+  entry = content["organs"]["liver"]
+  target = Box((1, 2, 3), (9, 9, 12))
+  for key, value, expected in (
+    ("box_world_mm", boxes_file.box_to_world(target, volume.grid).tolist(), target),
+    ("box_vox", target.array().tolist(), oblique.box_from_file(target, volume)),
+  ):
+    changed = {**content, "organs": {"liver": {**entry, key: value}}}
+    found = boxes_file.from_dict(changed, volume, "x_boxes.json")["liver"]
+    np.testing.assert_allclose(found.box.array(), expected.array(), atol=1e-3)
+    assert found.verdict == "given"
+
+
+def test_evaluation_of_a_tilted_scan_reads_points_on_the_grid_of_the_truth(written_tilted, tmp_path):
+  from medlsam_jax.evaluation.saved import evaluate_saved
+
+  volume, content = written_tilted
+  truth = np.zeros(volume.grid.shape, np.uint8)
+  truth[2:10, 3:10, 4:13] = 5
+  (tmp_path / "scan_boxes.json").write_text(json.dumps(content))
+  labels = Volume(truth, volume.grid, "scan_seg.nii.gz", volume.file_grid)
+  (row,) = evaluate_saved("scan", tmp_path / "scan_boxes.json", None, labels, {"liver": 5})
+  assert row.box_iou == pytest.approx(1.0, abs=1e-3) and row.wall_distance_mm == pytest.approx(0.0, abs=0.01)
