@@ -79,7 +79,7 @@ def test_slicer_boxes_and_undefined_points_are_skipped(tmp_path):
     ('{"liver": [], "liver": []}', "'liver' is there twice"),
     ({"liver": SIX[:5]}, "liver: 5 points, needs six"),
     ({"liver": [*SIX, [0, 0, 0]]}, "liver: 7 points, needs six"),
-    ({"liver": [*SIX[:5], SIX[1]]}, "liver: points 2 and 6 are the same"),
+    ({"liver": [SIX[0]] * 6}, r"liver: its six points are one, \(1.0, 2.0, 30.0\) mm RAS"),
     ({"liver": [*SIX[:5], [1, 2]]}, r"liver: \[1, 2\] is not a point"),
     ({"liver": [*SIX[:5], [1, 2, "3"]]}, "is not a point"),
     ({"liver": [*SIX[:5], [1, 2, True]]}, "is not a point"),
@@ -135,3 +135,18 @@ def test_click_on_the_edge_of_the_scan_counts_as_inside(make_grid):
   found = point_files.points_in_scan(grid.world_from_voxel(voxels), grid, "liver", "p.json")
   assert found.min() >= -1e-9
   assert found.max() <= 19 + 1e-9
+
+
+def test_points_may_coincide_where_one_is_extreme_on_two_faces(tmp_path, make_grid, codes):
+  """An organ in one slice: its lowest and highest point are the same as two of the others."""
+  grid = make_grid(codes, (40, 44, 48), (3.0, 2.0, 1.5))
+  centre = grid.world_from_voxel([20, 22, 24])
+  flat = centre + np.array([[0, -15, 0], [0, -15, 0], [12, 2, 0], [0, 14, 0], [0, 14, 0], [-13, 0, 0]], float)
+  path = write(tmp_path / "p.json", {"liver": flat.tolist()})
+  found = point_files.points_in_scan(point_files.read_points(path)["liver"], grid, "liver", "p.json")
+  world = grid.world_from_voxel(found)
+  np.testing.assert_allclose([world.min(0), world.max(0)], [flat.min(0), flat.max(0)], atol=1e-6)
+  working = ct.to_working_grid(Volume(np.zeros(grid.shape, np.float32), grid)).grid.from_scan(found)
+  for axis in range(3):
+    assert working[axis, axis] == pytest.approx(working[:, axis].min())
+    assert working[axis + 3, axis] == pytest.approx(working[:, axis].max())

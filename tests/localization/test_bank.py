@@ -73,6 +73,13 @@ def test_points_alone_carry_no_parts_and_it_says_so(make_template):
     _plan(templates, interval=None)
 
 
+def test_points_that_coincide_are_seen_once_and_keep_their_faces(make_template):
+  flat = [[5, 5, 2], [5, 2, 5], [5, 5, 2], [5, 5, 9], [5, 9, 5], [5, 5, 9]]
+  plan = _plan([make_template("a", points={"liver": flat})], interval=None)["liver"]
+  assert len(plan.points["a"]) == 4
+  assert np.array_equal(plan.points["a"][plan.faces], [flat])
+
+
 def test_an_organ_that_vanishes_at_3_mm_is_left_out_with_its_name(make_template, make_grid):
   template = make_template("a", liver=LIVER)
   fine = make_grid((30, 24, 26), "LAS", 0.5)

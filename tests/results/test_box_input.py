@@ -9,6 +9,7 @@ from medlsam_jax.errors import InputError
 from medlsam_jax.geometry import Box, Grid, Volume
 from medlsam_jax.results import box_input, markups
 from medlsam_jax.results.given import GivenBoxes
+from medlsam_jax.segmentation.slice_boxes import boxes_by_slice
 
 GRID = Grid((20, 20, 20), np.diag([-2.0, 3.0, 5.0, 1.0]))
 SCAN = Volume(np.zeros((20, 20, 20), np.float32), GRID, "scan.nii.gz")
@@ -29,6 +30,13 @@ def test_six_points_in_any_order_span_a_box(tmp_path):
   found = box_input.read_boxes(points_file(tmp_path, liver=FACES[[3, 0, 5, 2, 4, 1]]), SCAN)["liver"]
   assert found.box.array().tolist() == [[2, 3, 4], [12, 13, 14]]
   assert np.allclose(found.whole_points, FACES) and found.verdict == "given"
+
+
+def test_organ_seen_in_one_slice_has_a_box_of_one_slice(tmp_path):
+  flat = np.array([[8, 3, 8], [8, 3, 8], [8, 8, 4], [8, 13, 8], [8, 13, 8], [8, 8, 14]], float)
+  found = box_input.read_boxes(points_file(tmp_path, liver=flat), SCAN)["liver"]
+  assert found.box.array().tolist() == [[8, 3, 4], [8, 13, 14]]
+  assert list(boxes_by_slice(found.parts, GRID)) == [8]
 
 
 def test_values_come_from_labels_json_else_count_on(tmp_path):
