@@ -1,6 +1,7 @@
 """`medlsam COMMAND ...`: parses, runs one command, turns errors into one line and an exit code.
 
-Exit codes: 0 all went well, 1 some scan failed, 2 the call or a file it needs is wrong, 130 stopped by Ctrl-C.
+Exit codes: 0 all went well, 1 some scan failed, 2 the call or a file it needs is wrong, 130 stopped by Ctrl-C, 143
+asked to end (128 and the number of the signal).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from medlsam_jax.cli import bank, convert, demo, evaluate, localize, pretrain, s
 from medlsam_jax.errors import MedlsamError
 
 COMMANDS = (demo, weights, convert, bank, localize, segment, evaluate, pretrain)
-OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+OK, SOME_FAILED, BAD_INPUT, INTERRUPTED, STOPPED_BY = 0, 1, 2, 130, 128
 
 _DESCRIPTION = """\
 Find and segment organs in a CT scan from a few example scans ("templates").
@@ -25,7 +26,8 @@ Find and segment organs in a CT scan from a few example scans ("templates").
 Research use only; not a medical device."""
 _EPILOG = """\
 medlsam COMMAND --help explains a command with an example.
-Exit codes: 0 all went well, 1 some scan failed, 2 wrong call or unusable file, 130 stopped by Ctrl-C."""
+Exit codes: 0 all went well, 1 some scan failed, 2 wrong call or unusable file, 130 stopped by Ctrl-C,
+143 by a request to end."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -66,7 +68,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
   terminal = Terminal(quiet=getattr(arguments, "quiet", False))
   try:
-    with terminal.stops_on_ctrl_c(), terminal.warnings_as_lines():
+    with terminal.stops_on_signals(), terminal.warnings_as_lines():
       return arguments.run(arguments, terminal)
   except BrokenPipeError:
     # the reader of a pipe, such as `head`, has gone: nothing is wrong, and nothing can be said to it any more
@@ -75,7 +77,7 @@ def _run(arguments: argparse.Namespace) -> int:
   except (KeyboardInterrupt, Exception) as error:
     if isinstance(error, KeyboardInterrupt) or terminal.stopped:
       terminal.error("stopped; nothing half-written was left behind")
-      return INTERRUPTED
+      return STOPPED_BY + terminal.stopped if terminal.stopped else INTERRUPTED
     if isinstance(error, MedlsamError):
       terminal.error(str(error))
       return BAD_INPUT

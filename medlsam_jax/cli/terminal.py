@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+STOPPING_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
 
 class Bar:
   """One moving bar; called with what is done and what there is in all (None: not known)."""
@@ -34,8 +36,8 @@ class Terminal:
 
   def __init__(self, quiet: bool = False):
     self.quiet = quiet
-    self.stopped = False
-    """Whether Ctrl-C was pressed."""
+    self.stopped = 0
+    """The signal that asked to stop, such as that of Ctrl-C; 0 as long as none did."""
     self._out = Console(file=sys.stdout, markup=False, highlight=False, soft_wrap=True)
     self._err = Console(file=sys.stderr, markup=False, highlight=False, soft_wrap=True)
 
@@ -73,8 +75,8 @@ class Terminal:
     Console(file=sys.stdout, markup=False, highlight=False, width=width).print(table)
 
   @contextlib.contextmanager
-  def stops_on_ctrl_c(self) -> Iterator[None]:
-    """Remembers Ctrl-C while the block runs.
+  def stops_on_signals(self) -> Iterator[None]:
+    """Makes Ctrl-C, a request to end and a closed terminal stop the block as an interrupt does, and remembers them.
 
     An interrupt is raised wherever the program is; JAX swallows one that meets it in a callback, or turns it into an
     ImportError. What was asked for is done at the next step then.
@@ -83,18 +85,21 @@ class Terminal:
       yield
       return
 
-    def stop(*_: object) -> None:
-      self.stopped = True
+    def stop(number: int, _: object) -> None:
+      self.stopped = number
       raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, stop)
+    # a signal that was set to be ignored, as `nohup` does, stays ignored
+    heeded = [each for each in STOPPING_SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
+    before = {each: signal.signal(each, stop) for each in heeded}
     try:
       yield
     finally:
-      signal.signal(signal.SIGINT, before)
+      for each, handler in before.items():
+        signal.signal(each, handler)
 
   def stop_if_asked(self) -> None:
-    """Raises KeyboardInterrupt if Ctrl-C was pressed before."""
+    """Raises KeyboardInterrupt if a signal to stop came before."""
     if self.stopped:
       raise KeyboardInterrupt
 
