@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from medlsam_jax.models import ops
+from medlsam_jax.models import convolution, ops
 
 FEATURE_STRIDES = (4, 2, 1)
 """Decoder outputs by voxel stride: 4 is the published `feature0`, 2 `feature1`, 1 `feature2`."""
@@ -36,7 +36,7 @@ class Block(nn.Module):
   def __call__(self, x: Float[Array, "n z y x c"]) -> Float[Array, "n z y x o"]:
     kernel = self.param("kernel", nn.initializers.he_normal(), (3, 3, 3, x.shape[-1], self.channels))
     bias = self.param("bias", nn.initializers.zeros, (self.channels,))
-    y = ops.conv3(x.astype(self.dtype), kernel.astype(self.dtype)) + bias
+    y = convolution.conv3(x.astype(self.dtype), kernel.astype(self.dtype)) + bias
     return nn.relu(ops.instance_norm(y)).astype(self.dtype)
 
 
@@ -62,6 +62,7 @@ class MedLAM(nn.Module):
     dropout: rate after the deepest stage while training.
     feature_scales: strides that the network has decoder stages for; the classification needs stride 1.
     dtype: of the operands; sums are float32, as are parameters and the position.
+    remat: keep a stage's input alone for the backward pass and work the stage out again.
   """
 
   base_channels: int = 24
@@ -69,6 +70,7 @@ class MedLAM(nn.Module):
   dropout: float = 0.2
   feature_scales: tuple[int, ...] = FEATURE_STRIDES
   dtype: jnp.dtype = jnp.float32
+  remat: bool = False
 
   @nn.compact
   def __call__(
@@ -98,15 +100,19 @@ class MedLAM(nn.Module):
     widths = ((2 * b, 2 * b), (2 * b, 2 * b), (2 * b, 4 * b), (4 * b, 8 * b))
     skips, x = [], patches
     for level, (first, second) in enumerate(widths):
-      x = Stage(first, second, self.dtype, name=f"conv{level}")(x)
+      x = self._stage(first, second, level)(x)
       skips.append(x)
       x = ops.max_pool2(x)
-    x = Stage(8 * b, 16 * b, self.dtype, name="conv4")(x)
+    x = self._stage(8 * b, 16 * b, 4)(x)
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
     position = self._head(x)
     scales = self.feature_scales if feature_scales is None else feature_scales
     features, probability = self._decode(x, skips, scales, classify)
     return MedLAMOutput(position, features, probability)
+
+  def _stage(self, first: int, second: int, level: int) -> nn.Module:
+    stage = nn.remat(Stage) if self.remat else Stage
+    return stage(first, second, self.dtype, name=f"conv{level}")
 
   def _head(self, x: Float[Array, "n z y x c"]) -> Float[Array, "n 3"]:
     """Three linear layers without activations between; flattened channels first, as the released weights expect."""
@@ -130,7 +136,7 @@ class MedLAM(nn.Module):
       if stride < finest:
         break
       x = jnp.concatenate([ops.upsample2(x), skips[8 - level]], -1)
-      x = Stage(width, width, self.dtype, name=f"conv{level}")(x)
+      x = self._stage(width, width, level)(x)
       if stride in feature_scales:
         features[stride] = x
     if not classify:

@@ -1,9 +1,4 @@
-"""Convolution and resizing of volumes `(n, z, y, x, channel)`, with a lowering per platform behind one traced program.
-
-XLA's own 3D convolution is the right choice on GPU and TPU. On CPU it reaches a small part of what the machine's matrix
-products reach, while its 2D convolution is well tuned: there a 3x3x3 convolution is the sum of three 2D ones, and its
-weight gradient a sum of matrix products over z planes (`bench/` measures both).
-"""
+"""Resizing, pooling and normalising of volumes `(n, z, y, x, channel)`."""
 
 from __future__ import annotations
 
@@ -11,79 +6,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
-
-_VOLUME = ("NDHWC", "DHWIO", "NDHWC")
-_PLANE = ("NHWC", "HWIO", "NHWC")
-
-
-def _conv3_native(x: Array, kernel: Array) -> Array:
-  return lax.conv_general_dilated(
-    x, kernel, (1, 1, 1), "SAME", dimension_numbers=_VOLUME, preferred_element_type=jnp.float32
-  )
-
-
-def _conv3_planes(x: Array, kernel: Array) -> Array:
-  """Three 2D convolutions over the planes of a volume padded along z, summed."""
-  n, depth, height, width, channels = x.shape
-  padded = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
-
-  def along(offset: int) -> Array:
-    planes = padded[:, offset : offset + depth].reshape(n * depth, height, width, channels)
-    return lax.conv_general_dilated(
-      planes, kernel[offset], (1, 1), "SAME", dimension_numbers=_PLANE, preferred_element_type=jnp.float32
-    )
-
-  return (along(0) + along(1) + along(2)).reshape(n, depth, height, width, kernel.shape[-1])
-
-
-def _kernel_gradient_native(x: Array, gradient: Array) -> Array:
-  kernel = jax.ShapeDtypeStruct((3, 3, 3, x.shape[-1], gradient.shape[-1]), x.dtype)
-  (result,) = jax.linear_transpose(lambda k: _conv3_native(x, k).astype(gradient.dtype), kernel)(gradient)
-  return result.astype(jnp.float32)
-
-
-def _kernel_gradient_planes(x: Array, gradient: Array) -> Array:
-  """For each z plane: its input `(c, voxels)` times the 27 shifted output gradients `(voxels, 27 o)`, summed."""
-  _, depth, height, width, channels = x.shape
-  out = gradient.shape[-1]
-  padded = jnp.pad(gradient, ((0, 0), (1, 1), (1, 1), (1, 1), (0, 0)))
-
-  def add_plane(z: int, total: Array) -> Array:
-    plane = lax.dynamic_slice_in_dim(x, z, 1, 1).reshape(-1, channels)
-    near = lax.dynamic_slice_in_dim(padded, z, 3, 1)
-    shifted = [
-      near[:, 2 - a, 2 - b : 2 - b + height, 2 - c : 2 - c + width]
-      for a in range(3)
-      for b in range(3)
-      for c in range(3)
-    ]
-    columns = jnp.concatenate(shifted, -1).reshape(-1, 27 * out)
-    return total + lax.dot_general(plane, columns, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
-
-  total = lax.fori_loop(0, depth, add_plane, jnp.zeros((channels, 27 * out), jnp.float32))
-  return total.reshape(channels, 3, 3, 3, out).transpose(1, 2, 3, 0, 4)
-
-
-@jax.custom_vjp
-def conv3(x: Float[Array, "n z y x c"], kernel: Float[Array, "3 3 3 c o"]) -> Float[Array, "n z y x o"]:
-  """3x3x3 convolution with zero padding 1, accumulated and returned in float32 whatever the operands' dtype."""
-  return lax.platform_dependent(x, kernel, cpu=_conv3_planes, default=_conv3_native)
-
-
-def _conv3_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-  return conv3(x, kernel), (x, kernel)
-
-
-def _conv3_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-  x, kernel = saved
-  gradient = gradient.astype(x.dtype)
-  mirrored = jnp.flip(kernel, (0, 1, 2)).swapaxes(3, 4)
-  dx = conv3(gradient, mirrored).astype(x.dtype)
-  dkernel = lax.platform_dependent(x, gradient, cpu=_kernel_gradient_planes, default=_kernel_gradient_native)
-  return dx, dkernel.astype(kernel.dtype)
-
-
-conv3.defvjp(_conv3_forward, _conv3_backward)
 
 
 def instance_norm(x: Float[Array, "n z y x c"], epsilon: float = 1e-5) -> Float[Array, "n z y x c"]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from medlsam_jax.loading import load
-from medlsam_jax.models import ops
+from medlsam_jax.models import convolution, ops
 from medlsam_jax.models.medlam import MedLAM, init_variables
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -95,28 +95,52 @@ def test_bfloat16_operands_stay_near_float32():
   np.testing.assert_allclose(fast.position, exact.position, atol=0.1 * np.abs(exact.position).max())
 
 
-def test_convolution_and_its_gradients_equal_the_direct_form():
+SHAPES = {
+  "odd depth": (2, 5, 6, 7, 3, 4),
+  "one channel": (2, 8, 6, 7, 1, 4),
+  "few channels": (1, 12, 5, 6, 3, 2),
+  "winograd": (2, 8, 6, 5, 9, 4),
+  "winograd, more out than in": (1, 16, 4, 5, 9, 12),
+  "shallow": (1, 4, 6, 5, 9, 10),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def test_convolution_and_its_gradients_equal_the_direct_form(shape):
+  *size, channels, out = shape
   keys = jax.random.split(jax.random.key(0), 3)
-  x = jax.random.normal(keys[0], (2, 5, 6, 7, 3))
-  kernel = jax.random.normal(keys[1], (3, 3, 3, 3, 4))
-  weight = jax.random.normal(keys[2], (2, 5, 6, 7, 4))
+  x = jax.random.normal(keys[0], (*size, channels))
+  kernel = jax.random.normal(keys[1], (3, 3, 3, channels, out))
+  weight = jax.random.normal(keys[2], (*size, out))
 
   def direct(x, kernel):
     numbers = ("NDHWC", "DHWIO", "NDHWC")
     return jax.lax.conv_general_dilated(x, kernel, (1, 1, 1), "SAME", dimension_numbers=numbers)
 
-  ours, gradients = jax.value_and_grad(lambda *a: (ops.conv3(*a) * weight).sum(), (0, 1))(x, kernel)
-  theirs, expected = jax.value_and_grad(lambda *a: (direct(*a) * weight).sum(), (0, 1))(x, kernel)
-  np.testing.assert_allclose(ours, theirs, rtol=1e-4)
-  for a, b in zip(gradients, expected, strict=True):
-    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
-
-
-def test_native_lowering_has_the_same_gradient_as_the_cpu_one():
-  x = jax.random.normal(jax.random.key(0), (1, 4, 5, 6, 2))
-  gradient = jax.random.normal(jax.random.key(1), (1, 4, 5, 6, 3))
   np.testing.assert_allclose(
-    ops._kernel_gradient_native(x, gradient), ops._kernel_gradient_planes(x, gradient), rtol=1e-4, atol=1e-4
+    convolution.conv3(x, kernel), direct(x, kernel), rtol=0, atol=1e-5 * float(np.abs(direct(x, kernel)).max())
+  )
+  ours = jax.grad(lambda *a: (convolution.conv3(*a) * weight).sum(), (0, 1))(x, kernel)
+  expected = jax.grad(lambda *a: (direct(*a) * weight).sum(), (0, 1))(x, kernel)
+  for a, b in zip(ours, expected, strict=True):
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
+
+
+def test_large_patches_are_convolved_one_by_one_with_the_same_result(monkeypatch):
+  x = jax.random.normal(jax.random.key(0), (2, 8, 4, 5, 9))
+  kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 9, 4))
+  together = convolution.conv3(x, kernel)
+  monkeypatch.setattr(convolution, "_LARGE", 1)
+  np.testing.assert_allclose(convolution.conv3(x, kernel), together, rtol=0, atol=1e-5 * np.abs(together).max())
+
+
+@pytest.mark.parametrize("channels", [2, 9])
+def test_native_lowering_has_the_same_gradient_as_the_cpu_one(channels):
+  x = jax.random.normal(jax.random.key(0), (1, 8, 5, 6, channels))
+  gradient = jax.random.normal(jax.random.key(1), (1, 8, 5, 6, 3))
+  expected = convolution._kernel_gradient_native(x, gradient)
+  np.testing.assert_allclose(
+    convolution._kernel_gradient_cpu(x, gradient), expected, rtol=0, atol=1e-5 * np.abs(expected).max()
   )
 
 

@@ -1,0 +1,187 @@
+"""3x3x3 convolution of volumes `(n, z, y, x, channel)`, with a lowering per platform behind one traced program.
+
+XLA's own 3D convolution is the right choice on GPU and TPU. On a CPU it reaches a small part of what the machine's
+matrix products reach, while its 2D convolution is well tuned: there the planes of a volume go through 2D convolutions,
+and the weight gradient is a sum of matrix products over planes (`bench/` measures them).
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+_VOLUME = ("NDHWC", "DHWIO", "NDHWC")
+_PLANE = ("NHWC", "HWIO", "NHWC")
+
+_FEW_CHANNELS = 8
+"""Up to so many input channels stacking planes is the fastest lowering on a CPU."""
+_TILE = 4
+"""Output planes that the stacked and the Winograd lowering compute together."""
+_LEAST_DEPTH = 8
+"""Below it the transforms of the Winograd lowering cost more than the products they save."""
+_LARGE = 2**24
+"""Input numbers of a patch from which a CPU takes one patch at a time, to save memory."""
+
+# Winograd's minimal filtering F(4, 3) (Lavin and Gray, 2016, section 4.3): six products for four outputs of three taps,
+# interpolated at 0, 1, -1, 2, -2 and infinity. In float32 its error is about 3e-6 of the largest output.
+_INPUT_TRANSFORM = np.array([
+  [4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0],
+  [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1],
+], np.float32)  # fmt: skip
+_KERNEL_TRANSFORM = np.array([
+  [1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6],
+  [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1],
+], np.float32)  # fmt: skip
+_OUTPUT_TRANSFORM = np.array([
+  [1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1],
+], np.float32)  # fmt: skip
+
+
+def _conv3_native(x: Array, kernel: Array) -> Array:
+  return lax.conv_general_dilated(
+    x, kernel, (1, 1, 1), "SAME", dimension_numbers=_VOLUME, preferred_element_type=jnp.float32
+  )
+
+
+def _conv2(planes: Array, kernel: Array) -> Array:
+  return lax.conv_general_dilated(
+    planes, kernel, (1, 1), "SAME", dimension_numbers=_PLANE, preferred_element_type=jnp.float32
+  )
+
+
+def _pad_planes(x: Array) -> Array:
+  return jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
+
+
+def _conv3_planes(x: Array, kernel: Array) -> Array:
+  """Three 2D convolutions over the planes of a volume padded along z, summed: for any shape."""
+  n, depth, height, width, channels = x.shape
+  padded = _pad_planes(x)
+
+  def along(offset: int) -> Array:
+    planes = padded[:, offset : offset + depth].reshape(n * depth, height, width, channels)
+    return _conv2(planes, kernel[offset])
+
+  return (along(0) + along(1) + along(2)).reshape(n, depth, height, width, kernel.shape[-1])
+
+
+def _conv3_stacked(x: Array, kernel: Array) -> Array:
+  """One 2D convolution whose channels are those of `_TILE` output planes and of the planes around them.
+
+  The kernel repeats along its diagonal, so half of the products are with zeros: with few channels still faster than
+  products too narrow for the machine's registers.
+  """
+  n, depth, height, width, channels = x.shape
+  out, taps = kernel.shape[-1], jnp.moveaxis(kernel, 0, 2)
+  wide = jnp.zeros((3, 3, _TILE + 2, channels, _TILE, out), kernel.dtype)
+  for plane in range(_TILE):
+    wide = wide.at[:, :, plane : plane + 3, :, plane].set(taps)
+  padded = _pad_planes(x)
+  stacked = jnp.concatenate([padded[:, plane : plane + depth : _TILE] for plane in range(_TILE + 2)], -1)
+  y = _conv2(stacked.reshape(-1, height, width, stacked.shape[-1]), wide.reshape(3, 3, -1, _TILE * out))
+  y = y.reshape(n, depth // _TILE, height, width, _TILE, out)
+  return jnp.moveaxis(y, 4, 2).reshape(n, depth, height, width, out)
+
+
+def _conv3_winograd(x: Array, kernel: Array) -> Array:
+  """Winograd's F(4, 3) along z over whole volumes: six 2D convolutions for four planes in place of twelve, float32."""
+  kernels = jnp.einsum("at,tyxco->ayxco", _KERNEL_TRANSFORM, kernel.astype(jnp.float32))
+  products = [_conv2(planes, k) for planes, k in zip(_winograd_input(x), kernels, strict=True)]
+  # XLA would otherwise fuse a transform into whatever surrounds it and work it out again for each use
+  y = jnp.stack(_combine(_OUTPUT_TRANSFORM, list(lax.optimization_barrier(products))), 1)
+  return y.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def _winograd_input(x: Array) -> list[Array]:
+  """The six transforms of the planes `(n * depth / 4, y, x, channel)`."""
+  _, depth, height, width, channels = x.shape
+  padded = _pad_planes(x.astype(jnp.float32))
+  planes = [padded[:, tap : tap + depth - _TILE + 1 : _TILE] for tap in range(_TILE + 2)]
+  inputs = lax.optimization_barrier(_combine(_INPUT_TRANSFORM, planes))
+  return [planes.reshape(-1, height, width, channels) for planes in inputs]
+
+
+def _combine(rows: np.ndarray, terms: list[Array]) -> list[Array]:
+  """Each row's linear combination of the terms."""
+  return [sum(float(w) * term for w, term in zip(row, terms, strict=True) if w) for row in rows]  # type: ignore[misc]
+
+
+def _conv3_cpu(x: Array, kernel: Array) -> Array:
+  depth, channels = x.shape[1], x.shape[-1]
+  if depth % _TILE:
+    return _conv3_planes(x, kernel)
+  if channels <= _FEW_CHANNELS:
+    return _conv3_stacked(x, kernel)
+  if depth < _LEAST_DEPTH:
+    return _conv3_planes(x, kernel)
+  if len(x) > 1 and x[0].size >= _LARGE:
+    return lax.map(lambda patch: _conv3_winograd(patch[None], kernel)[0], x)
+  return _conv3_winograd(x, kernel)
+
+
+def _kernel_gradient_native(x: Array, gradient: Array) -> Array:
+  kernel = jax.ShapeDtypeStruct((3, 3, 3, x.shape[-1], gradient.shape[-1]), x.dtype)
+  (result,) = jax.linear_transpose(lambda k: _conv3_native(x, k).astype(gradient.dtype), kernel)(gradient)
+  return result.astype(jnp.float32)
+
+
+def _kernel_gradient_cpu(x: Array, gradient: Array) -> Array:
+  """By 2D gradients: transposed F(4, 3) where the forward pass has it, else one for each tap along z."""
+  _, depth, height, width, channels = x.shape
+  if depth % _TILE or depth < _LEAST_DEPTH or channels == 1:
+    padded = _pad_planes(x)
+    planes = [padded[:, tap : tap + depth].reshape(-1, height, width, channels) for tap in range(3)]
+    gradients = gradient.reshape(-1, height, width, gradient.shape[-1])
+    return jnp.stack([_kernel2_gradient(plane, gradients) for plane in planes])
+  outputs = [gradient[:, plane::_TILE].astype(jnp.float32) for plane in range(_TILE)]
+  products = lax.optimization_barrier(_combine(_OUTPUT_TRANSFORM.T, outputs))
+  parts = [
+    _kernel2_gradient(planes, product.reshape(-1, height, width, gradient.shape[-1]))
+    for planes, product in zip(_winograd_input(x), products, strict=True)
+  ]
+  return jnp.stack(_combine(_KERNEL_TRANSFORM.T, parts))
+
+
+def _kernel2_gradient(x: Float[Array, "n y x c"], gradient: Float[Array, "n y x o"]) -> Float[Array, "3 3 c o"]:
+  """A plane at a time, the nine shifted copies of the side with fewer channels times the other."""
+  height, width, channels = x.shape[1:]
+  expand_input = channels < gradient.shape[-1]
+  few, many = (x, gradient) if expand_input else (gradient, x)
+  padded = jnp.pad(few, ((0, 0), (1, 1), (1, 1), (0, 0)))
+
+  def add_plane(index: int, total: Array) -> Array:
+    near = padded[index]
+    shifted = [near[a : a + height, b : b + width].reshape(height * width, -1) for a in range(3) for b in range(3)]
+    # one channel: copying whole rows is far faster than columns of single numbers
+    rows = jnp.stack([s[:, 0] for s in shifted]) if few.shape[-1] == 1 else jnp.concatenate(shifted, -1).T
+    plane = many[index].reshape(height * width, -1)
+    return total + jnp.dot(rows, plane, preferred_element_type=jnp.float32)
+
+  shape = (few.shape[-1], many.shape[-1])
+  total = lax.fori_loop(0, len(x), add_plane, jnp.zeros((9 * shape[0], shape[1]), jnp.float32)).reshape(3, 3, *shape)
+  return total if expand_input else jnp.flip(total, (0, 1)).swapaxes(2, 3)
+
+
+@jax.custom_vjp
+def conv3(x: Float[Array, "n z y x c"], kernel: Float[Array, "3 3 3 c o"]) -> Float[Array, "n z y x o"]:
+  """3x3x3 convolution with zero padding 1, accumulated and returned in float32 whatever the operands' dtype."""
+  return lax.platform_dependent(x, kernel, cpu=_conv3_cpu, default=_conv3_native)
+
+
+def _conv3_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+  return conv3(x, kernel), (x, kernel)
+
+
+def _conv3_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+  x, kernel = saved
+  gradient = gradient.astype(x.dtype)
+  mirrored = jnp.flip(kernel, (0, 1, 2)).swapaxes(3, 4)
+  dx = conv3(gradient, mirrored).astype(x.dtype)
+  dkernel = lax.platform_dependent(x, gradient, cpu=_kernel_gradient_cpu, default=_kernel_gradient_native)
+  return dx, dkernel.astype(kernel.dtype)
+
+
+conv3.defvjp(_conv3_forward, _conv3_backward)
