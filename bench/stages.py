@@ -15,7 +15,8 @@ from medlsam_jax.data.phantom import make_phantom
 from medlsam_jax.data.templates import Template
 from medlsam_jax.localization.bank import Bank
 from medlsam_jax.localization.correlation import correlate
-from medlsam_jax.localization.search import SearchSettings, find
+from medlsam_jax.localization.search import find
+from medlsam_jax.localization.search_settings import SearchSettings
 from medlsam_jax.models.medlam import MedLAM, init_variables
 from medlsam_jax.models.network import Network
 

@@ -7,7 +7,7 @@ import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -22,9 +22,14 @@ from medlsam_jax.localization import search
 from medlsam_jax.localization.bank import Bank
 from medlsam_jax.localization.confidence import Thresholds
 from medlsam_jax.localization.finding import Finding
+from medlsam_jax.localization.search_settings import PRESETS as SEARCH_PRESETS
+from medlsam_jax.localization.search_settings import SearchSettings
 from medlsam_jax.models.network import Network
 from medlsam_jax.segmentation.predictor import Predictor
 from medlsam_jax.segmentation.volume import LITEMEDSAM, PRESETS, SegmentationSettings, segment_volume
+
+Settings = TypeVar("Settings")
+
 
 OUTSIDE = "outside field of view"
 """Verdict of an organ that is not in the scan; nothing is painted for it."""
@@ -56,7 +61,7 @@ class Located(Protocol):
 class PipelineSettings:
   """Every setting between a scan and its label map; the command line changes them as `--section.field VALUE`."""
 
-  search: search.SearchSettings = dataclasses.field(default_factory=search.SearchSettings)
+  search: SearchSettings = dataclasses.field(default_factory=SearchSettings)
   confidence: Thresholds = dataclasses.field(default_factory=Thresholds)
   segmentation: SegmentationSettings = LITEMEDSAM
 
@@ -69,7 +74,7 @@ def localize(
   *,
   starts: Num[np.ndarray, "agents 3"] | Sequence[Sequence[int]] | None = None,
   organs: Sequence[str] | None = None,
-  settings: search.SearchSettings | None = None,
+  settings: str | SearchSettings = "exact",
   thresholds: Thresholds | None = None,
   progress: Progress | None = None,
 ) -> dict[str, Finding]:
@@ -82,7 +87,8 @@ def localize(
     key: seed or `jax.random` key that draws where the agents start; the same key gives the same result.
     starts: their voxels (z, y, x) in the padded working grid, instead of a key.
     organs: names, a part of the bank's; None takes all.
-    settings: of the search; None takes the published ones with every feature scale that the network has.
+    settings: of the search: `exact` (published arithmetic, every feature scale that the network has), `fast` (no
+      features at full resolution, bfloat16 operands), `atlas` (besides, organs share patches), or one's own.
     thresholds: of the verdicts; None takes the measured ones.
     progress: called with points done and in all.
 
@@ -92,8 +98,11 @@ def localize(
   Raises:
     InputError: NaN voxels, a scan over the size limit, or one whose middle is air.
     TemplateError: the bank belongs to another network, or lacks an organ.
+    ConfigError: an unknown preset, or a feature scale that the network lacks.
   """
   _check(scan)
+  if isinstance(settings, str):
+    settings = _preset(SEARCH_PRESETS, settings)
   if organs is not None:
     bank = bank.subset(organs)
   return search.find(
@@ -131,9 +140,7 @@ def segment(
   """
   _check(scan)
   if isinstance(settings, str):
-    if settings not in PRESETS:
-      raise ConfigError(f"preset {settings!r} is unknown; choose {' or '.join(PRESETS)}")
-    settings = PRESETS[settings]
+    settings = _preset(PRESETS, settings)
   if clean_up:
     settings = dataclasses.replace(settings, largest_component=True, fill_holes=True)
   values = {organ: each.value for organ, each in found.items()}
@@ -159,6 +166,12 @@ def predictor_of(model: str | os.PathLike[str] | Network | Predictor) -> Predict
 @functools.lru_cache(maxsize=1)
 def _loaded(name: str, changed_ns: int) -> Predictor:
   return Predictor(load(name))
+
+
+def _preset(presets: Mapping[str, Settings], name: str) -> Settings:
+  if name not in presets:
+    raise ConfigError(f"preset {name!r} is unknown; choose {' or '.join(presets)}")
+  return presets[name]
 
 
 def _check(scan: Volume) -> None:

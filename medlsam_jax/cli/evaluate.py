@@ -87,7 +87,7 @@ def check_predictions(arguments: argparse.Namespace) -> None:
   Raises:
     ConfigError: there is one.
   """
-  for option in ("bank", "save_bank", "mode", "interval_mm", "steps", "preset", "config", "rest"):
+  for option in ("bank", "save_bank", "mode", "interval_mm", "steps", "search", "preset", "config", "rest"):
     if getattr(arguments, option):
       name = arguments.rest[0] if option == "rest" else "--" + option.replace("_", "-")
       raise ConfigError(f"{name} is about making results; with --predictions they are only scored: leave it away")

@@ -19,6 +19,7 @@ from medlsam_jax.geometry import Volume
 from medlsam_jax.loading import load
 from medlsam_jax.localization.bank import Bank
 from medlsam_jax.localization.finding import Finding
+from medlsam_jax.localization.search_settings import PRESETS as SEARCH_PRESETS
 from medlsam_jax.models.network import Network
 from medlsam_jax.pipeline import PipelineSettings
 from medlsam_jax.results import box_input, provenance
@@ -33,10 +34,13 @@ def settings_of(arguments: argparse.Namespace) -> PipelineSettings:
     ConfigError: as `settings.resolve`.
   """
   preset = getattr(arguments, "preset", None)
-  start = PipelineSettings(segmentation=PRESETS[preset or "litemedsam"])
+  start = PipelineSettings(
+    search=SEARCH_PRESETS[arguments.search or "exact"], segmentation=PRESETS[preset or "litemedsam"]
+  )
   result = config.resolve(start, arguments.config, arguments.rest)
-  if preset and arguments.config and "segmentation" in config.read_config(arguments.config):
-    raise ConfigError(f"{arguments.config} has segmentation settings of its own; leave --preset {preset} away")
+  for option, chosen, section in (("preset", preset, "segmentation"), ("search", arguments.search, "search")):
+    if chosen and arguments.config and section in config.read_config(arguments.config):
+      raise ConfigError(f"{arguments.config} has {section} settings of its own; leave --{option} {chosen} away")
   if arguments.steps is not None:
     result = dataclasses.replace(result, search=dataclasses.replace(result.search, steps=arguments.steps))
   if getattr(arguments, "clean_up", False):
@@ -109,7 +113,7 @@ def check_boxes(arguments: argparse.Namespace) -> None:
   Raises:
     ConfigError: there is one.
   """
-  for option in ("templates", "bank", "save_bank", "mode", "interval_mm", "labels", "steps"):
+  for option in ("templates", "bank", "save_bank", "mode", "interval_mm", "labels", "steps", "search"):
     if getattr(arguments, option) is not None:
       name = option.replace("_", "-")
       raise ConfigError(f"--{name} is about finding organs; with --boxes nothing is searched: leave one of them away")

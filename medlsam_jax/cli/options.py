@@ -96,6 +96,12 @@ def add_search(parser: argparse.ArgumentParser) -> None:
   add_bank_building(group)
   group.add_argument("--seed", type=seed, default=0, help="draws where the search starts (default: 0)")
   group.add_argument("--steps", type=positive_int, metavar="N", help="refinements of each point (default: 1)")
+  group.add_argument(
+    "--search",
+    choices=("exact", "fast", "atlas"),
+    help="exact: as published; fast: no features at full resolution; atlas: besides, organs share patches, so that many "
+    "organs cost little more than few (default: exact; the README says what each costs in accuracy)",
+  )
 
 
 def add_settings(parser: argparse.ArgumentParser, sections: str) -> None:

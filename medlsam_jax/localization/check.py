@@ -12,6 +12,7 @@ from medlsam_jax.localization import search
 from medlsam_jax.localization.bank import Bank
 from medlsam_jax.localization.confidence import Thresholds
 from medlsam_jax.localization.finding import Finding
+from medlsam_jax.localization.search_settings import SearchSettings
 from medlsam_jax.models.network import Network
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def leave_one_out(
   templates: Sequence[Template],
   *,
   key: int | jax.Array = 0,
-  settings: search.SearchSettings | None = None,
+  settings: SearchSettings | None = None,
   thresholds: Thresholds | None = None,
   progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[Template, dict[str, Finding]]]:

@@ -77,27 +77,32 @@ def best_moves(
   module: MedLAM,
   variables: Any,
   patches: Float[Array, "n z y x 1"],
-  used: Bool[Array, " n"],
-  taps: dict[int, Float[Array, "n k k k c"]],
+  used: Bool[Array, "n q"],
+  taps: dict[int, Float[Array, "n q k k k c"]],
   dtype: str,
-) -> tuple[Int[Array, "n 3"], Float[Array, " n"]]:
-  """How far each patch's centre moves to the place most similar to its template point, in voxels, and how similar.
+) -> tuple[Int[Array, "n q 3"], Float[Array, "n q"]]:
+  """From each patch's centre to the places most similar to its `q` template points, in voxels, and how similar.
 
-  The move is the place minus half an edge plus one, as published.
+  A patch's features are computed once for all its points. The move is the place minus half an edge plus one, as
+  published.
   """
   scales = tuple(sorted(taps, reverse=True))
 
-  def run(patch: Array, own_taps: dict[int, Array]) -> tuple[Array, Array]:
-    features = _run(module, variables, patch, scales).features
-    volumes = {stride: volume[0] for stride, volume in features.items()}
-    place, score = correlation.best_voxel(correlation.similarity(volumes, own_taps, PATCH_EDGE, jnp.dtype(dtype)))
-    return place - PATCH_EDGE // 2 + 1, score
+  def run(patch: Array, own_used: Array, own_taps: dict[int, Array]) -> tuple[Array, Array]:
+    features = {stride: volume[0] for stride, volume in _run(module, variables, patch, scales).features.items()}
 
-  return _each(_unless_padding(run, patches, taps), (patches, used, taps), len(patches))
+    def place(_: Array, point_taps: dict[int, Array]) -> tuple[Array, Array]:
+      found = correlation.similarity(features, point_taps, PATCH_EDGE, jnp.dtype(dtype))
+      voxel, score = correlation.best_voxel(found)
+      return voxel - PATCH_EDGE // 2 + 1, score
+
+    return jax.lax.map(_unless_padding(place, own_used, own_taps), (own_used, own_used, own_taps))
+
+  return _each(_unless_padding(run, patches, used, taps), (patches, used.any(1), used, taps), len(patches))
 
 
 def _unless_padding(run: Any, *batched: Any) -> Any:
-  """`run` over `(patch, used, ...)`, which gives zeros without running where `used` is false."""
+  """`run` over `(first, used, ...)`, which gives zeros without running where `used` is false."""
   one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), batched)
   result = jax.eval_shape(run, *one)
 

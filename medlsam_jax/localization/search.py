@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import jax
 import numpy as np
@@ -16,40 +15,17 @@ from jaxtyping import Float, Int, Num
 
 from medlsam_jax.data import ct
 from medlsam_jax.errors import ConfigError, InputError
-from medlsam_jax.geometry import OFFSET_RANGE_MM, PATCH_EDGE, WORKING_SPACING_MM, Volume, WorkingGrid
-from medlsam_jax.localization import boxes, confidence, programs
+from medlsam_jax.geometry import OFFSET_RANGE_MM, WORKING_SPACING_MM, Volume, WorkingGrid
+from medlsam_jax.localization import boxes, confidence, fine, programs
 from medlsam_jax.localization.bank import Bank, OrganBank
 from medlsam_jax.localization.finding import Finding
-from medlsam_jax.models.medlam import FEATURE_STRIDES, MedLAM
+from medlsam_jax.localization.fine import MARGIN
+from medlsam_jax.localization.search_settings import SearchSettings
+from medlsam_jax.models.medlam import MedLAM
 from medlsam_jax.models.network import Network
 
 START_REACH = 10
 """Agents start within [-10, 10) voxels of the middle of the padded scan."""
-
-_MARGIN = PATCH_EDGE // 2
-
-
-@dataclasses.dataclass(frozen=True)
-class SearchSettings:
-  """How to search; the defaults are the published ones, in single precision."""
-
-  feature_scales: tuple[int, ...] | None = None
-  """Strides to compare features at; None takes all that the network has. `()` leaves the targets of the coarse step."""
-  steps: int = 1
-  """Times that each point is cropped anew and moved."""
-  agents: int = 10
-  """Starts that are averaged, when a key draws them."""
-  dtype: Literal["float32", "bfloat16"] = "float32"
-  """Of the operands of products; sums are float32."""
-
-  def __post_init__(self) -> None:
-    """Refuse values that mean nothing."""
-    if not set(self.feature_scales or ()) <= set(FEATURE_STRIDES):
-      raise ConfigError(f"feature scales {self.feature_scales}; choose among {FEATURE_STRIDES}")
-    if self.steps < 1 or self.agents < 1:
-      raise ConfigError(f"{self.steps} steps of {self.agents} agents; both must be at least 1")
-    if self.dtype not in ("float32", "bfloat16"):
-      raise ConfigError(f"dtype {self.dtype!r}; choose float32 or bfloat16")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -60,6 +36,11 @@ class _Targets:
   by_agent_mm: Float[np.ndarray, "agents points 3"]
   start_mm: Float[np.ndarray, "3"]
   query_position: Float[np.ndarray, "3"]
+
+  @property
+  def voxels(self) -> Int[np.ndarray, "points 3"]:
+    """The targets as voxels of the padded working grid; they may lie outside it."""
+    return np.rint(self.together_mm / WORKING_SPACING_MM).astype(int)
 
 
 def find(
@@ -108,7 +89,9 @@ def find(
   if not organs:
     return {}
   targets = _coarse(module, variables, padded, places, np.concatenate([o.mean_positions for o in organs]))
-  voxels, scores = _fine(module, variables, padded, targets, organs, settings, progress)
+  voxels, scores = fine.settle(
+    module, variables, padded, targets.voxels, [organ.taps for organ in organs], settings, progress
+  )
   findings, start = {}, 0
   for organ in organs:
     rows = slice(start, start := start + len(organ.mean_positions))
@@ -172,46 +155,6 @@ def offset_mm(to: Float[np.ndarray, "*n 3"], at: Float[np.ndarray, "*m 3"]) -> F
   return np.array(OFFSET_RANGE_MM) * np.tanh(np.asarray(to, np.float32) - np.asarray(at, np.float32))
 
 
-def _fine(
-  module: MedLAM,
-  variables: dict,
-  padded: np.ndarray,
-  targets: _Targets,
-  organs: list[OrganBank],
-  settings: SearchSettings,
-  progress: Callable[[int, int], None] | None,
-) -> tuple[Int[np.ndarray, "points 3"], Float[np.ndarray, " points"] | None]:
-  """Multi-scale similarity: the voxel of each point, and how similar it looks there (None without feature scales)."""
-  voxels = np.rint(targets.together_mm / WORKING_SPACING_MM).astype(int)
-  scales = module.feature_scales if settings.feature_scales is None else settings.feature_scales
-  if not scales:
-    return voxels, None
-  if not set(scales) <= set(module.feature_scales):
-    raise ConfigError(f"feature scales {scales}; this network has {module.feature_scales}")
-  taps = {stride: np.concatenate([organ.taps[stride] for organ in organs]) for stride in scales}
-  scores = np.zeros(len(voxels), np.float32)
-  size, total = programs.POINTS_PER_CALL, settings.steps * len(voxels)
-  for step in range(settings.steps):
-    # one less than fits at the far end, as published
-    voxels = np.clip(voxels, _MARGIN, np.array(padded.shape) - _MARGIN - 1)
-    for start in range(0, len(voxels), size):
-      rows = slice(start, min(start + size, len(voxels)))
-      count = rows.stop - rows.start
-      move, score = programs.best_moves(
-        module,
-        variables,
-        programs.pad_batch(programs.crop_patches(padded, voxels[rows])),
-        np.arange(size) < count,
-        {stride: programs.pad_batch(volume[rows]) for stride, volume in taps.items()},
-        settings.dtype,
-      )
-      voxels[rows] += np.asarray(move)[:count]
-      scores[rows] = np.asarray(score)[:count]
-      if progress is not None:
-        progress(step * len(voxels) + rows.stop, total)
-  return voxels, scores
-
-
 def _finding(
   organ: OrganBank,
   voxels: Int[np.ndarray, "points 3"],
@@ -222,8 +165,7 @@ def _finding(
   thresholds: confidence.Thresholds,
 ) -> Finding:
   """One organ's rows of the search, brought to scan voxels and judged."""
-  target_voxels = np.rint(targets.together_mm[rows] / WORKING_SPACING_MM).astype(int)
-  sent_to = boxes.points_to_scan((target_voxels - _MARGIN)[organ.faces], grid)
+  sent_to = boxes.points_to_scan((targets.voxels[rows] - MARGIN)[organ.faces], grid)
   by_template_mm = targets.start_mm + offset_mm(organ.positions, targets.query_position)
   trust = confidence.Confidence(
     targets=sent_to,
@@ -236,7 +178,7 @@ def _finding(
   return Finding(
     organ=organ.organ,
     value=organ.value,
-    points=boxes.points_to_scan((voxels - _MARGIN)[organ.faces], grid),
+    points=boxes.points_to_scan((voxels - MARGIN)[organ.faces], grid),
     verdict=confidence.judge(trust, thresholds),
     confidence=trust,
   )

@@ -11,9 +11,9 @@ from medlsam_jax.data.ct import pad_for_patches, to_working_grid
 from medlsam_jax.data.templates import Template
 from medlsam_jax.errors import ConfigError, InputError, TemplateError, WeightsError
 from medlsam_jax.geometry import Volume
-from medlsam_jax.localization import check, programs, search
+from medlsam_jax.localization import check, fine, programs, search
 from medlsam_jax.localization.bank import Bank
-from medlsam_jax.localization.search import SearchSettings
+from medlsam_jax.localization.search_settings import PRESETS, SearchSettings
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 LIVER = ((3, 4, 5), (16, 12, 14))
@@ -146,7 +146,17 @@ def test_a_scan_on_the_other_working_grid_is_refused(network, bank, make_templat
     search.find(network, bank, other)
 
 
-@pytest.mark.parametrize("wrong", [{"feature_scales": (8,)}, {"steps": 0}, {"agents": 0}, {"dtype": "float16"}])
+@pytest.mark.parametrize(
+  "wrong",
+  [
+    {"feature_scales": (8,)},
+    {"steps": 0},
+    {"agents": 0},
+    {"lattice_vox": 0},
+    {"lattice_vox": 33},
+    {"dtype": "float16"},
+  ],
+)
 def test_settings_that_mean_nothing_are_refused(wrong):
   with pytest.raises(ConfigError):
     SearchSettings(**wrong)
@@ -184,7 +194,7 @@ def test_a_second_step_searches_from_where_the_first_one_ended(network, bank, ma
 
   monkeypatch.setattr(programs, "crop_patches", spy)
   monkeypatch.setattr(
-    programs, "best_moves", lambda m, v, patches, used, *_: (np.full((len(patches), 3), 2), np.full(len(patches), 0.5))
+    programs, "best_moves", lambda m, v, patches, used, *_: (np.full((*used.shape, 3), 2), np.full(used.shape, 0.5))
   )
   progress = []
   found = search.find(
@@ -199,6 +209,45 @@ def test_a_second_step_searches_from_where_the_first_one_ended(network, bank, ma
   assert np.array_equal(centres[1], np.clip(centres[1], low, high))
   assert progress == [(6, 12), (12, 12)]
   assert found["kidney"].confidence.similarity == 0.5
+
+
+@pytest.mark.parametrize(("targets", "lattice"), [([40, 32, 32], 32), ([-5, 60, 200], 32), ([33, 44, 51], 9)])
+def test_lattice_centres_lie_inside_the_scan_within_half_a_cell_of_the_point(targets, lattice):
+  shape = (64 + 70, 64 + 30, 64 + 1)
+  centres = fine.patch_centres(np.array([targets]), shape, lattice)[0]
+  inside = fine.patch_centres(np.array([targets]), shape, None)[0]
+  assert np.all(centres >= 32) and np.all(centres <= np.array(shape) - 33)
+  assert np.all(np.abs(centres - inside) <= lattice / 2 + 0.5)
+
+
+def test_a_lattice_bounds_the_patches_whatever_the_number_of_points():
+  shape = (64 + 122, 64 + 101, 64 + 112)
+  points = np.random.default_rng(0).integers(-20, 250, (5000, 3))
+  assert len(np.unique(fine.patch_centres(points, shape, 32), axis=0)) <= 5 * 5 * 5
+  assert len(np.unique(fine.patch_centres(points, shape, None), axis=0)) > 1000
+
+
+def test_points_that_share_a_patch_settle_as_with_patches_of_their_own(network, make_template):
+  """All targets on one lattice centre, more of them than a shared patch takes at once."""
+  scan = make_template("q", shape=(70, 60, 66)).scan
+  padded = pad_for_patches(to_working_grid(scan, "published").intensity)
+  module, variables = programs.prepare(network)
+  centre = fine.patch_centres(np.array([[60, 60, 60]]), padded.shape, 32)
+  count = fine.POINTS_PER_SHARED_PATCH + 3
+  taps = {4: np.random.default_rng(0).standard_normal((count, 2, 2, 2, 8)).astype(np.float32)}
+  alone, shared = (
+    fine.settle(module, variables, padded, np.tile(centre, (count, 1)), [taps], SearchSettings((4,), lattice_vox=cells))
+    for cells in (None, 32)
+  )
+  np.testing.assert_array_equal(alone[0], shared[0])
+  np.testing.assert_allclose(alone[1], shared[1], rtol=1e-5)
+  assert len(np.unique(alone[0], axis=0)) > 3
+
+
+def test_the_fast_presets_leave_out_full_resolution_and_atlas_shares_patches():
+  assert PRESETS["exact"] == SearchSettings()
+  assert PRESETS["fast"].feature_scales == PRESETS["atlas"].feature_scales == (4, 2)
+  assert PRESETS["atlas"].lattice_vox and not PRESETS["fast"].lattice_vox
 
 
 def test_a_crop_beyond_the_scan_is_filled_with_zeros():

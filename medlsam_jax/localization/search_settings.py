@@ -1,0 +1,46 @@
+"""How to search: the settings and the presets that users choose by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from medlsam_jax.errors import ConfigError
+from medlsam_jax.geometry import PATCH_EDGE
+from medlsam_jax.models.medlam import FEATURE_STRIDES
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchSettings:
+  """How to search; the defaults are the published ones, in single precision."""
+
+  feature_scales: tuple[int, ...] | None = None
+  """Strides to compare features at; None takes all that the network has. `()` leaves the targets of the coarse step."""
+  steps: int = 1
+  """Times that each point is cropped anew and moved."""
+  agents: int = 10
+  """Starts that are averaged, when a key draws them."""
+  dtype: Literal["float32", "bfloat16"] = "float32"
+  """Of the operands of products; sums are float32."""
+  lattice_vox: int | None = None
+  """Distance between the patch centres that a point may use, in working voxels; None gives each point a patch of its
+  own around its target. On a lattice points share patches, so that the cost is bounded by the scan."""
+
+  def __post_init__(self) -> None:
+    """Refuse values that mean nothing."""
+    if not set(self.feature_scales or ()) <= set(FEATURE_STRIDES):
+      raise ConfigError(f"feature scales {self.feature_scales}; choose among {FEATURE_STRIDES}")
+    if self.lattice_vox is not None and not 1 <= self.lattice_vox <= PATCH_EDGE // 2:
+      raise ConfigError(f"lattice_vox {self.lattice_vox}; choose 1 to {PATCH_EDGE // 2}, or none")
+    if self.steps < 1 or self.agents < 1:
+      raise ConfigError(f"{self.steps} steps of {self.agents} agents; both must be at least 1")
+    if self.dtype not in ("float32", "bfloat16"):
+      raise ConfigError(f"dtype {self.dtype!r}; choose float32 or bfloat16")
+
+
+EXACT = SearchSettings()
+FAST = SearchSettings(feature_scales=(4, 2), dtype="bfloat16")
+ATLAS = dataclasses.replace(FAST, lattice_vox=32)
+PRESETS = {"exact": EXACT, "fast": FAST, "atlas": ATLAS}
+"""`exact` is the published arithmetic; `fast` leaves out features at full resolution; `atlas` besides lets organs share
+patches. README and `medlsam localize --help` say what each costs in accuracy."""
