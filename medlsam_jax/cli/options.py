@@ -99,8 +99,8 @@ def add_search(parser: argparse.ArgumentParser) -> None:
   group.add_argument(
     "--search",
     choices=("exact", "fast", "atlas"),
-    help="exact: as published; fast: no features at full resolution; atlas: besides, organs share patches, so that many "
-    "organs cost little more than few (default: exact; the README says what each costs in accuracy)",
+    help="exact: as published; fast: no features at full resolution; atlas: besides, organs share patches, so that "
+    "many organs cost little more than few (default: exact; the README says what each costs in accuracy)",
   )
 
 
