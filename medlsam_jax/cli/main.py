@@ -11,10 +11,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from medlsam_jax.cli import bank, convert, demo, evaluate, localize, pretrain, segment, weights
+from medlsam_jax.cli import bank, convert, data, demo, evaluate, export, localize, pretrain, probe, segment, weights
 from medlsam_jax.errors import MedlsamError
 
-COMMANDS = (demo, weights, convert, bank, localize, segment, evaluate, pretrain)
+COMMANDS = (demo, weights, convert, bank, localize, segment, evaluate, data, pretrain, probe, export)
 OK, SOME_FAILED, BAD_INPUT, INTERRUPTED, STOPPED_BY = 0, 1, 2, 130, 128
 
 _DESCRIPTION = """\
@@ -27,7 +27,9 @@ Research use only; not a medical device."""
 _EPILOG = """\
 medlsam COMMAND --help explains a command with an example.
 Exit codes: 0 all went well, 1 some scan failed, 2 wrong call or unusable file, 130 stopped by Ctrl-C,
-143 by a request to end."""
+143 by a request to end.
+Compiled programs are kept in the user's cache directory; MEDLSAM_COMPILED=FOLDER or =off in the environment changes
+that, MEDLSAM_CACHE=FOLDER moves weights and all."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -64,9 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+  from medlsam_jax.cli import startup
   from medlsam_jax.cli.terminal import Terminal
 
   terminal = Terminal(quiet=getattr(arguments, "quiet", False))
+  startup.prepare(terminal.warn)
   try:
     with terminal.stops_on_signals(), terminal.warnings_as_lines():
       return arguments.run(arguments, terminal)

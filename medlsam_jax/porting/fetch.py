@@ -126,10 +126,14 @@ PUBLISHED = {
 }
 
 
+def cache_folder() -> Path:
+  """The user's cache directory, or that of `MEDLSAM_CACHE`."""
+  return Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("medlsam_jax", appauthor=False))
+
+
 def cached_weights(name: str) -> Path:
-  """Where converted weights of that name are kept: the user's cache directory, or that of `MEDLSAM_CACHE`."""
-  root = os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("medlsam_jax", appauthor=False)
-  return Path(root) / "weights" / f"{name}.safetensors"
+  """Where converted weights of that name are kept."""
+  return cache_folder() / "weights" / f"{name}.safetensors"
 
 
 def digest_of(path: str | os.PathLike[str], algorithm: str = "sha256") -> str:

@@ -1,0 +1,98 @@
+"""What a command sets before JAX and NumPy load: a lasting cache of compiled programs, and a thriftier allocator.
+
+Both only in a process that has not loaded JAX yet: a script or notebook that calls `main` keeps its own settings.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+COMPILED_VARIABLE = "MEDLSAM_COMPILED"
+"""Environment variable: another folder for compiled programs, or `off`."""
+COMPILED_LIMIT_BYTES = 1 << 29
+"""Compiled programs unused for longest are dropped beyond this."""
+
+_JAX_FOLDER = "JAX_COMPILATION_CACHE_DIR"
+_JAX_SETTINGS = {
+  # programs here take from half a second to a minute to compile, and there are few: keep all
+  "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+  "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+  "JAX_COMPILATION_CACHE_MAX_SIZE": str(COMPILED_LIMIT_BYTES),
+}
+
+# glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
+
+
+def prepare(warn: Callable[[str], None]) -> None:
+  """Sets both, where JAX is not loaded yet; `warn` hears why programs cannot be kept."""
+  if "jax" in sys.modules:
+    return
+  keep_compiled_programs(warn)
+  keep_freed_memory()
+
+
+def keep_compiled_programs(warn: Callable[[str], None]) -> None:
+  """Makes JAX keep compiled programs in the user's cache directory, unless its own settings name a folder.
+
+  Where the folder cannot be written the command goes on without, which `warn` is told once.
+  """
+  wanted = os.environ.get(COMPILED_VARIABLE)
+  if _JAX_FOLDER in os.environ or wanted == "off":
+    return
+  folder = compiled_folder(wanted)
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=folder).close()
+  except OSError as error:
+    warn(
+      f"{folder}: compiled programs cannot be kept there ({error.strerror or error}), so that every command compiles "
+      f"anew; set {COMPILED_VARIABLE} to another folder, or to off"
+    )
+    return
+  os.environ[_JAX_FOLDER] = str(folder)
+  for name, value in _JAX_SETTINGS.items():
+    os.environ.setdefault(name, value)
+
+
+def compiled_folder(wanted: str | None = None) -> Path:
+  """The folder for programs of this kind of processor: home directories are shared, machine code is not."""
+  from medlsam_jax.porting.fetch import cache_folder
+
+  return (Path(wanted) if wanted else cache_folder() / "compiled") / _processor()
+
+
+def _processor() -> str:
+  try:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+  except OSError:
+    lines = []
+  features = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+  return f"{platform.machine()}-{hashlib.sha256(features.encode()).hexdigest()[:12]}"
+
+
+def keep_freed_memory() -> None:
+  """Tells glibc to keep freed memory for the next array instead of giving it back; does nothing elsewhere.
+
+  XLA on a CPU takes and frees its buffers around every program. By default glibc maps each large one afresh from the
+  system, which then clears it page by page: a quarter of the time of a command went there. The figures are in
+  `bench/README.md`. The price is memory that is free but not given back, up to the largest amount ever in use.
+  """
+  if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
+    return
+  try:
+    mallopt = ctypes.CDLL(None).mallopt
+    os.confstr("CS_GNU_LIBC_VERSION")
+  except (OSError, AttributeError, TypeError, ValueError):
+    return  # another C library: its mallopt, if any, means something else
+  mallopt(_M_ARENA_MAX, 1)  # one heap for all threads, or each would keep its own
+  mallopt(_M_MMAP_MAX, 0)
+  mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+  mallopt(_M_TOP_PAD, 64 << 20)

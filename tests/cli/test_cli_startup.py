@@ -1,0 +1,80 @@
+"""What a command sets before JAX loads: kept compiled programs and the allocator."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from medlsam_jax.cli import startup
+
+
+@pytest.fixture
+def quiet_environment(monkeypatch, tmp_path):
+  for name in (startup.COMPILED_VARIABLE, "JAX_COMPILATION_CACHE_DIR", *startup._JAX_SETTINGS):
+    # set first, so that what the code under test writes is taken back as well
+    monkeypatch.setenv(name, "")
+    monkeypatch.delenv(name)
+  monkeypatch.setenv("MEDLSAM_CACHE", str(tmp_path))
+  return tmp_path
+
+
+def test_programs_are_kept_in_the_users_cache_by_kind_of_processor(quiet_environment):
+  told = []
+  startup.keep_compiled_programs(told.append)
+  folder = os.environ["JAX_COMPILATION_CACHE_DIR"]
+  assert folder.startswith(str(quiet_environment / "compiled") + os.sep) and os.path.isdir(folder)
+  assert os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] == str(startup.COMPILED_LIMIT_BYTES) and told == []
+
+
+@pytest.mark.parametrize(("name", "value"), [("MEDLSAM_COMPILED", "off"), ("JAX_COMPILATION_CACHE_DIR", "/elsewhere")])
+def test_off_and_the_users_own_jax_settings_are_left_alone(quiet_environment, monkeypatch, name, value):
+  monkeypatch.setenv(name, value)
+  startup.keep_compiled_programs(pytest.fail)
+  assert os.environ.get("JAX_COMPILATION_CACHE_DIR") == (value if name.startswith("JAX") else None)
+  assert "JAX_COMPILATION_CACHE_MAX_SIZE" not in os.environ and not (quiet_environment / "compiled").exists()
+
+
+def test_folder_that_cannot_be_written_is_said_and_done_without(quiet_environment, monkeypatch):
+  (quiet_environment / "file").write_text("")
+  monkeypatch.setenv("MEDLSAM_COMPILED", str(quiet_environment / "file"))
+  told = []
+  startup.keep_compiled_programs(told.append)
+  assert len(told) == 1 and "MEDLSAM_COMPILED" in told[0] and "JAX_COMPILATION_CACHE_DIR" not in os.environ
+
+
+def test_a_process_with_jax_keeps_its_settings(quiet_environment):
+  import jax  # noqa: F401
+
+  startup.prepare(pytest.fail)
+  assert "JAX_COMPILATION_CACHE_DIR" not in os.environ
+
+
+def test_the_second_start_finds_the_program_of_the_first(tmp_path):
+  code = (
+    "import sys, json\nfrom medlsam_jax.cli import startup\nstartup.prepare(print)\nassert 'jax' not in sys.modules\n"
+    "import jax\nhits = []\njax.monitoring.register_event_listener(lambda name, **_: hits.append(name))\n"
+    "jax.jit(lambda x: x * 3 + 1)(2.0).block_until_ready()\n"
+    "print(json.dumps([sum(h.endswith('cache_hits') for h in hits), sum(h.endswith('cache_misses') for h in hits)]))"
+  )
+  environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
+  environment |= {"MEDLSAM_CACHE": str(tmp_path), "JAX_PLATFORMS": "cpu"}
+  environment.pop("MEDLSAM_COMPILED", None)
+  counts = []
+  for _ in range(2):
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    counts.append(json.loads(done.stdout.splitlines()[-1]))
+  assert counts[0][0] == 0 and counts[0][1] > 0
+  assert counts[1][0] == counts[0][1] and counts[1][1] == 0
+
+
+def test_another_c_library_is_left_alone(monkeypatch):
+  def no_such_setting(_):
+    raise ValueError("unrecognized configuration name")
+
+  monkeypatch.setattr(os, "confstr", no_such_setting)
+  monkeypatch.setattr(startup.ctypes, "CDLL", lambda _: type("C", (), {"mallopt": staticmethod(pytest.fail)}))
+  for name in [name for name in os.environ if name.startswith("MALLOC_") or name == "GLIBC_TUNABLES"]:
+    monkeypatch.delenv(name)
+  startup.keep_freed_memory()
