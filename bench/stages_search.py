@@ -1,0 +1,117 @@
+"""Correlation, bank and search."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bench.common import Row, network, peer, templates
+from bench.timing import seconds
+from medlsam_jax.data.phantom import make_phantom
+from medlsam_jax.localization.bank import Bank
+from medlsam_jax.localization.correlation import correlate
+from medlsam_jax.localization.search import find
+from medlsam_jax.localization.search_settings import PRESETS, SearchSettings
+
+FIVE = ("spleen", "kidney_right", "liver", "aorta", "vertebrae_L3")
+SIXTEEN = (
+  *FIVE, "kidney_left", "stomach", "urinary_bladder", "sacrum", "hip_left", "hip_right", "pancreas", "colon",
+  "inferior_vena_cava", "vertebrae_L2", "vertebrae_L4",
+)  # fmt: skip
+INTERVAL_MM = 12.0
+
+
+def correlation() -> Iterator[Row]:
+  """MSS correlation at full resolution for six points, by the width of the features."""
+  for channels, targets in ((8, (None, None)), (96, (0.025, 0.012))):
+    rng = np.random.default_rng(0)
+    features = jnp.asarray(rng.standard_normal((6, 64, 64, 64, channels), dtype=np.float32))
+    taps = jnp.asarray(rng.standard_normal((6, 8, 8, 8, channels), dtype=np.float32))
+    theirs = peer(partial(_peer_correlation, channels))
+    exact = jax.jit(lambda f, t: jax.lax.map(lambda ft: correlate(*ft), (f, t)))
+    rough = jax.jit(lambda f, t: jax.lax.map(lambda ft: correlate(*ft, jnp.bfloat16), (f, t)))
+    error = float(jnp.abs(rough(features, taps) - exact(features, taps)).max() / jnp.abs(exact(features, taps)).max())
+    stage, work = (
+      f"MSS correlation, full resolution, {channels} channels, 6 points",
+      6 * 2 * 512 * channels * 64**3 / 1e9,
+    )
+    yield Row(stage, seconds(partial(exact, features, taps)), theirs, targets[0], work)
+    note = f"error {error:.0e}; peer float32"
+    yield Row(stage, seconds(partial(rough, features, taps)), theirs, targets[1], work, "bfloat16", note)
+
+
+def _peer_correlation(channels: int) -> float:
+  import torch
+
+  flat, weight = torch.rand(1, 6 * channels, 64, 64, 64), torch.rand(6, channels, 8, 8, 8)
+  return seconds(lambda: torch.nn.functional.conv3d(flat, weight, padding=4, groups=6), 1)
+
+
+def localize(
+  base_channels: int,
+  organs: tuple[str, ...],
+  mode: str,
+  count: int,
+  rows: tuple[tuple[str, float], ...],
+  bank_target: float,
+) -> Iterator[Row]:
+  """The bank, per template, and one scan with a ready bank, resampling to the working grid included."""
+  ours, marked = network(base_channels), templates(count, organs)
+  name = f"width {base_channels}, {len(organs)} organs, {mode}"
+
+  def build() -> Bank:
+    return Bank.build(ours, marked, mode, INTERVAL_MM)  # type: ignore[arg-type]
+
+  bank = build()
+  points = [6 * len(organ.faces) for organ in bank.organs.values()]
+  # beyond a few organs the peer's time grows in proportion: two of them stand for all
+  measured = points if len(points) <= len(FIVE) else points[:2]
+  share = sum(points) / sum(measured)
+  peer_bank, peer_scan = (
+    None if time is None else time * share
+    for time in (peer(partial(_peer_bank, base_channels, measured)), peer(partial(_peer_scan, base_channels, measured)))
+  )
+  note = "ours with resampling, peer without" + (", extrapolated from two organs" if share > 1 else "")
+  yield Row(f"bank of {name}, per template", seconds(build, 1) / count, peer_bank, bank_target, note=note)
+  query = make_phantom(4).scan
+  for preset, target in rows:
+    settings = PRESETS[preset] if preset in PRESETS else SearchSettings(dtype="bfloat16")
+    taken = seconds(lambda settings=settings: find(ours, bank, query, settings=settings) and None, 1)
+    row_note = f"{sum(points)} points; peer float32" + (", extrapolated from two organs" if share > 1 else "")
+    yield Row(f"localize {name}, {preset}", taken, peer_scan, target, dtype=settings.dtype, note=row_note)
+
+
+def _peer_scan(base_channels: int, points_per_organ: list[int]) -> float:
+  """One scan by the published arithmetic: ten starts, then per organ its points' patches and their correlation."""
+  import torch
+
+  from bench import peer_torch
+
+  module = peer_torch.PeerMedLAM(base_channels).eval()
+  organs = []
+  for points in points_per_organ:
+    kept = [torch.rand(points, 4 * base_channels, k, k, k) for k in (2, 4, 8)]
+    organs.append((torch.rand(points, 1, 64, 64, 64), kept))
+  return seconds(lambda: peer_torch.locate(module, torch.rand(10, 1, 64, 64, 64), organs), 1, warm=False)
+
+
+def _peer_bank(base_channels: int, points_per_organ: list[int]) -> float:
+  import torch
+
+  from bench import peer_torch
+
+  module = peer_torch.PeerMedLAM(base_channels).eval()
+  per_organ = [torch.rand(n, 1, 64, 64, 64) for n in points_per_organ]
+  return seconds(lambda: [peer_torch.taps(module(patches, True)[1]) for patches in per_organ], 1, warm=False)
+
+
+FEW = (("exact", 0.35), ("exact with bfloat16 operands", 0.35))
+STAGES: dict[str, Callable[[], Iterator[Row]]] = {
+  "correlation": correlation,
+  "localize-wpl": lambda: localize(2, FIVE, "WPL", 2, FEW, 1.0),
+  "localize-spl": lambda: localize(2, FIVE, "SPL", 2, FEW, 1.0),
+  "localize-24": lambda: localize(24, FIVE[:2], "WPL", 1, (("exact", 0.1), ("fast", 0.03)), 0.5),
+  "localize-16": lambda: localize(24, SIXTEEN, "WPL", 1, (("fast", 0.02), ("atlas", 0.01)), 0.5),
+}
