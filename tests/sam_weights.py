@@ -54,3 +54,33 @@ def made_up_weights(shapes, seed):
     else:
       weights[name] = draw / np.float32(np.sqrt(np.prod(shape[1:])))
   return weights
+
+
+def tiny_network():
+  """The fixture's network, loaded."""
+  import jax
+  import jax.numpy as jnp
+
+  from medlsam_jax.models.network import Network
+  from medlsam_jax.models.sam.sam import Sam
+  from medlsam_jax.porting.rules import shapes_of
+  from medlsam_jax.porting.sam import TABLES
+  from medlsam_jax.porting.torch_file import read_tensors
+
+  module = Sam(TINY)
+  template = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, 240, 240, 3)), jnp.zeros((1, 4))))
+  tensors = read_tensors(GOLDEN / "sam_tiny_random.pth")
+  variables = TABLES["sam-vit-b"].forward(tensors, shapes_of(template), "sam_tiny_random.pth")
+  return Network(module, variables, "sam-vit-b", "sam_tiny_random.pth")
+
+
+def picture(shape, seed):
+  """A picture in colour: discs on a slope, with noise."""
+  rng = np.random.default_rng(seed)
+  height, width = shape
+  y, x = np.mgrid[:height, :width]
+  image = np.stack([60 + 80 * x / width, 90 + 60 * y / height, 120 + 0 * x], -1)
+  for _ in range(12):
+    centre_y, centre_x, radius = rng.uniform(0, height), rng.uniform(0, width), rng.uniform(8, 30)
+    image[(y - centre_y) ** 2 + (x - centre_x) ** 2 < radius * radius] = rng.uniform(0, 255, 3)
+  return np.clip(image + rng.normal(0, 6, image.shape), 0, 255).astype(np.uint8)

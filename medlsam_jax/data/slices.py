@@ -11,8 +11,9 @@ import functools
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Float32, Num, UInt8
+from jaxtyping import Bool, Float, Float32, Num, UInt8
 
+from medlsam_jax.data.resampling import resize_bilinear, resize_cubic
 from medlsam_jax.errors import InputError
 from medlsam_jax.geometry import Box, Grid, reorient
 
@@ -23,6 +24,8 @@ Scaling = Literal["pad", "stretch"]
 """`pad`: the longest side fills the image, the rest is zero, right and bottom. `stretch`: both sides fill it."""
 Pixels = Literal["unit", "imagenet"]
 """`unit`: each slice to [0, 1] by its own range. `imagenet`: 0..255 less SAM's mean over its standard deviation."""
+Resampling = Literal["area", "bilinear", "cubic"]
+"""How an image is brought to the network's size: each member of the family as it was trained (`data.resampling`)."""
 
 _SAM_MEAN = np.array((123.675, 116.28, 103.53), np.float32)
 _SAM_SD = np.array((58.395, 57.12, 57.375), np.float32)
@@ -101,6 +104,7 @@ class ImageFit:
   columns: int
   image_size: int
   scaling: Scaling = "pad"
+  resampling: Resampling = "area"
 
   @property
   def fitted(self) -> tuple[int, int]:
@@ -117,24 +121,42 @@ class ImageFit:
       return self.image_size / self.columns, self.image_size / self.rows
     return (self.image_size / max(self.rows, self.columns),) * 2
 
-  def to_image(self, grey: UInt8[np.ndarray, "row column"], pixels: Pixels) -> Float32[np.ndarray, "s s 3"]:
-    """Slice of 0..255 to the network's input. A constant slice becomes zeros with `unit`."""
+  def to_image(self, grey: UInt8[np.ndarray, "row column *channel"], pixels: Pixels) -> Float32[np.ndarray, "s s 3"]:
+    """Slice or colour image of 0..255 to the network's input. A constant slice becomes zeros with `unit`."""
     rows, columns = self.fitted
-    resized = self._matrix(self.rows, rows) @ grey.astype(np.float32) @ self._matrix(self.columns, columns).T
-    # OpenCV gives 8-bit results; it rounds halves up in its SIMD path.
-    resized = np.floor(resized + np.float32(0.5))
+    resized = self._resized(grey)
+    if resized.ndim == 2:
+      resized = resized[..., None]
     if pixels == "unit":
       low, high = resized.min(), resized.max()
-      scaled = np.repeat(((resized - low) / max(high - low, np.float32(1e-8)))[..., None], 3, -1)
+      scaled = (resized - low) / max(high - low, np.float32(1e-8))
     else:
-      scaled = (resized[..., None] - _SAM_MEAN) / _SAM_SD
+      scaled = (resized - _SAM_MEAN) / _SAM_SD
     image = np.zeros((self.image_size, self.image_size, 3), np.float32)
     image[:rows, :columns] = scaled
     return image
 
+  def _resized(self, grey: UInt8[np.ndarray, "row column *channel"]) -> Float32[np.ndarray, "fitted fitted2 *channel"]:
+    """Whole grey levels at the size that the image has inside the network's."""
+    rows, columns = self.fitted
+    if self.resampling != "area":
+      resize = resize_bilinear if self.resampling == "bilinear" else resize_cubic
+      return resize(grey, rows, columns).astype(np.float32)
+    down, across = self._matrix(self.rows, rows), self._matrix(self.columns, columns)
+    planes = [grey] if grey.ndim == 2 else list(np.moveaxis(grey, -1, 0))
+    resized = np.stack([down @ plane.astype(np.float32) @ across.T for plane in planes], -1)
+    # OpenCV gives 8-bit results; it rounds halves up in its SIMD path.
+    resized = np.floor(resized + np.float32(0.5))
+    return resized[..., 0] if grey.ndim == 2 else resized
+
   def _matrix(self, size: int, target: int) -> Float32[np.ndarray, "target size"]:
     # The stretch of the published MedLSAM is smooth where it enlarges; area interpolation would be blocky.
     return linear_matrix(size, target) if self.scaling == "stretch" and target > size else area_matrix(size, target)
+
+  def points_to_image(self, points: Float[np.ndarray, "*k 2"]) -> Float[np.ndarray, "*k 2"]:
+    """Pixels (x, y) of the slice to pixels of the image, as the family's programs do: by the sizes as rounded."""
+    rows, columns = self.fitted
+    return np.asarray(points, float) * (columns / self.columns, rows / self.rows)
 
   def box_to_image(self, edges: Float[np.ndarray, "*k 4"]) -> Float[np.ndarray, "*k 4"]:
     """Pixels of the slice to pixels of the image, neither rounded nor clipped."""
@@ -147,10 +169,53 @@ class ImageFit:
     Upsampled to the image, cropped to the part that the slice fills, resized to the slice: all linear, so that each
     axis is one matrix.
     """
-    low_rows, low_columns = logits.shape
-    rows = _back_matrix(low_rows, self.image_size, self.fitted[0], self.rows)
-    columns = _back_matrix(low_columns, self.image_size, self.fitted[1], self.columns)
+    rows, columns = self.back_matrices(*logits.shape)
     return rows @ np.asarray(logits, np.float32) @ columns.T
+
+  def back_matrices(
+    self, low_rows: int, low_columns: int
+  ) -> tuple[Float32[np.ndarray, "row low"], Float32[np.ndarray, "column low"]]:
+    """What `from_logits` multiplies by, one axis each."""
+    return (
+      _back_matrix(low_rows, self.image_size, self.fitted[0], self.rows),
+      _back_matrix(low_columns, self.image_size, self.fitted[1], self.columns),
+    )
+
+  def from_positive_logits(
+    self, logits: Float[np.ndarray, "low low"]
+  ) -> tuple[tuple[slice, slice], Float32[np.ndarray, "row column"]] | None:
+    """`from_logits` in the window of the slice that holds all its pixels above zero; None where there is none.
+
+    Interpolation weights are never negative, so that a pixel can be above zero only where it draws on a logit that is:
+    nothing of a mask lies outside the window, however far from its box it reaches.
+    """
+    positive = logits > 0
+    if not positive.any():
+      return None
+    low_rows, low_columns = logits.shape
+    row_window, row_lows, rows = _reached(
+      _back_matrix(low_rows, self.image_size, self.fitted[0], self.rows), positive.any(1)
+    )
+    column_window, column_lows, columns = _reached(
+      _back_matrix(low_columns, self.image_size, self.fitted[1], self.columns), positive.any(0)
+    )
+    if not (len(rows) and len(columns)):
+      return None
+    return (row_window, column_window), rows @ np.asarray(logits[row_lows, column_lows], np.float32) @ columns.T
+
+
+def _reached(
+  matrix: Float32[np.ndarray, "slice low"], positive: Bool[np.ndarray, " low"]
+) -> tuple[slice, slice, Float32[np.ndarray, "window lows"]]:
+  """Pixels that draw on a positive logit, from the first to the last; the logits that they draw on; the weights."""
+  window = _span((matrix[:, _span(positive)] > 0).any(1))
+  lows = _span((matrix[window] > 0).any(0))
+  return window, lows, matrix[window, lows]
+
+
+def _span(hit: Bool[np.ndarray, " n"]) -> slice:
+  where = np.flatnonzero(hit)
+  return slice(where[0], where[-1] + 1) if len(where) else slice(0, 0)
 
 
 @functools.lru_cache(maxsize=32)

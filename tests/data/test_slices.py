@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medlsam_jax.data.resampling import resize_cubic
 from medlsam_jax.data.slices import (
   ImageFit,
   area_matrix,
@@ -60,6 +61,13 @@ def test_area_resizing_equals_opencv_within_one_grey_level(name):
   ours = area_matrix(image.shape[0], expected.shape[0]) @ image @ area_matrix(image.shape[1], expected.shape[1]).T
   # OpenCV interpolates 8-bit images in fixed point; plain linear weights are up to 90 levels away.
   assert np.abs(ours - expected).max() < 1
+
+
+@pytest.mark.parametrize("name", ["shrink", "enlarge", "mixed"])
+def test_cubic_resizing_equals_scikit_image(name):
+  golden = np.load(GOLDEN / "skimage_resize.npz")
+  expected = golden[f"{name}_cubic"]
+  np.testing.assert_array_equal(resize_cubic(golden[f"{name}_image"], *expected.shape[:2]), expected)
 
 
 def test_linear_resizing_equals_pytorch():
@@ -128,3 +136,27 @@ def test_published_image_of_the_dicom_slice_is_reproduced():
   grey = window_to_bytes(display_view(scan.array, scan.grid)[6], (-160, 240))
   image = ImageFit(*grey.shape, image_size=256).to_image(grey, "unit")
   np.testing.assert_allclose(image[..., 0], np.load(GOLDEN / "litemedsam_forward.npz")["image_z6"], atol=1e-6)
+
+
+@pytest.mark.parametrize("scaling", ["pad", "stretch"])
+@pytest.mark.parametrize("shape", [(40, 61), (90, 30), (16, 16)])
+def test_window_of_a_mask_loses_nothing_of_it(shape, scaling):
+  """Also pieces far from each other, at the edges, and in the padding."""
+  rng = np.random.default_rng(0)
+  fit = slices.ImageFit(*shape, 64, scaling)
+  for share in (0.0, 0.001, 0.01, 0.5):
+    logits = np.where(rng.random((16, 16)) < share, 3.0, -1.0).astype(np.float32) * rng.random((16, 16), np.float32)
+    full, found = fit.from_logits(logits), fit.from_positive_logits(logits)
+    outside = np.ones(shape, bool)
+    if found is not None:
+      outside[found[0]] = False
+      np.testing.assert_allclose(found[1], full[found[0]], atol=1e-6)
+    assert not (full[outside] > 0).any()
+
+
+def test_mask_of_one_logit_has_a_small_window():
+  logits = np.full((64, 64), -1.0, np.float32)
+  logits[30, 20] = 5.0
+  window, values = slices.ImageFit(512, 512, 256).from_positive_logits(logits)
+  assert values.shape == (window[0].stop - window[0].start, window[1].stop - window[1].start)
+  assert values.shape[0] <= 32 and values.shape[1] <= 32 and values.max() > 0

@@ -10,7 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from medlsam_jax.models.sam.layers import Mlp, gelu, layer_norm, product
 from medlsam_jax.models.sam.two_way import TwoWayTransformer
@@ -53,8 +53,9 @@ class MaskDecoder(nn.Module):
     sparse: Float[Array, "k t c"],
     dense: Float[Array, "kd hd wd c"],
     multimask: bool = False,
+    present: Bool[Array, "k t"] | None = None,
   ) -> tuple[Float[Array, "k m 4h 4w"], Float[Array, "k m"]]:
-    """Decodes `k` prompts on one image (`b` = 1) or on an image each (`b` = k).
+    """Decodes `k` prompts on one image (`b` = 1) or on an image each (`b` = k); `present`: which sparse tokens count.
 
     Returns:
       Mask logits at four times the embedding's resolution and the predicted IoU of each: one mask, or three with
@@ -67,10 +68,12 @@ class MaskDecoder(nn.Module):
     own = jnp.concatenate([iou_token, mask_tokens])
     prompt = jnp.concatenate([jnp.broadcast_to(own, (sparse.shape[0], *own.shape)), sparse], 1)
 
+    if present is not None:
+      present = jnp.pad(present, ((0, 0), (own.shape[0], 0)), constant_values=True)
     image = embedding + dense
     transformer = TwoWayTransformer(self.depth, self.heads, self.mlp_width, self.dtype, name="transformer")
     position = image_position.reshape(1, height * width, channels)
-    tokens, image = transformer(image.reshape(-1, height * width, channels), position, prompt)
+    tokens, image = transformer(image.reshape(-1, height * width, channels), position, prompt, present)
 
     image = image.reshape(-1, height, width, channels)
     image = gelu(layer_norm(1e-6, "double_norm")(Double(channels // 4, self.dtype, name="double0")(image)))

@@ -11,10 +11,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from medlsam_jax.models.sam.layers import Conv, gelu, layer_norm
 
+ABSENT, PADDING, NEGATIVE, POSITIVE, BOX_LOW, BOX_HIGH = -2, -1, 0, 1, 2, 3
+"""Labels of points. `PADDING` is SAM's "no point", a token like any other, which follows points that come without a
+box; `ABSENT` fills an array up to a fixed size and takes no part in anything."""
 MASK_WIDTHS = (4, 16)
 """Channels of the two convolutions that bring a mask prompt down to the embedding's resolution."""
 
@@ -56,9 +59,11 @@ class PromptEncoder(nn.Module):
   def _encode_points(self, points: Float[Array, "k p 2"], labels: Int[Array, "k p"]) -> Float[Array, "k p c"]:
     position = self._encode_position((points + 0.5) / self.image_size)
     label = labels[..., None]
-    tokens = jnp.where(label == -1, self.no_point, position)
-    tokens = tokens + jnp.where(label == 0, self.negative_point, 0)
-    return tokens + jnp.where(label == 1, self.positive_point, 0)
+    tokens = jnp.where(label < 0, self.no_point, position)
+    learned = (self.negative_point, self.positive_point, self.box_low, self.box_high)
+    for number, token in zip((NEGATIVE, POSITIVE, BOX_LOW, BOX_HIGH), learned, strict=True):
+      tokens = tokens + jnp.where(label == number, token, 0)
+    return tokens
 
   def _encode_boxes(self, boxes: Float[Array, "k 4"]) -> Float[Array, "k 2 c"]:
     corners = self._encode_position((boxes.reshape(-1, 2, 2) + 0.5) / self.image_size)
@@ -69,6 +74,17 @@ class PromptEncoder(nn.Module):
     x = gelu(self.mask_norm0(self.mask_conv0(masks)))
     x = gelu(self.mask_norm1(self.mask_conv1(x)))
     return self.mask_conv2(x)
+
+  def as_tokens(
+    self, points: Float[Array, "k t 2"], labels: Int[Array, "k t"], masks: Float[Array, "k 4g 4g 1"] | None = None
+  ) -> tuple[Float[Array, "k t c"], Float[Array, "kd gd gd c"], Bool[Array, "k t"]]:
+    """Every prompt as labelled points, box corners among them, nothing added: one program serves all combinations.
+
+    Returns:
+      Sparse tokens, the dense map as of `__call__`, and which tokens are there (not `ABSENT`).
+    """
+    dense = self.no_mask[None, None] if masks is None else self.encode_masks(masks)
+    return self._encode_points(points, labels), dense, labels != ABSENT
 
   def __call__(
     self,
@@ -97,7 +113,7 @@ class PromptEncoder(nn.Module):
         raise ValueError("points need labels")
       if boxes is None:  # published: points without a box are followed by one "no point"
         points = jnp.pad(points, ((0, 0), (0, 1), (0, 0)))
-        labels = jnp.pad(labels, ((0, 0), (0, 1)), constant_values=-1)
+        labels = jnp.pad(labels, ((0, 0), (0, 1)), constant_values=PADDING)
       tokens.append(self._encode_points(points, labels))
     if boxes is not None:
       tokens.append(self._encode_boxes(boxes))

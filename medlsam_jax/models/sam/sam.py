@@ -39,6 +39,10 @@ class SamVariant:
   """What the encoder is fed: each image scaled to [0, 1] by its own range, or 0..255 less SAM's mean over its sd."""
 
   decoder: DecoderSizes = DecoderSizes()
+  scaling: Literal["pad", "stretch"] = "pad"
+  """Whether an image's longest side fills the input, the rest being zero, or both do."""
+  resampling: Literal["area", "bilinear", "cubic"] = "bilinear"
+  """How images were brought to that size in training."""
 
   @property
   def grid(self) -> int:
@@ -46,12 +50,12 @@ class SamVariant:
     return self.image_size // self.encoder.stride
 
 
-LITEMEDSAM = SamVariant("litemedsam", 256, TinyViTSizes(), "unit")
+LITEMEDSAM = SamVariant("litemedsam", 256, TinyViTSizes(), "unit", resampling="area")
 MOBILESAM = SamVariant("mobilesam", 1024, TinyViTSizes(embed_stride=2), "imagenet")
 SAM_VIT_B = SamVariant("sam-vit-b", 1024, ViTSizes(), "imagenet")
 SAM_VIT_L = SamVariant("sam-vit-l", 1024, ViTSizes(1024, 24, 16, (5, 11, 17, 23)), "imagenet")
 SAM_VIT_H = SamVariant("sam-vit-h", 1024, ViTSizes(1280, 32, 16, (7, 15, 23, 31)), "imagenet")
-MEDSAM = SamVariant("medsam", 1024, ViTSizes(), "unit")
+MEDSAM = SamVariant("medsam", 1024, ViTSizes(), "unit", scaling="stretch", resampling="cubic")
 VARIANTS = {variant.name: variant for variant in (LITEMEDSAM, MOBILESAM, MEDSAM, SAM_VIT_B, SAM_VIT_L, SAM_VIT_H)}
 
 
@@ -98,6 +102,19 @@ class Sam(nn.Module):
     """Mask logits and predicted IoU of `k` prompts on one image (`b` = 1) or on an image each."""
     sparse, dense = self.prompt_encoder(points, labels, boxes, masks)
     return self.mask_decoder(embedding, self.prompt_encoder.image_positions(), sparse, dense, multimask)
+
+  def decode_tokens(
+    self,
+    embedding: Float[Array, "b g g c"],
+    points: Float[Array, "k t 2"],
+    labels: Int[Array, "k t"],
+    masks: Float[Array, "k 4g 4g 1"] | None = None,
+    multimask: bool = False,
+  ) -> tuple[Float[Array, "k m 4g 4g"], Float[Array, "k m"]]:
+    """`decode` with every prompt as labelled points (`prompt_encoder.BOX_LOW` and its like), filled up by `ABSENT`."""
+    sparse, dense, present = self.prompt_encoder.as_tokens(points, labels, masks)
+    positions = self.prompt_encoder.image_positions()
+    return self.mask_decoder(embedding, positions, sparse, dense, multimask, present)
 
   def __call__(
     self, images: Float[Array, "n s s 3"], boxes: Float[Array, "n 4"], train: bool = False
