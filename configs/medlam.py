@@ -1,7 +1,7 @@
 """MedLAM pre-training, UAM + MSS, the published recipe.
 
 medlsam pretrain --config configs/medlam.py --data.scans DIR_OR_LIST
-    base width 24, 300,000 steps of 4 pairs: for a GPU or TPU (one device for now).
+    base width 24, 300,000 steps of 4 pairs: for one GPU or TPU, or a pod of them (docs/scaling.md).
 medlsam pretrain --config configs/medlam.py:tiny --data.scans REAL_CT,CTA_CT --data.scan_weights 48,8
     the packaged demo network: base width 4, features at half and quarter resolution; two CPU cores; see the model card
     in medlsam_jax/weights/ for its time and figures.
@@ -30,8 +30,9 @@ def get_config(mode: str = "") -> ConfigDict:
       total_steps=1300, warmup_steps=50, learning_rate=1e-3, l2=0.0, decay="cosine", clip_norm=1.0
     )
     # UAM's squared mm would drown MSS in the shared encoder.
-    config.objectives.update(uam=1e-3, mss=5.0)
-    config.update(log_every_steps=10, checkpoint_every_steps=100, validate_every_steps=100)
+    config.objectives.uam.weight, config.objectives.mss.weight = 1e-3, 5.0
+    config.update(log_every_steps=10, validate_every_steps=100)
+    config.checkpoint.every_steps = 100
   elif mode:
     raise ValueError(f"configs/medlam.py has no mode '{mode}'; it has: (none), tiny, smoke")
   if mode == "smoke":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib.resources
 import importlib.util
@@ -116,7 +117,8 @@ def _override(hint: Any, values: dict[str, Any], name: str, text: str) -> None:
   """One value from the command line, read as what its field is."""
   *sections, last = name.split(".")
   for section in sections:
-    hint, values = _step(hint, section, name), values[section]
+    # a mapping, such as the objectives, may get an entry that the config does not have
+    hint, values = _step(hint, section, name), values.setdefault(section, {})
   values[last] = parse(_step(hint, last, name), text, f"--{name}")
 
 
@@ -148,6 +150,11 @@ def parse(hint: Any, text: str, place: str) -> Any:
     if text not in [str(one) for one in inner]:
       raise ConfigError(f"{place}: {text!r} is not one of {', '.join(map(str, inner))}")
     return next(one for one in inner if str(one) == text)
+  if hint is Any:  # settings of an objective, which checks them itself
+    try:
+      return ast.literal_eval({"true": "True", "false": "False"}.get(text.lower(), text))
+    except (ValueError, SyntaxError):
+      return text
   if hint is bool:
     if text.lower() not in _TRUE + _FALSE:
       raise ConfigError(f"{place}: {text!r} is not true or false")

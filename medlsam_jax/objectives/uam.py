@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from medlsam_jax.geometry import OFFSET_RANGE_MM
-from medlsam_jax.objectives.contract import Views
+from medlsam_jax.objectives.contract import NoSettings, Views
 
 
 def predicted_offset_mm(first: Float[Array, "*n 3"], second: Float[Array, "*n 3"]) -> Float[Array, "*n 3"]:
@@ -16,9 +14,13 @@ def predicted_offset_mm(first: Float[Array, "*n 3"], second: Float[Array, "*n 3"
   return jnp.asarray(OFFSET_RANGE_MM) * jnp.tanh(first - second)
 
 
-def loss(views: Views, settings: Mapping[str, float]) -> tuple[Array, dict[str, Array]]:
-  """Mean squared error in mm^2 over all pairs of patches within each scan; with two patches, the published loss."""
+def loss(views: Views, settings: NoSettings) -> tuple[Array, dict[str, Array]]:
+  """Mean squared error in mm^2 over all pairs of patches within each scan; with two patches, the published loss.
+
+  A run with one patch a scan has no pair, and a loss of 0.
+  """
   first, second = jnp.triu_indices(views.positions.shape[1], 1)
   predicted = predicted_offset_mm(views.positions[:, first], views.positions[:, second])
   error = predicted - (views.centres_mm[:, first] - views.centres_mm[:, second])
-  return jnp.square(error).mean(), {"uam_error_mm": jnp.linalg.norm(error, axis=-1).mean()}
+  pairs = max(error.shape[0] * error.shape[1], 1)
+  return jnp.square(error).sum() / (3 * pairs), {"uam_error_mm": jnp.linalg.norm(error, axis=-1).sum() / pairs}

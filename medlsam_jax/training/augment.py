@@ -102,9 +102,9 @@ def sample_linear(image: Float[Array, "z y x"], places: Float[Array, "*n 3"]) ->
 
 
 def augmented_view(
-  key: Array, cube: Float[Array, "e e e"], settings: AugmentSettings
+  key: Array, cube: Float[Array, "e e e"], settings: AugmentSettings, patch_edge: int = PATCH_EDGE
 ) -> tuple[Float[Array, "v v v"], Float[Array, "v v v 3"]]:
-  """One augmented view of edge 64 and, for each of its voxels, the cube voxel (z, y, x) it shows.
+  """One augmented view of edge `patch_edge` and, for each of its voxels, the cube voxel (z, y, x) it shows.
 
   Outside the cube the image is air (0); places stay exact there.
   """
@@ -118,8 +118,8 @@ def augmented_view(
   noisy = chance(keys[2], settings.noise_probability)
   image = jnp.where(noisy, add_noise(keys[3], image, settings.noise_sd), image)
 
-  first = (edge - PATCH_EDGE) // 2
-  along = np.arange(first, first + PATCH_EDGE, dtype=np.float32)
+  first = (edge - patch_edge) // 2
+  along = np.arange(first, first + patch_edge, dtype=np.float32)
   lattice = jnp.stack(jnp.meshgrid(along, along, along, indexing="ij"), -1)
   matrix = affine_matrix(keys[5], settings.scale, settings.rotation_degrees)
   matrix = jnp.where(chance(keys[4], settings.affine_probability), matrix, jnp.eye(3))

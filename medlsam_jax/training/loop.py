@@ -1,42 +1,52 @@
-"""A pre-training run on one device: scans, steps, validation, checkpoints that a later start resumes from."""
+"""A pre-training run: data, mesh, steps, validation, probe, checkpoints that a later start resumes from."""
 
 from __future__ import annotations
 
+import collections
+import contextlib
+import dataclasses
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
-from medlsam_jax.data import pairs
+from medlsam_jax.data import loader
+from medlsam_jax.data.pairs import Batch, cut_group, joined
 from medlsam_jax.errors import ConfigError, MedlsamError
-from medlsam_jax.training.scans import phantom_scans, training_scans
+from medlsam_jax.training import cluster, sharding
+from medlsam_jax.training.checkpoint import Checkpoints
+from medlsam_jax.training.export import weights_header as weights_header
+from medlsam_jax.training.records import Pace
+from medlsam_jax.training.scans import data_sets, fingerprint, phantom_scans
 from medlsam_jax.training.settings import PretrainSettings
-from medlsam_jax.training.step import TrainState, init_state, make_step, make_validation
+from medlsam_jax.training.step import TrainState, init_state, make_step, make_terms, make_validation
 
+VALIDATION_SEED = 10**6
+"""First phantom seed of validation; training and probe use others."""
 _VALIDATION_PATCHES = 8
+_AHEAD = 2
+"""Batches on the device beside the one in use."""
+_PROFILED = (10, 13)
+"""Steps after the start that `--profile` traces: compiled and warm by then."""
 
 Report = Callable[[int, Mapping[str, float]], None]
+Probe = Callable[[Any, PretrainSettings], Mapping[str, float]]
+"""Network parameters (host arrays) and settings -> figures to report; what it runs is not this module's concern."""
 
 
 class NotFinite(MedlsamError):
   """The loss stopped being a number."""
 
 
-def weights_header(settings: PretrainSettings) -> dict[str, str]:
-  """Header of the weights file that such a run produces."""
-  return {
-    "kind": "medlam",
-    "base_channels": str(settings.network.base_channels),
-    "patch_edge": "64",
-    "feature_scales": ",".join(map(str, settings.network.feature_scales)),
-    "working_grid": "consistent",
-    "trained_as": settings.name,
-  }
+class Stopped(MedlsamError):
+  """The run was asked to stop (SIGTERM) and has kept its state."""
 
 
 def run(
@@ -44,60 +54,202 @@ def run(
   directory: Path,
   report: Report = lambda step, metrics: None,
   progress: Callable[[str], None] = lambda text: None,
+  probe: Probe | None = None,
+  profile: Path | None = None,
 ) -> dict[str, Any]:
-  """Train to `total_steps`, resuming from the newest checkpoint in `directory`, and return the parameters.
+  """Train to `total_steps`, resuming from the newest checkpoint in `directory`, and return the network's parameters.
 
-  Every step's batch follows from the seed and the step alone, so a resumed run draws what an unbroken one would.
+  Every step's batch follows from the seed and the step alone, so a resumed run draws what an unbroken one would, also
+  on another number of devices or processes.
 
   Args:
     settings: the run.
-    directory: for checkpoints; made if missing.
-    report: called with a step and its metrics each `log_every_steps`, and with `validation_error_mm` when measured.
+    directory: for checkpoints, and for the batch of a step whose loss is no number; made if missing.
+    report: called with a step and its metrics each `log_every_steps`, and with validation and probe figures.
     progress: called with a word on what is being done before the first step.
+    probe: called each `probe_every_steps` and at the end.
+    profile: folder for a trace of a few steps.
 
   Raises:
-    NotFinite: the loss is NaN or infinite; the last checkpoint stays.
-    ConfigError: the checkpoint in `directory` belongs to another network.
+    NotFinite: the loss is NaN or infinite; its batch is in `directory`, and the last checkpoint stays.
+    Stopped: SIGTERM came; the state is kept.
+    ConfigError: the checkpoint in `directory` belongs to another network, or settings that do not go together.
+    InputError: a scan or shard cannot be used.
+    OutputError: a checkpoint cannot be written.
   """
-  scans = training_scans(settings.data, progress)
-  held_out = phantom_scans(10**6, settings.data.validation_phantoms, progress)
-  step_function, validate = make_step(settings), make_validation(settings)
-  with ocp.CheckpointManager(
-    directory.resolve(), options=ocp.CheckpointManagerOptions(max_to_keep=2, create=True)
-  ) as manager:
-    state = _restore(manager, settings)
-    first = int(state.step)
-    last = settings.optimizer.total_steps
-    began = time.perf_counter()
-    for step in range(first, last):
-      rng = np.random.default_rng([settings.seed, step])
-      batch = pairs.draw(rng, scans, settings.data.scans_per_step, settings.data.patches_per_scan)
-      state, metrics = step_function(state, batch)
-      done = step + 1
-      if done % settings.log_every_steps == 0 or done == last:
-        report(done, _finite(metrics, done) | {"seconds_per_step": (time.perf_counter() - began) / (done - first)})
-      if held_out and (done % settings.validate_every_steps == 0 or done == last):
-        rng = np.random.default_rng(settings.seed)
-        check = pairs.draw(rng, held_out, len(held_out), _VALIDATION_PATCHES)
-        report(done, {"validation_error_mm": float(validate(state.params, check))})
-      if done % settings.checkpoint_every_steps == 0 or done == last:
-        manager.save(done, args=ocp.args.StandardSave(state._asdict()))
-    manager.wait_until_finished()
-  return jax.device_get(state.params)
-
-
-def _finite(metrics: Mapping[str, Any], step: int) -> dict[str, float]:
-  values = {name: float(value) for name, value in metrics.items()}
-  if not all(map(math.isfinite, values.values())):
-    raise NotFinite(f"step {step}: a metric is no longer a number ({values}); lower the learning rate and resume")
-  return values
-
-
-def _restore(manager: ocp.CheckpointManager, settings: PretrainSettings) -> TrainState:
-  state, newest = init_state(settings), manager.latest_step()
-  if newest is None:
-    return state
+  cluster.connect(settings.cluster)
+  mesh = sharding.make_mesh(settings.mesh)
+  _check(settings, mesh)
+  sets = data_sets(settings.data, progress)
+  held_out = _validation_batch(settings, progress)
+  checkpoints = Checkpoints(directory / "checkpoints", settings.checkpoint)
   try:
-    return TrainState(**manager.restore(newest, args=ocp.args.StandardRestore(state._asdict())))
-  except ValueError as error:
-    raise ConfigError(f"{manager.directory}: its checkpoint does not fit this config ({error})") from error
+    with _stops_on_sigterm() as asked_to_stop:
+      parts = _Parts(settings, mesh, directory, checkpoints, report, probe, profile, asked_to_stop)
+      state = parts.train(_source(settings, sets, mesh), fingerprint(settings.data, sets), held_out, progress)
+      return sharding.to_host(state.best_network)
+  finally:
+    checkpoints.close()
+
+
+def _check(settings: PretrainSettings, mesh: jax.sharding.Mesh) -> None:
+  """Refuses settings that do not go together, before anything long."""
+  make_terms(settings)
+  data = settings.data
+  if not 1 <= data.dense_patches <= data.patches_per_scan:
+    raise ConfigError(f"data.dense_patches {data.dense_patches} is not within 1 and data.patches_per_scan")
+  sharding.check_batch(data.scans_per_step, settings.optimizer.accumulate, mesh)
+
+
+def _source(settings: PretrainSettings, sets: list[loader.DataSet], mesh: jax.sharding.Mesh) -> loader.BatchSource:
+  data = settings.data
+  plan = loader.Plan(
+    settings.seed, data.scans_per_step, data.patches_per_scan, data.crops_per_scan, settings.network.cube_edge
+  )
+  return loader.BatchSource(sets, plan, sharding.local_rows(data.scans_per_step, mesh), settings.optimizer.total_steps)
+
+
+def _validation_batch(settings: PretrainSettings, progress: Callable[[str], None]) -> Batch | None:
+  """Cubes of phantoms that are not trained on, always the same; the same in every process."""
+  scans = phantom_scans(VALIDATION_SEED, settings.data.validation_phantoms, progress)
+  if not scans:
+    return None
+  rng = np.random.default_rng(0)
+  return joined([cut_group(rng, scan, _VALIDATION_PATCHES, settings.network.cube_edge) for scan in scans])
+
+
+@contextlib.contextmanager
+def _stops_on_sigterm() -> Iterator[Callable[[int], bool]]:
+  """Gives a function that tells, after a step, whether this or another process was asked to stop."""
+  asked = threading.Event()
+  main = threading.current_thread() is threading.main_thread()
+  if jax.process_count() > 1:
+    # JAX's own handler tells the other processes, so that all stop after the same step
+    from jax.experimental import multihost_utils
+
+    yield multihost_utils.reached_preemption_sync_point
+    return
+  before = signal.signal(signal.SIGTERM, lambda *_: asked.set()) if main else None
+  try:
+    yield lambda step: asked.is_set()
+  finally:
+    if main:
+      signal.signal(signal.SIGTERM, before)
+
+
+@dataclasses.dataclass
+class _Parts:
+  """What the steps of one run share."""
+
+  settings: PretrainSettings
+  mesh: jax.sharding.Mesh
+  directory: Path
+  checkpoints: Checkpoints
+  report: Report
+  probe: Probe | None
+  profile: Path | None
+  asked_to_stop: Callable[[int], bool]
+  tracing: bool = False
+
+  def train(
+    self, source: loader.BatchSource, drawn_from: str, held_out: Batch | None, progress: Callable[[str], None]
+  ) -> TrainState:
+    """All steps that are left."""
+    settings, last = self.settings, self.settings.optimizer.total_steps
+    restored = self.checkpoints.restore(settings, self.mesh)
+    state = init_state(settings, self.mesh) if restored is None else restored[0]
+    first = 0 if restored is None else int(restored[1]["next_step"])
+    if restored is not None and restored[1]["drawn_from"] != drawn_from:
+      warnings.warn(f"resuming at step {first} with other data than before", stacklevel=2)
+    step_function, validate = make_step(settings, self.mesh), make_validation(settings)
+    check = None if held_out is None else sharding.put_replicated(held_out, self.mesh)
+    pace, waiting = Pace(settings.data.scans_per_step), _Waiting(self.directory)
+    progress("training")
+    batches = self._batches(source, first)
+    for step in range(first, last):
+      self._trace(step - first)
+      began = time.perf_counter()
+      batch = next(batches)
+      pace.step(time.perf_counter() - began)
+      with jax.transfer_guard("disallow"):
+        state, metrics = step_function(state, batch)
+      # a step behind, so that the device does not stand still while its numbers are looked at
+      waiting.push(step + 1, batch, metrics)
+      done = step + 1
+      measured, stop = {}, self.asked_to_stop(done)
+      if done % settings.log_every_steps == 0 or done == last:
+        self.report(done, waiting.all() | pace.report())
+      if check is not None and (done % settings.validate_every_steps == 0 or done == last):
+        measured["validation_error_mm"] = float(jax.device_get(validate(state.best_network, check)))
+      if self.probe is not None and _due(done, settings.probe_every_steps, last):
+        measured |= self.probe(sharding.to_host(state.best_network), settings)
+      if measured:
+        self.report(done, measured)
+      if done % settings.checkpoint.every_steps == 0 or done == last or stop:
+        waiting.all()
+        self.checkpoints.save(done, state, settings, {"next_step": done, "drawn_from": drawn_from}, measured)
+      if stop and done < last:
+        raise Stopped(f"stopped by SIGTERM after step {done}; the same command goes on from there")
+    self._trace(None)
+    return state
+
+  def _batches(self, source: loader.BatchSource, first: int) -> Iterator[Batch]:
+    """Batches over the devices, a few sent ahead of their use."""
+    data, ahead = self.settings.data, collections.deque[Batch]()
+    for local in loader.batches(source, first, data.threads, data.workers):
+      ahead.append(sharding.put_batch(local, data.scans_per_step, self.mesh))
+      if len(ahead) > _AHEAD:
+        yield ahead.popleft()
+    yield from ahead
+
+  def _trace(self, steps_done: int | None) -> None:
+    """Starts or ends the trace."""
+    if self.profile is None:
+      return
+    if steps_done == _PROFILED[0]:
+      jax.profiler.start_trace(str(self.profile))
+      self.tracing = True
+    elif self.tracing and steps_done in (_PROFILED[1], None):
+      jax.profiler.stop_trace()
+      self.tracing = False
+
+
+def _due(done: int, every: int, last: int) -> bool:
+  return bool(every) and (done % every == 0 or done == last)
+
+
+class _Waiting:
+  """Metrics that have not been looked at yet, with their batches."""
+
+  def __init__(self, directory: Path):
+    self._directory = directory
+    self._entries = collections.deque[tuple[int, Batch, Mapping[str, Any]]]()
+    self._newest: dict[str, float] = {}
+
+  def push(self, step: int, batch: Batch, metrics: Mapping[str, Any]) -> None:
+    """Adds a step and looks at those before the last one."""
+    self._entries.append((step, batch, metrics))
+    while len(self._entries) > _AHEAD:
+      self._look()
+
+  def all(self) -> dict[str, float]:
+    """Looks at every step so far; the newest one's metrics."""
+    while self._entries:
+      self._look()
+    return dict(self._newest)
+
+  def _look(self) -> None:
+    step, batch, metrics = self._entries.popleft()
+    self._newest = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    if all(map(math.isfinite, self._newest.values())):
+      return
+    path = self._directory / f"not_finite_step_{step}_process_{jax.process_index()}.npz"
+    shards = {
+      name: np.concatenate([np.asarray(s.data) for s in sorted(a.addressable_shards, key=lambda s: s.device.id)])
+      for name, a in batch._asdict().items()
+    }
+    np.savez_compressed(path, step=step, **shards)
+    raise NotFinite(
+      f"step {step}: a metric is no longer a number ({self._newest}); its batch is in {path}. "
+      "Lower the learning rate and start the same command again"
+    )

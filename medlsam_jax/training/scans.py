@@ -1,42 +1,70 @@
-"""What a run learns from, in memory: the scans it names and the phantoms it asks for, on the working grid."""
+"""What a run learns from: prepared sets, scans that it names, and phantoms made on the spot."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 
 from medlsam_jax.data.ct import to_working_grid
+from medlsam_jax.data.loader import DataSet, InMemory, Prepared
 from medlsam_jax.data.pairs import TrainingScan
 from medlsam_jax.data.phantom import make_phantom
 from medlsam_jax.data.scans import list_scans, read_volume, scan_name
+from medlsam_jax.data.shards import read_index
 from medlsam_jax.errors import ConfigError
 from medlsam_jax.training.settings import DataSettings
 
+Progress = Callable[[str], None]
 
-def training_scans(data: DataSettings, progress: Callable[[str], None] = lambda name: None) -> list[TrainingScan]:
-  """All training scans of `data`, scans first.
+
+def data_sets(data: DataSettings, progress: Progress = lambda name: None) -> list[DataSet]:
+  """The sets of `data`, each with how often it is drawn.
 
   Raises:
-    ConfigError: there is nothing to learn from, or the weights do not match the scans.
-    InputError: a scan cannot be used.
+    ConfigError: there is nothing to learn from, or the weights do not match the scans or sets.
+    InputError: a scan or an index cannot be used.
   """
+  sets: list[DataSet] = []
+  indices = [read_index(place) for place in data.index]
+  for index, weight in zip(indices, _weights(data.index_weights, len(indices), "index"), strict=True):
+    sets.append(Prepared(index, float(len(index.scans)) if weight is None else weight, data.cache))
   paths = [path for entry in data.scans for path in list_scans(entry)]
-  weights = data.scan_weights or (1.0,) * len(paths)
-  if len(weights) != len(paths):
-    raise ConfigError(f"data.scan_weights has {len(weights)} values for {len(paths)} scans")
+  weights = _weights(data.scan_weights, len(paths), "scan")
   scans = []
-  for path, weight in zip(paths, weights, strict=True):
+  for path in paths:
     progress(scan_name(path))
-    scans.append(TrainingScan.of(scan_name(path), to_working_grid(read_volume(path)).intensity, weight))
-  scans += phantom_scans(data.first_phantom_seed, data.phantoms, progress)
-  if not scans:
-    raise ConfigError("nothing to learn from: give data.scans, or a number of data.phantoms")
-  return scans
+    scans.append(TrainingScan.of(scan_name(path), to_working_grid(read_volume(path)).intensity))
+  if data.scan_weights:
+    sets += [InMemory((scan,), weight or 0.0) for scan, weight in zip(scans, weights, strict=True)]
+  elif scans:
+    sets.append(InMemory(tuple(scans), float(len(scans))))
+  if data.phantoms:
+    phantoms = phantom_scans(data.first_phantom_seed, data.phantoms, progress)
+    sets.append(InMemory(tuple(phantoms), float(len(phantoms))))
+  if not sets:
+    raise ConfigError("nothing to learn from: give data.index, data.scans, or a number of data.phantoms")
+  return sets
 
 
-def phantom_scans(
-  first_seed: int, count: int, progress: Callable[[str], None] = lambda name: None
-) -> list[TrainingScan]:
-  """`count` phantoms from consecutive seeds, each with weight 1 in the draw."""
+def _weights(given: tuple[float, ...], count: int, what: str) -> list[float | None]:
+  if given and len(given) != count:
+    raise ConfigError(f"data.{what}_weights has {len(given)} values for {count}")
+  return list(given) or [None] * count
+
+
+def fingerprint(data: DataSettings, sets: list[DataSet]) -> str:
+  """Names what is drawn from, so that a resumed run can tell whether it is still the same."""
+  told: list[object] = [
+    [s.index.fingerprint, s.weight] if isinstance(s, Prepared) else [[c.name for c in s.scans], s.weight]  # type: ignore[attr-defined]
+    for s in sets
+  ]
+  told += [data.scans_per_step, data.patches_per_scan, data.crops_per_scan]
+  return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+
+
+def phantom_scans(first_seed: int, count: int, progress: Progress = lambda name: None) -> list[TrainingScan]:
+  """`count` phantoms from consecutive seeds."""
   scans = []
   for seed in range(first_seed, first_seed + count):
     progress(f"phantom {seed}")

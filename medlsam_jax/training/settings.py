@@ -11,6 +11,9 @@ from typing import Any, Literal
 from medlsam_jax.errors import ConfigError
 from medlsam_jax.training.augment import AugmentSettings
 
+CUBE_MARGIN = 16
+"""Voxels by which the cube that the host cuts is wider than a patch: room for offsets and warps (80 for 64)."""
+
 
 @dataclasses.dataclass(frozen=True)
 class NetworkSettings:
@@ -19,40 +22,107 @@ class NetworkSettings:
   base_channels: int = 24
   feature_scales: tuple[int, ...] = (4, 2, 1)
   dropout: float = 0.2
+  patch_edge: int = 64
+  """A multiple of 16; localization needs 64."""
+  dtype: Literal["float32", "bfloat16"] = "float32"
+  """Of the operands; parameters, sums and losses are float32 whatever it is."""
+  remat: bool = False
+  """Work stages out again in the backward pass instead of keeping their values: less memory, a third more work."""
+
+  @property
+  def cube_edge(self) -> int:
+    """Edge of the cubes that views are made from."""
+    return self.patch_edge + CUBE_MARGIN
 
 
 @dataclasses.dataclass(frozen=True)
 class DataSettings:
-  """What is learned from: unlabelled scans, and synthetic ones made on the spot."""
+  """What is learned from: prepared sets, unlabelled scans, and synthetic ones made on the spot."""
 
+  index: tuple[str, ...] = ()
+  """Folders or addresses of sets made by `medlsam data prepare`."""
+  index_weights: tuple[float, ...] = ()
+  """How often each set is drawn; empty: by its number of scans."""
   scans: tuple[str, ...] = ()
+  """Scans, folders or lists read as they are and kept in memory; for small sets."""
   scan_weights: tuple[float, ...] = ()
-  """How often each scan is drawn beside the phantoms' common weight of 1; empty draws all scans alike."""
+  """How often each of these scans is drawn beside the phantoms' common weight of 1; empty draws all alike."""
   phantoms: int = 0
   first_phantom_seed: int = 1000
   validation_phantoms: int = 0
   scans_per_step: int = 4
+  """Over all devices and processes; a multiple of the mesh's `data` axis."""
   patches_per_scan: int = 2
+  crops_per_scan: int = 1
+  """Groups of patches cut from a scan once it is open. More cost less reading, and show fewer people in a step: losses
+  that compare scans of a batch then see the same person several times."""
   dense_patches: int = 2
   """Of a scan's patches, how many also have features in both views (for MSS)."""
   points_per_patch: int = 20
   position_views: Literal["plain", "both"] = "plain"
   """Views whose head outputs UAM compares: the published plain ones, or plain and augmented."""
+  threads: int = 4
+  """That read and cut ahead of the step, in each worker."""
+  workers: int = 0
+  """Processes that do so; 0 uses threads of the main one."""
+  cache: str = ""
+  """Folder for copies of shards that lie behind an address such as gs://; empty: a temporary one."""
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSettings:
-  """Adam with L2 added to the gradient; the rate falls in stairs (published) or by a cosine to zero."""
+  """Adam with L2 added to the gradient (published), or AdamW, whose decay acts on kernels only."""
 
+  kind: Literal["adam", "adamw"] = "adam"
   total_steps: int = 300_000
   warmup_steps: int = 0
   learning_rate: float = 1e-4
   l2: float = 1e-4
-  decay: Literal["stairs", "cosine"] = "stairs"
+  """Adam: times the parameter, added to its gradient. AdamW: times the parameter, taken off at the rate's pace."""
+  decay: Literal["stairs", "cosine", "constant"] = "stairs"
   stair_steps: int = 10_000
   stair_factor: float = 0.8
   clip_norm: float = 0.0
   """Largest gradient norm; 0 does not clip."""
+  ema_decay: float = 0.0
+  """Share of the averaged weights kept each step; 0 keeps none. The average is what is validated and exported."""
+  accumulate: int = 1
+  """Parts that a step's scans are split into, their gradients averaged: a larger batch in the same memory."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshSettings:
+  """How devices are laid out; see docs/scaling.md."""
+
+  data: int = 0
+  """Devices along which scans are split; 0 takes all that `model` leaves."""
+  model: int = 1
+  """Devices along which the largest parameters are split, by `training.sharding.RULES`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ClusterSettings:
+  """How processes find each other."""
+
+  kind: Literal["none", "auto", "flags"] = "none"
+  """`auto` asks Cloud TPU, SLURM or Open MPI; `flags` uses the fields below."""
+  coordinator: str = ""
+  """HOST:PORT of process 0."""
+  processes: int = 1
+  process: int = 0
+  timeout_seconds: int = 50
+  """After this long without a sign of life of one process the others end with an error."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointSettings:
+  """When states are kept, and which."""
+
+  every_steps: int = 1000
+  keep_last: int = 2
+  keep_best: int = 1
+  """By `best_metric` where it was measured at the checkpoint's step; lower is better unless its name ends in `_iou`."""
+  best_metric: str = "validation_error_mm"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,11 +135,17 @@ class PretrainSettings:
   data: DataSettings = dataclasses.field(default_factory=DataSettings)
   augment: AugmentSettings = dataclasses.field(default_factory=AugmentSettings)
   optimizer: OptimizerSettings = dataclasses.field(default_factory=OptimizerSettings)
-  objectives: Mapping[str, float] = dataclasses.field(default_factory=lambda: {"uam": 1.0, "mss": 1.0})
-  """Objective by name, and its weight in the sum."""
+  objectives: Mapping[str, Mapping[str, Any]] = dataclasses.field(
+    default_factory=lambda: {"uam": {"weight": 1.0}, "mss": {"weight": 1.0}}
+  )
+  """By name: its `weight` in the sum (0 leaves it out) and any of its own settings."""
+  mesh: MeshSettings = dataclasses.field(default_factory=MeshSettings)
+  cluster: ClusterSettings = dataclasses.field(default_factory=ClusterSettings)
+  checkpoint: CheckpointSettings = dataclasses.field(default_factory=CheckpointSettings)
   log_every_steps: int = 50
-  checkpoint_every_steps: int = 1000
   validate_every_steps: int = 1000
+  probe_every_steps: int = 0
+  """Few-shot localization of held-out phantoms; 0 never."""
 
 
 def from_mapping(cls: type, values: Mapping[str, Any], place: str = "config") -> Any:
@@ -86,6 +162,8 @@ def from_mapping(cls: type, values: Mapping[str, Any], place: str = "config") ->
 
 
 def _checked(hint: Any, value: Any, place: str) -> Any:
+  if hint is Any:
+    return value
   if dataclasses.is_dataclass(hint):
     return from_mapping(typing.cast(type, hint), value, place)
   origin = typing.get_origin(hint)
@@ -101,7 +179,7 @@ def _checked(hint: Any, value: Any, place: str) -> Any:
       raise ConfigError(f"{place}: {value!r} is not a list")
     return tuple(_checked(typing.get_args(hint)[0], v, place) for v in value)
   if origin is not None and isinstance(value, Mapping):
-    return {str(k): _checked(float, v, f"{place}.{k}") for k, v in value.items()}
+    return {str(k): _checked(typing.get_args(hint)[1], v, f"{place}.{k}") for k, v in value.items()}
   if hint is float and isinstance(value, int) and not isinstance(value, bool):
     return float(value)
   if not isinstance(hint, type) or not isinstance(value, hint) or (hint is int and isinstance(value, bool)):

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jax.sharding import Mesh
+from jaxtyping import Array, Int
 
-from medlsam_jax.data.ct import AIR_INTENSITY
-from medlsam_jax.data.pairs import CUBE_EDGE, Batch
-from medlsam_jax.geometry import PATCH_EDGE, WORKING_SPACING_MM
+from medlsam_jax.data.pairs import Batch
+from medlsam_jax.errors import ConfigError
 from medlsam_jax.models.medlam import MedLAM, MedLAMOutput, init_variables
 from medlsam_jax.objectives import contract, uam
-from medlsam_jax.training.augment import augmented_view
-from medlsam_jax.training.settings import OptimizerSettings, PretrainSettings
-
-_POINT_TRIES = 20
-_POINT_AIR = AIR_INTENSITY / 10
+from medlsam_jax.objectives.contract import Features
+from medlsam_jax.training import sharding
+from medlsam_jax.training.optimizer import make_optimizer
+from medlsam_jax.training.settings import CUBE_MARGIN, PretrainSettings, from_mapping
+from medlsam_jax.training.views import make_views
 
 
 class TrainState(NamedTuple):
@@ -27,141 +29,221 @@ class TrainState(NamedTuple):
 
   step: Int[Array, ""]
   params: Any
+  """`network`, and `heads` by objective."""
   optimizer: Any
+  ema: Any
+  """Averaged network parameters, or None."""
+
+  @property
+  def best_network(self) -> Any:
+    """Network parameters to validate and export: the averaged ones where there are any."""
+    return self.params["network"] if self.ema is None else self.ema
 
 
-def make_optimizer(settings: OptimizerSettings) -> optax.GradientTransformation:
-  """The optimizer of `OptimizerSettings`."""
-  if settings.decay == "cosine":
-    rate = optax.warmup_cosine_decay_schedule(
-      0.0, settings.learning_rate, settings.warmup_steps, settings.total_steps, 0.0
-    )
-  else:
-    stairs = optax.exponential_decay(
-      settings.learning_rate, settings.stair_steps, settings.stair_factor, staircase=True
-    )
-    warmup = optax.linear_schedule(0.0, settings.learning_rate, max(settings.warmup_steps, 1))
-    rate = optax.join_schedules([warmup, stairs], [settings.warmup_steps])
-  parts = [optax.clip_by_global_norm(settings.clip_norm)] if settings.clip_norm else []
-  return optax.chain(*parts, optax.add_decayed_weights(settings.l2), optax.adam(rate))
+@dataclasses.dataclass(frozen=True)
+class Term:
+  """One objective of a run."""
+
+  objective: contract.Objective
+  weight: float
+  settings: Any
+  heads: Mapping[str, nn.Module]
+
+
+def make_terms(settings: PretrainSettings) -> list[Term]:
+  """The objectives of a run; those of weight 0 are left out.
+
+  Raises:
+    ConfigError: an unknown objective or setting of one, a value of another type, or nothing to minimise.
+  """
+  terms = []
+  for name, block in settings.objectives.items():
+    objective, given = contract.find(name), dict(block)
+    weight = given.pop("weight", 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, int | float):
+      raise ConfigError(f"objectives.{name}.weight: {weight!r} is not a number")
+    own = from_mapping(objective.settings, given, f"objectives.{name}")
+    if weight:
+      terms.append(Term(objective, float(weight), own, objective.heads(own)))
+  if not terms:
+    raise ConfigError("objectives: nothing to minimise; give at least one a weight above 0")
+  return terms
 
 
 def make_module(settings: PretrainSettings) -> MedLAM:
   """The network that the settings describe."""
   network = settings.network
   return MedLAM(
-    base_channels=network.base_channels, dropout=network.dropout, feature_scales=tuple(network.feature_scales)
+    base_channels=network.base_channels,
+    patch_edge=network.patch_edge,
+    dropout=network.dropout,
+    feature_scales=tuple(network.feature_scales),
+    dtype=jnp.dtype(network.dtype),
+    remat=network.remat,
   )
 
 
-def init_state(settings: PretrainSettings) -> TrainState:
-  """State before the first step, from the run's seed."""
+Heads = Mapping[str, Mapping[str, Callable[[Array], Array]]]
+
+
+def _loss(
+  settings: PretrainSettings, terms: list[Term], network: Any, heads: Heads, batch: Batch, key: Array
+) -> tuple[Array, dict[str, Array]]:
   module = make_module(settings)
-  params = jax.jit(lambda key: init_variables(module, key)["params"])(jax.random.key(settings.seed))
-  return TrainState(jnp.zeros((), jnp.int32), params, make_optimizer(settings.optimizer).init(params))
 
+  def run(images: Array, strides: tuple[int, ...], drop: Array) -> tuple[Array, Features]:
+    flat = images.reshape(-1, *images.shape[2:], 1)
+    applied = module.apply({"params": network}, flat, feature_scales=strides, train=True, rngs={"dropout": drop})
+    out = cast(MedLAMOutput, applied)
+    features = {s: f.astype(jnp.float32).reshape(*images.shape[:2], *f.shape[1:]) for s, f in out.features.items()}
+    return out.position.reshape(*images.shape[:2], 3), features
 
-def choose_points(key: Array, plain: Float[Array, "g e e e"], count: int) -> Int[Array, "count 3"]:
-  """Voxels of a patch, shared by the scans of the batch, where more than half of them are not air.
-
-  Each point has 20 tries; where all fail the last one stands (as published).
-  """
-  tries = jax.random.randint(key, (count, _POINT_TRIES, 3), 0, PATCH_EDGE)
-  good = (plain[:, tries[..., 0], tries[..., 1], tries[..., 2]] >= _POINT_AIR).mean(0) > 0.5
-  chosen = jnp.where(good.any(1), good.argmax(1), _POINT_TRIES - 1)
-  return jnp.take_along_axis(tries, chosen[:, None, None], 1)[:, 0]
-
-
-def plain_views(key: Array, batch: Batch) -> tuple[Float[Array, "g m v v v"], Float[Array, "g m 3"]]:
-  """64-views at one random offset a scan, the same for all its patches; with the place of their voxel (0, 0, 0)."""
-  groups = batch.cubes.shape[0]
-  offsets = jax.random.randint(key, (groups, 3), 0, CUBE_EDGE - PATCH_EDGE + 1)
-
-  def cut(cubes: Array, offset: Array) -> Array:
-    return jax.lax.dynamic_slice(cubes, (0, *offset), (cubes.shape[0], *(PATCH_EDGE,) * 3))
-
-  origins_mm = jnp.asarray(batch.origins_mm) + WORKING_SPACING_MM * offsets[:, None]
-  return jax.vmap(cut)(jnp.asarray(batch.cubes), offsets), origins_mm
-
-
-def _augmented_views(key: Array, batch: Batch, settings: PretrainSettings) -> tuple[Array, Array]:
-  groups, patches = batch.cubes.shape[:2]
-  keys = jax.random.split(key, groups * patches)
-  cubes = jnp.asarray(batch.cubes).reshape(-1, *(CUBE_EDGE,) * 3)
-  views, places = jax.lax.map(lambda kc: augmented_view(kc[0], kc[1], settings.augment), (keys, cubes))
-  places_mm = batch.origins_mm.reshape(-1, 1, 1, 1, 3) + WORKING_SPACING_MM * places
-  return views.reshape(groups, patches, *views.shape[1:]), places_mm.reshape(groups, patches, *places.shape[1:])
-
-
-def _loss(settings: PretrainSettings, params: Any, batch: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
-  module, data = make_module(settings), settings.data
-  groups, dense = batch.cubes.shape[0], data.dense_patches
-  keys = jax.random.split(key, 6)
-  plain, plain_origin = plain_views(keys[0], batch)
-  warped, warped_mm = _augmented_views(keys[1], batch, settings)
-
-  def run(patches: Array, k: Array, scales: tuple[int, ...]) -> tuple[Array, dict[int, Array]]:
-    flat = patches.reshape(-1, *(PATCH_EDGE,) * 3, 1)
-    drop = {"dropout": k}
-    out = cast(MedLAMOutput, module.apply({"params": params}, flat, feature_scales=scales, train=True, rngs=drop))
-    features = {s: f.reshape(groups, -1, *f.shape[1:]) for s, f in out.features.items()}
-    return out.position.reshape(groups, -1, 3), features
-
-  scales = tuple(settings.network.feature_scales)
-  plain_positions, plain_features = run(plain[:, :dense], keys[2], scales)
-  warped_positions, warped_features = run(warped[:, :dense], keys[3], scales)
-  middle = PATCH_EDGE // 2
-  plain_centres = plain_origin + WORKING_SPACING_MM * middle
-  warped_centres = warped_mm[:, :, middle, middle, middle]
-  positions, centres = [plain_positions], [plain_centres[:, :dense]]
-  if data.position_views == "both":
-    positions.append(warped_positions)
-    centres.append(warped_centres[:, :dense])
-  if data.patches_per_scan > dense:
-    rest, rest_centres = (warped, warped_centres) if data.position_views == "both" else (plain, plain_centres)
-    positions.append(run(rest[:, dense:], keys[4], ())[0])
-    centres.append(rest_centres[:, dense:])
-  point_keys = jax.random.split(keys[5], dense)
-  points = jnp.stack([choose_points(k, plain[:, i], data.points_per_patch) for i, k in enumerate(point_keys)])
-  views = contract.Views(
-    positions=jnp.concatenate(positions, 1),
-    centres_mm=jnp.concatenate(centres, 1),
-    plain_features=plain_features,
-    plain_origin_mm=plain_origin[:, :dense],
-    points=points,
-    augmented_features=warped_features,
-    augmented_mm=warped_mm[:, :dense],
-  )
+  views = make_views(run, batch, key, settings)
   total, metrics = jnp.zeros(()), dict[str, Array]()
-  for name, weight in settings.objectives.items():
-    value, extra = contract.find(name)(views, {})
-    total = total + weight * value
+  for number, term in enumerate(terms):
+    name = term.objective.name
+    own_key = jax.random.fold_in(key, 1000 + number)
+    value, extra = term.objective.loss(views._replace(heads=heads.get(name, {}), key=own_key), term.settings)
+    total = total + term.weight * value
     metrics |= {name: value, **extra}
   return total, metrics | {"loss": total}
 
 
-def make_step(settings: PretrainSettings) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
-  """The jitted training step; the state given to it is donated."""
-  optimizer = make_optimizer(settings.optimizer)
+def init_state(settings: PretrainSettings, mesh: Mesh) -> TrainState:
+  """State before the first step, from the run's seed, laid out over the mesh by the sharding rules."""
+  init = _initializer(settings)
+  key = sharding.put_replicated(jax.random.key_data(jax.random.key(settings.seed)), mesh)
+  layout = sharding.shardings(jax.eval_shape(init, key), mesh)
+  return jax.jit(init, out_shardings=layout)(key)
+
+
+def abstract_state(settings: PretrainSettings, mesh: Mesh) -> TrainState:
+  """Shapes, dtypes and shardings of the state; nothing is computed."""
+  shapes = jax.eval_shape(_initializer(settings), jax.random.key_data(jax.random.key(0)))
+  layout = sharding.shardings(shapes, mesh)
+  return jax.tree.map(lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes, layout)
+
+
+def _initializer(settings: PretrainSettings) -> Callable[[Array], TrainState]:
+  module, terms, optimizer = make_module(settings), make_terms(settings), make_optimizer(settings.optimizer)
+
+  def init(data: Array) -> TrainState:
+    key = jax.random.wrap_key_data(data)
+    network = init_variables(module, key)["params"]
+    heads = {
+      term.objective.name: {
+        name: head.init(jax.random.fold_in(key, i), jnp.zeros(inputs[term.objective.name, name]))["params"]
+        for i, (name, head) in enumerate(term.heads.items())
+      }
+      for term in terms
+      if term.heads
+    }
+    params = {"network": network, "heads": heads}
+    average = jax.tree.map(jnp.copy, network) if settings.optimizer.ema_decay else None
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average)
+
+  inputs = _head_inputs(settings, terms)
+  return init
+
+
+def _head_inputs(settings: PretrainSettings, terms: list[Term]) -> dict[tuple[str, str], tuple[int, ...]]:
+  """Shape of the first array that each head is given, found by tracing the loss once; nothing is computed."""
+  if not any(term.heads for term in terms):
+    return {}
+  seen: dict[tuple[str, str], tuple[int, ...]] = {}
+
+  def recorder(owner: str, name: str, head: nn.Module) -> Callable[[Array], Array]:
+    def apply(x: Array) -> Array:
+      seen.setdefault((owner, name), tuple(x.shape))
+      return cast(Array, head.init_with_output(jax.random.key(0), x)[0])
+
+    return apply
+
+  def trial(key: Array) -> Array:
+    heads = {t.objective.name: {n: recorder(t.objective.name, n, h) for n, h in t.heads.items()} for t in terms}
+    network = init_variables(make_module(settings), key)["params"]
+    edge, data = settings.network.cube_edge, settings.data
+    batch = Batch(  # type: ignore[arg-type]
+      jnp.zeros((1, data.patches_per_scan, edge, edge, edge)), jnp.zeros((1, data.patches_per_scan, 3))
+    )
+    return _loss(settings, terms, network, heads, batch, key)[0]
+
+  jax.eval_shape(trial, jax.random.key(0))
+  unused = {(t.objective.name, n) for t in terms for n in t.heads} - set(seen)
+  if unused:
+    raise ConfigError(f"objectives declare heads that their loss never uses: {sorted(unused)}")
+  return seen
+
+
+def make_gradient(
+  settings: PretrainSettings,
+) -> Callable[[Any, Batch, Array], tuple[Any, dict[str, Array]]]:
+  """Gradient and metrics of a batch, in `optimizer.accumulate` parts that are averaged."""
+  terms, parts = make_terms(settings), settings.optimizer.accumulate
+
+  def loss(params: Any, batch: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
+    heads = {t.objective.name: _applied(t.heads, params["heads"].get(t.objective.name, {})) for t in terms}
+    return _loss(settings, terms, params["network"], heads, batch, key)
+
+  gradient = jax.grad(loss, has_aux=True)
+  if parts == 1:
+    return gradient
+
+  def averaged(params: Any, batch: Batch, key: Array) -> tuple[Any, dict[str, Array]]:
+    # every part-th scan, so that each device finds its share of every part among its own scans
+    split = jax.tree.map(lambda a: a.reshape(-1, parts, *a.shape[1:]).swapaxes(0, 1), batch)
+    keys = jax.random.split(key, parts)
+    zeros = jax.tree.map(
+      lambda s: jnp.zeros(s.shape, s.dtype),
+      jax.eval_shape(gradient, params, jax.tree.map(lambda a: a[0], split), key),
+    )
+
+    def add(total: Any, part: tuple[Batch, Array]) -> tuple[Any, None]:
+      return jax.tree.map(lambda t, v: t + v / parts, total, gradient(params, *part)), None
+
+    return jax.lax.scan(add, zeros, (split, keys))[0]
+
+  return averaged
+
+
+def _applied(heads: Mapping[str, nn.Module], params: Any) -> dict[str, Callable[[Array], Array]]:
+  return {n: (lambda x, n=n, h=h: h.apply({"params": params[n]}, x)) for n, h in heads.items()}
+
+
+def make_step(
+  settings: PretrainSettings, mesh: Mesh
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+  """The jitted training step over a mesh; the state given to it is donated."""
+  optimizer, gradient_of = make_optimizer(settings.optimizer), make_gradient(settings)
+  decay = settings.optimizer.ema_decay
 
   def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
     key = jax.random.fold_in(jax.random.key(settings.seed + 1), state.step)
-    gradient, metrics = jax.grad(lambda p: _loss(settings, p, batch, key), has_aux=True)(state.params)
+    gradient, metrics = gradient_of(state.params, batch, key)
     updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
     metrics["gradient_norm"] = optax.global_norm(gradient)
-    return TrainState(state.step + 1, optax.apply_updates(state.params, updates), optimizer_state), metrics
+    params = optax.apply_updates(state.params, updates)
+    average = state.ema
+    if average is not None:
+      # the first steps count less far back, so that random starting weights are soon forgotten
+      keep = jnp.minimum(decay, (1.0 + state.step) / (10.0 + state.step))
+      average = optax.incremental_update(params["network"], average, 1.0 - keep)
+    return TrainState(state.step + 1, params, optimizer_state, average), metrics
 
-  return jax.jit(step, donate_argnums=0)
+  layout = jax.tree.map(lambda s: s.sharding, abstract_state(settings, mesh))
+  batches = Batch(*(sharding.batch_sharding(mesh),) * 2)  # type: ignore[arg-type]
+  out = (layout, sharding.replicated(mesh))
+  return jax.jit(step, in_shardings=(layout, batches), out_shardings=out, donate_argnums=0)
 
 
 def make_validation(settings: PretrainSettings) -> Callable[[Any, Batch], Array]:
-  """Jitted UAM error in mm on the plain central views of a batch, without dropout."""
-  module, first = make_module(settings), (CUBE_EDGE - PATCH_EDGE) // 2
-  inner = slice(first, first + PATCH_EDGE)
+  """Jitted UAM error in mm on the plain central views of a batch, without dropout, for network parameters."""
+  module, first, edge = make_module(settings), CUBE_MARGIN // 2, settings.network.patch_edge
+  inner = slice(first, first + edge)
 
-  def error(params: Any, batch: Batch) -> Array:
-    patches = batch.cubes[:, :, inner, inner, inner].reshape(-1, *(PATCH_EDGE,) * 3, 1)
-    out = cast(MedLAMOutput, module.apply({"params": params}, patches, feature_scales=()))
+  def error(network: Any, batch: Batch) -> Array:
+    patches = batch.cubes[:, :, inner, inner, inner].reshape(-1, edge, edge, edge, 1)
+    out = cast(MedLAMOutput, module.apply({"params": network}, patches, feature_scales=()))
     positions = out.position.reshape(*batch.cubes.shape[:2], 3)
     offset = uam.predicted_offset_mm(positions[:, :, None], positions[:, None])
     true = batch.origins_mm[:, :, None] - batch.origins_mm[:, None]

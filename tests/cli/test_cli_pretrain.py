@@ -15,7 +15,8 @@ def no_training(monkeypatch):
 
   seen = {}
 
-  def run(settings, directory, report, progress):
+  def run(settings, directory, report, progress, probe, profile):
+    seen["probe"], seen["profile"] = probe, profile
     seen["settings"], seen["directory"] = settings, directory
     progress("phantom 1")
     report(1, {"loss": 2.0})
@@ -28,12 +29,20 @@ def no_training(monkeypatch):
   return seen
 
 
+def seen_nothing_else(seen):
+  return seen["probe"] is None and seen["profile"] is None
+
+
 def test_pretrain_writes_weights_metrics_and_config(medlsam, no_training, tmp_path):
   words = ["--config", "configs/medlam.py:smoke", "--workdir", tmp_path / "run", "--network.base_channels", "1"]
-  result = medlsam("pretrain", *words, "--data.scans=A,B", "--network.feature_scales=4", "--name", "mine")
+  result = medlsam("pretrain", *words, "--data.scans=A,B", "--network.feature_scales=4", "--name", "mine",
+                   "--objectives.mss.temperature", "10", "--objectives.vicreg.weight", "0.5")  # fmt: skip
   assert result.code == 0
   settings = no_training["settings"]
   assert settings.data.scans == ("A", "B") and settings.network.base_channels == 1
+  assert settings.objectives["mss"] == {"weight": 5.0, "temperature": 10}
+  assert settings.objectives["vicreg"] == {"weight": 0.5} and seen_nothing_else(no_training)
+  assert list((tmp_path / "run" / "tensorboard").iterdir())
   lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
   assert lines == [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]
   assert json.loads((tmp_path / "run" / "config.json").read_text())["name"] == "mine"

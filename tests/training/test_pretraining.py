@@ -1,37 +1,46 @@
-"""The small pre-training run: batches, settings, learning, resuming."""
+"""Settings, cubes, lanes and validation of a pre-training run, without a step."""
 
 import dataclasses
 
 import jax
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
-from medlsam_jax.data import ct, pairs
+from medlsam_jax.data import ct, loader, pairs
 from medlsam_jax.errors import ConfigError, InputError
-from medlsam_jax.training import loop, step
-from medlsam_jax.training.settings import PretrainSettings, from_mapping
+from medlsam_jax.training import optimizer, sharding, step, views
+from medlsam_jax.training.settings import MeshSettings, OptimizerSettings, PretrainSettings, from_mapping
 
 
-def scan(seed=0, shape=(50, 60, 70), weight=1.0):
+def scan(seed=0, shape=(50, 60, 70)):
   values = np.random.default_rng(seed).random(shape, dtype=np.float32)
   values[:10] = 0
-  return pairs.TrainingScan.of(f"scan{seed}", values, weight)
+  return pairs.TrainingScan.of(f"scan{seed}", values)
 
 
-def test_cubes_show_the_scan_around_their_centre_and_centres_are_never_air():
+def stored(source):
+  return dataclasses.replace(source, intensity=np.round(source.intensity * pairs.STORED_MAX).astype(np.uint16))
+
+
+@pytest.mark.parametrize("form", [lambda s: s, stored], ids=["float32", "uint16"])
+def test_cubes_show_the_scan_around_their_centre_and_centres_are_never_air(form):
   source = scan()
-  batch = pairs.draw(np.random.default_rng(0), [source], 1, 16)
-  original = source.padded[40:-40, 40:-40, 40:-40]
+  batch = pairs.cut_group(np.random.default_rng(0), form(source), 16)
+  padded = np.pad(source.intensity, 40)
   for cube, origin in zip(batch.cubes[0], batch.origins_mm[0], strict=True):
     z, y, x = (origin / 3 + 40).round().astype(int)
-    assert cube[40, 40, 40] == original[z, y, x] >= ct.AIR_INTENSITY
+    assert source.intensity[z, y, x] >= ct.AIR_INTENSITY
+    np.testing.assert_allclose(cube, padded[z : z + 80, y : y + 80, x : x + 80], atol=1e-5)
 
 
-def test_scans_are_drawn_by_weight():
-  heavy, light = scan(0, weight=9.0), scan(1, weight=1.0)
-  batch = pairs.draw(np.random.default_rng(0), [heavy, light], 200, 1)
-  from_light = sum(np.isin(cube, light.padded).all() for cube in batch.cubes[:, 0])
-  assert 5 <= from_light <= 40
+def test_centres_in_a_scan_that_is_nearly_all_air_are_found_in_the_end():
+  values = np.zeros((40, 40, 40), np.float32)
+  values[3, 4, 5] = values[33, 34, 35] = 1
+  source = pairs.TrainingScan.of("two voxels", values)
+  centres = pairs.draw_centres(np.random.default_rng(0), source, 20)
+  assert {tuple(c) for c in centres.tolist()} == {(3, 4, 5), (33, 34, 35)}
+  np.testing.assert_array_equal(source.body_box, [[3, 4, 5], [33, 34, 35]])
 
 
 def test_a_scan_of_air_is_refused_by_name():
@@ -39,13 +48,74 @@ def test_a_scan_of_air_is_refused_by_name():
     pairs.TrainingScan.of("empty_scan", np.zeros((4, 4, 4)))
 
 
+def plan(**fields):
+  return loader.Plan(**{"seed": 0, "groups": 4, "patches": 1, "edge": 16, **fields})
+
+
+def test_a_batch_does_not_depend_on_how_many_processes_draw_it():
+  sets = [loader.InMemory((scan(0), scan(1)), 1.0), loader.InMemory((scan(2),), 2.0)]
+  whole = loader.BatchSource(sets, plan(), range(4), 9)[7]
+  parts = [loader.BatchSource(sets, plan(), rows, 9)[7] for rows in (range(0, 2), range(2, 4))]
+  np.testing.assert_array_equal(whole.cubes, pairs.joined(parts).cubes)
+
+
+def test_batches_go_on_at_any_step():
+  source = loader.BatchSource([loader.InMemory((scan(0), scan(1)), 1.0)], plan(groups=1), range(1), 6)
+  whole = list(loader.batches(source, 0, threads=2))
+  rest = list(loader.batches(source, 4, threads=0))
+  assert len(whole) == 6 and len(rest) == 2
+  np.testing.assert_array_equal(whole[4].cubes, rest[0].cubes)
+
+
+def test_data_sets_are_drawn_by_weight_and_each_epoch_shows_every_scan_once():
+  sets = [loader.InMemory(tuple(scan(s) for s in range(5)), 9.0), loader.InMemory((scan(9),), 1.0)]
+  source = loader.BatchSource(sets, plan(groups=1), range(1), 400)
+  rare = sum(np.isin(source[k].cubes[0], scan(9).intensity).all() for k in range(100))
+  assert 2 <= rare <= 22
+  (order,) = source.orders[0][:1]
+  for epoch in range(3):
+    assert sorted(int(order[k]) for k in range(5 * epoch, 5 * epoch + 5)) == list(range(5))
+  assert [int(order[k]) for k in range(5)] != [int(order[k]) for k in range(5, 10)]
+
+
+def test_several_crops_come_from_one_opened_scan():
+  sets = [loader.InMemory((scan(0), scan(1)), 1.0)]
+  batch = loader.BatchSource(sets, plan(crops=2), range(4), 1)[0]
+  owners = [[np.isin(cube, scan(s).intensity).mean() > 0.9 for s in (0, 1)] for cube in batch.cubes[:, 0]]
+  assert owners[0] == owners[1] and owners[2] == owners[3]
+  with pytest.raises(ConfigError, match="crops_per_scan 3"):
+    loader.BatchSource(sets, plan(crops=3), range(4), 1)
+
+
 def test_an_unknown_field_and_a_wrong_type_are_errors():
-  with pytest.raises(ConfigError, match="no_such"):
-    from_mapping(PretrainSettings, {"network": {"no_such": 1}})
-  with pytest.raises(ConfigError, match="base_channels"):
-    from_mapping(PretrainSettings, {"network": {"base_channels": "24"}})
-  with pytest.raises(ConfigError, match="decay"):
-    from_mapping(PretrainSettings, {"optimizer": {"decay": "linear"}})
+  for wrong, word in (
+    ({"network": {"no_such": 1}}, "no_such"),
+    ({"network": {"base_channels": "24"}}, "base_channels"),
+    ({"optimizer": {"decay": "linear"}}, "decay"),
+    ({"objectives": {"uam": 1.0}}, "uam"),
+  ):
+    with pytest.raises(ConfigError, match=word):
+      from_mapping(PretrainSettings, wrong)
+
+
+@pytest.mark.parametrize(
+  ("objectives", "word"),
+  [
+    ({"mss": {"temprature": 1.0}}, "temprature"),
+    ({"mss": {"temperature": "hot"}}, "temperature"),
+    ({"uam": {"weight": "much"}}, "weight"),
+    ({"uam": {"weight": 0}}, "nothing to minimise"),
+    ({"no_such": {}}, "no_such"),
+  ],
+)
+def test_an_objective_refuses_what_it_does_not_know(objectives, word):
+  with pytest.raises(ConfigError, match=word):
+    step.make_terms(from_mapping(PretrainSettings, {"objectives": objectives}))
+
+
+def test_an_objective_gets_its_own_settings():
+  (term,) = step.make_terms(from_mapping(PretrainSettings, {"objectives": {"mss": {"weight": 2, "temperature": 5}}}))
+  assert (term.weight, term.settings.temperature, term.settings.positive_mm) == (2.0, 5.0, 3.0)
 
 
 def test_settings_survive_the_way_through_plain_mappings():
@@ -56,50 +126,40 @@ def test_settings_survive_the_way_through_plain_mappings():
 def test_points_avoid_air_shared_by_most_of_the_batch():
   plain = np.zeros((3, 64, 64, 64), np.float32)
   plain[:2, 32:] = 1.0
-  points = step.choose_points(jax.random.key(0), plain, 50)
+  points = views.choose_points(jax.random.key(0), plain, 50)
   assert (points[:, 0] >= 32).all()
 
 
-def small_settings(**optimizer):
-  return from_mapping(
-    PretrainSettings,
-    {
-      "network": {"base_channels": 2, "feature_scales": [4], "dropout": 0.0},
-      "data": {"phantoms": 1, "scans_per_step": 1, "dense_patches": 1, "position_views": "both"},
-      "optimizer": {"learning_rate": 1e-2, "l2": 0.0} | optimizer,
-      "objectives": {"uam": 1e-3, "mss": 1.0},
-      "log_every_steps": 1,
-      "checkpoint_every_steps": 2,
-    },
-  )
+def test_a_batch_that_the_mesh_cannot_split_is_refused():
+  mesh = sharding.make_mesh(MeshSettings())
+  with pytest.raises(ConfigError, match="multiple of 3"):
+    sharding.check_batch(4, 3, mesh)
+  with pytest.raises(ConfigError, match=r"mesh.model 3"):
+    sharding.make_mesh(MeshSettings(model=3))
 
 
-@pytest.mark.slow
-def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path):
-  losses = {}
-
-  def report(step_number, metrics):
-    losses.setdefault(step_number, []).append(metrics["loss"])
-
-  whole = loop.run(small_settings(total_steps=4), tmp_path / "whole", report)
-  loop.run(small_settings(total_steps=2), tmp_path / "broken", report)
-  resumed = loop.run(small_settings(total_steps=4), tmp_path / "broken", report)
-  assert sorted(losses) == [1, 2, 3, 4] and all(len(v) == 2 for v in losses.values())
-  for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(resumed), strict=True):
-    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+def test_rules_reach_the_optimizer_state_and_leave_the_rest_replicated():
+  mesh = sharding.make_mesh(MeshSettings())
+  kernel, bias = jax.ShapeDtypeStruct((8, 4), np.float32), jax.ShapeDtypeStruct((4,), np.float32)
+  tree = {
+    "params": {"network": {"fc1": {"kernel": kernel, "bias": bias}}},
+    "mu": {"network": {"fc1": {"kernel": kernel}}},
+  }
+  found = sharding.shardings(tree, mesh)
+  assert found["params"]["network"]["fc1"]["kernel"].spec == PartitionSpec("model", None)
+  assert found["mu"]["network"]["fc1"]["kernel"].spec == PartitionSpec("model", None)
+  assert found["params"]["network"]["fc1"]["bias"].spec == PartitionSpec()
 
 
-@pytest.mark.slow
-def test_a_checkpoint_of_another_network_is_refused(tmp_path):
-  settings = small_settings(total_steps=1)
-  loop.run(settings, tmp_path)
-  wider = dataclasses.replace(settings, network=dataclasses.replace(settings.network, base_channels=3))
-  with pytest.raises(ConfigError, match="does not fit"):
-    loop.run(wider, tmp_path)
+def test_published_schedule_falls_in_stairs():
+  rate = optimizer.make_schedule(OptimizerSettings())
+  np.testing.assert_allclose([rate(0), rate(9_999), rate(10_000), rate(20_000)], [1e-4, 1e-4, 8e-5, 6.4e-5], rtol=1e-5)
 
 
-@pytest.mark.slow
-def test_training_lowers_the_position_error(tmp_path):
-  errors = []
-  loop.run(small_settings(total_steps=25), tmp_path, lambda _, m: errors.append(m["uam_error_mm"]))
-  assert np.mean(errors[-5:]) < 0.8 * np.mean(errors[:5])
+def test_decay_acts_on_kernels_only_in_adamw_and_on_all_in_adam():
+  params = {"fc1": {"kernel": np.ones(2, np.float32), "bias": np.ones(2, np.float32)}}
+  zeros = jax.tree.map(np.zeros_like, params)
+  for kind, bias_moves in (("adamw", False), ("adam", True)):
+    transform = optimizer.make_optimizer(OptimizerSettings(kind=kind, l2=0.1, learning_rate=1.0))
+    updates, _ = transform.update(zeros, transform.init(params), params)
+    assert (updates["fc1"]["kernel"] < 0).all() and (updates["fc1"]["bias"] < 0).all() == bias_moves

@@ -1,0 +1,56 @@
+"""`medlsam export`: a checkpoint of a pre-training run -> weights."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medlsam_jax.cli import options
+from medlsam_jax.errors import ConfigError
+
+if TYPE_CHECKING:
+  from medlsam_jax.cli.terminal import Terminal
+
+
+def add_to(commands: Any) -> None:
+  """Adds the parser."""
+  parser = options.command(
+    commands,
+    "export",
+    "turn a checkpoint of a pre-training run into a weights file",
+    "  medlsam export runs/mine mine.safetensors\n"
+    "  medlsam export runs/mine mine_pytorch.safetensors --published   # for the published PyTorch program",
+  )
+  parser.add_argument("run_folder", metavar="WORKDIR", help="folder of the run, or its checkpoints/")
+  parser.add_argument("output", metavar="OUTPUT.safetensors", help="the file to write")
+  parser.add_argument("--step", type=options.positive_int, metavar="N", help="checkpoint to take (default: the newest)")
+  parser.add_argument("--published", action="store_true", help="names and layouts of the published PyTorch program")
+  options.add_quiet(parser)
+  parser.set_defaults(run=run)
+
+
+def training_packages() -> Any:
+  """The modules that read checkpoints.
+
+  Raises:
+    ConfigError: what they need is not installed.
+  """
+  try:
+    from medlsam_jax.training import checkpoint, export
+  except ImportError as error:
+    raise ConfigError(
+      f"reading checkpoints needs packages that are not here ({error.name}); run: pip install 'medlsam_jax[train]'"
+    ) from error
+  return checkpoint, export
+
+
+def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
+  """Exports one checkpoint."""
+  _, export = training_packages()
+  output = Path(arguments.output)
+  if output.suffix != ".safetensors":
+    raise ConfigError(f"{output}: weights are written as .safetensors; give the output that ending")
+  step, _ = export.export(Path(arguments.run_folder), output, arguments.step, arguments.published)
+  terminal.say(f"{output}: weights after step {step}")
+  return 0

@@ -1,0 +1,226 @@
+"""Scans in any format -> a prepared set (`data.shards`), in parallel, restartable, bad scans reported and left out.
+
+Each finished scan is kept in `parts/` until its shard is written, so that a stopped run redoes nothing.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from array_record.python import array_record_module
+
+from medlsam_jax.data import shards
+from medlsam_jax.data.ct import to_working_grid
+from medlsam_jax.data.pairs import TrainingScan
+from medlsam_jax.data.scans import list_scans, read_lines, read_volume, scan_name
+from medlsam_jax.errors import InputError, MedlsamError, OutputError
+
+PARTS, REPORT = "parts", "report.json"
+# one scan a group: a random scan is read without its neighbours
+_WRITER = "group_size:1,zstd:3"
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """What became of a list: scans in the set, those that were there before, and source and reason of the bad ones."""
+
+  scans: int
+  kept: int
+  bad: tuple[dict[str, str], ...]
+
+
+def sources_of(path: str) -> list[Path]:
+  """Scans of a list file, a folder or one scan; a line of a list that names nothing is a bad scan, not an error.
+
+  Raises:
+    InputError: as `list_scans`; an empty list.
+  """
+  if Path(path).suffix.lower() != ".txt":
+    return list_scans(path)
+  return [Path(path).parent / line for _, line in read_lines(Path(path))]
+
+
+def prepare(
+  sources: Sequence[Path],
+  folder: str,
+  workers: int = 1,
+  scans_per_shard: int = 64,
+  progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Report:
+  """Prepares scans into `folder` (a path or an address), going on where an earlier call stopped.
+
+  Args:
+    sources: NIfTI files and DICOM folders.
+    folder: the set; finished shards in it are kept.
+    workers: processes; each holds one scan at a time.
+    scans_per_shard: 64 scans are about 200 MB.
+    progress: called with scans done and in all.
+
+  Raises:
+    InputError: no scan can be used, or a worker died; what is finished is kept.
+    OutputError: the set cannot be written.
+  """
+  if not sources:
+    raise InputError("nothing to prepare: the list is empty")
+  try:
+    store = _Store(folder)
+    rows, waiting = store.finished(), store.parts()
+    known = {row["key"] for row in rows} | set(waiting)
+    todo = [(key, source) for source in sources if (key := key_of(source)) not in known]
+    bad, kept = [], len(sources) - len(todo)
+    shard = len({row["shard"] for row in rows})
+    for done, (key, error) in enumerate(_run(todo, store, workers), kept + 1):
+      progress(done, len(sources))
+      if error is None:
+        waiting.append(key)
+      else:
+        bad.append({"source": str(dict(todo)[key]), "error": error})
+      if len(waiting) >= scans_per_shard:
+        store.pack(shard, waiting[:scans_per_shard])
+        del waiting[:scans_per_shard]
+        shard += 1
+    if waiting:
+      store.pack(shard, waiting)
+    store.write(REPORT, json.dumps({"bad": bad}, indent=1).encode())
+    count = store.write_index()
+  except OSError as error:
+    raise OutputError(f"{folder}: cannot be written ({error}); what is finished is kept") from error
+  if not count:
+    first = f"; the first: {bad[0]['error']}" if bad else ""
+    raise InputError(f"no scan of {len(sources)} could be used; see {shards.join(folder, REPORT)}{first}")
+  return Report(count, kept, tuple(bad))
+
+
+def key_of(source: Path) -> str:
+  """Names a source and its state on disk, so that a scan that was replaced is prepared again."""
+  stamp = source.stat() if source.exists() else None
+  told = f"{source.absolute()}|{stamp and stamp.st_size}|{stamp and stamp.st_mtime_ns}"
+  return hashlib.sha256(told.encode()).hexdigest()[:24]
+
+
+def digest_of(source: Path) -> str:
+  """SHA-256 of a file, or of all files of a DICOM folder in the order of their names."""
+  digest = hashlib.sha256()
+  for path in sorted(p for p in source.iterdir() if p.is_file()) if source.is_dir() else [source]:
+    digest.update(path.read_bytes())
+  return digest.hexdigest()
+
+
+def prepare_one(source: Path) -> tuple[dict[str, Any], bytes]:
+  """Row of the index and record of one scan.
+
+  Raises:
+    InputError: it cannot be used.
+  """
+  volume = read_volume(source)
+  scan = TrainingScan.of(scan_name(source), to_working_grid(volume).intensity)
+  row = {
+    "name": scan.name,
+    "source": str(source),
+    "sha256": digest_of(source),
+    "shape": list(scan.intensity.shape),
+    "source_spacing_mm": [round(float(s), 5) for s in volume.spacing_mm],
+    "body_box": scan.body_box.tolist(),
+    "air_share": round(scan.air_share, 4),
+  }
+  return row, shards.encode(scan)
+
+
+def _work(key: str, source: Path, folder: str) -> tuple[str, str | None]:
+  """In a worker: one scan into `parts/`; what was wrong with it, if it is bad."""
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore")
+      row, record = prepare_one(source)
+  except (MedlsamError, OSError, ValueError, MemoryError) as error:
+    return key, f"{type(error).__name__}: {error}"
+  _Store(folder).write(f"{PARTS}/{key}", json.dumps(row | {"key": key}).encode() + b"\n" + record)
+  return key, None
+
+
+def _run(todo: list[tuple[str, Path]], store: _Store, workers: int) -> Any:
+  if workers <= 1:
+    for key, source in todo:
+      yield _work(key, source, store.folder)
+    return
+  context = multiprocessing.get_context("spawn")
+  with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
+    futures = [pool.submit(_work, key, source, store.folder) for key, source in todo]
+    try:
+      for future in concurrent.futures.as_completed(futures):
+        yield future.result()
+    except concurrent.futures.process.BrokenProcessPool as error:
+      raise InputError(
+        "a worker process died, perhaps for lack of memory; run the same command again with fewer --workers: "
+        "finished scans are kept"
+      ) from error
+    finally:
+      pool.shutdown(cancel_futures=True)
+
+
+class _Store:
+  """Files of a set under way."""
+
+  def __init__(self, folder: str):
+    self.folder = folder
+    self.fs, self.root = fsspec.core.url_to_fs(folder)
+    self.fs.makedirs(f"{self.root}/{PARTS}", exist_ok=True)
+
+  def write(self, name: str, content: bytes) -> None:
+    """A file that appears whole."""
+    temporary = f"{self.root}/{name}.{os.getpid()}.tmp"
+    self.fs.pipe_file(temporary, content)
+    self.fs.mv(temporary, f"{self.root}/{name}")
+
+  def parts(self) -> list[str]:
+    """Keys of scans that are finished and in no shard."""
+    packed = {row["key"] for row in self.finished()}
+    names = [entry.rpartition("/")[2] for entry in self.fs.ls(f"{self.root}/{PARTS}", detail=False)]
+    return sorted(name for name in names if name and not name.endswith(".tmp") and name not in packed)
+
+  def finished(self) -> list[dict[str, Any]]:
+    """Rows of all scans in finished shards, in order."""
+    rows = []
+    for path in sorted(self.fs.glob(f"{self.root}/scans-*.json")):
+      rows += json.loads(self.fs.cat_file(path))["scans"]
+    return rows
+
+  def pack(self, number: int, keys: list[str]) -> None:
+    """Writes a shard of finished scans, then the note that it is complete, then removes the parts."""
+    name, rows = shards.SHARD.format(number=number), []
+    with tempfile.TemporaryDirectory() as scratch:
+      local = Path(scratch, name)
+      writer = array_record_module.ArrayRecordWriter(str(local), _WRITER)
+      for record, key in enumerate(keys):
+        line, _, content = self.fs.cat_file(f"{self.root}/{PARTS}/{key}").partition(b"\n")
+        writer.write(content)
+        rows.append(json.loads(line) | {"shard": number, "record": record})
+      writer.close()
+      digest = hashlib.sha256(local.read_bytes()).hexdigest()
+      size = local.stat().st_size
+      self.fs.put_file(str(local), f"{self.root}/{name}.tmp")
+      self.fs.mv(f"{self.root}/{name}.tmp", f"{self.root}/{name}")
+    shard = {"file": name, "records": len(keys), "bytes": size, "sha256": digest}
+    note = name.replace(".arrayrecord", ".json")
+    self.write(note, json.dumps({"shard": shard, "scans": rows}).encode())
+    for key in keys:
+      self.fs.rm_file(f"{self.root}/{PARTS}/{key}")
+
+  def write_index(self) -> int:
+    """The index of all finished shards; the number of scans."""
+    notes = [json.loads(self.fs.cat_file(p)) for p in sorted(self.fs.glob(f"{self.root}/scans-*.json"))]
+    rows = [row for note in notes for row in note["scans"]]
+    content = {"format": shards.FORMAT, "dtype": "uint16", "shards": [n["shard"] for n in notes], "scans": rows}
+    self.write(shards.INDEX, json.dumps(content, indent=1).encode())
+    return len(rows)

@@ -1,0 +1,38 @@
+"""Settings -> the optax transformation that turns gradients into updates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import optax
+
+from medlsam_jax.training.settings import OptimizerSettings
+
+
+def make_schedule(settings: OptimizerSettings) -> optax.Schedule:
+  """Learning rate by step: a linear rise over `warmup_steps`, then `decay`."""
+  if settings.decay == "cosine":
+    return optax.warmup_cosine_decay_schedule(
+      0.0, settings.learning_rate, settings.warmup_steps, settings.total_steps, 0.0
+    )
+  if settings.decay == "stairs":
+    rest = optax.exponential_decay(settings.learning_rate, settings.stair_steps, settings.stair_factor, staircase=True)
+  else:
+    rest = optax.constant_schedule(settings.learning_rate)
+  warmup = optax.linear_schedule(0.0, settings.learning_rate, max(settings.warmup_steps, 1))
+  return optax.join_schedules([warmup, rest], [settings.warmup_steps])
+
+
+def kernels_only(params: Any) -> Any:
+  """True for the parameters that decay acts on: kernels, not biases or the scales of norms."""
+  return jax.tree_util.tree_map_with_path(lambda path, _: getattr(path[-1], "key", "") == "kernel", params)
+
+
+def make_optimizer(settings: OptimizerSettings) -> optax.GradientTransformation:
+  """Clipping, then Adam with L2 in the gradient of every parameter (as published), or AdamW."""
+  parts = [optax.clip_by_global_norm(settings.clip_norm)] if settings.clip_norm else []
+  rate = make_schedule(settings)
+  if settings.kind == "adamw":
+    return optax.chain(*parts, optax.adamw(rate, weight_decay=settings.l2, mask=kernels_only))
+  return optax.chain(*parts, optax.add_decayed_weights(settings.l2), optax.adam(rate))

@@ -1,0 +1,102 @@
+"""Prepared sets: what is written is read back, stopped runs go on, bad scans and damaged shards are named."""
+
+import json
+import shutil
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+
+from medlsam_jax.data import loader, prepare, shards
+from medlsam_jax.data.ct import to_working_grid
+from medlsam_jax.data.scans import read_volume
+from medlsam_jax.errors import InputError
+
+
+@pytest.fixture
+def listed(tmp_path, mini_queries):
+  """A list of two scans, one that is a letter, and one that is missing."""
+  for name in ("q0", "q1"):
+    shutil.copy(mini_queries / f"{name}_ct.nii.gz", tmp_path)
+  (tmp_path / "letter_ct.nii.gz").write_text("this is a letter")
+  path = tmp_path / "list.txt"
+  path.write_text("q0_ct.nii.gz\nletter_ct.nii.gz\nmissing_ct.nii.gz\nq1_ct.nii.gz\n")
+  return path
+
+
+def test_a_prepared_scan_is_the_scan_and_bad_ones_are_reported(listed, tmp_path):
+  out = str(tmp_path / "set")
+  report = prepare.prepare(prepare.sources_of(str(listed)), out, scans_per_shard=1)
+  assert report.scans == 2 and [Path(b["source"]).name for b in report.bad] == ["letter_ct.nii.gz", "missing_ct.nii.gz"]
+  assert json.loads((tmp_path / "set" / "report.json").read_text())["bad"] == list(report.bad)
+  index = shards.read_index(out)
+  assert len(index.shards) == 2 and shards.check(out) == [] and not list((tmp_path / "set" / "parts").iterdir())
+  reader = shards.ShardReader(index, range(2))
+  for position, row in enumerate(index.scans):
+    wanted = to_working_grid(read_volume(row["source"])).intensity
+    assert row["shape"] == list(wanted.shape) and len(row["sha256"]) == 64
+    np.testing.assert_allclose(reader[position].intensity / 65535, wanted, atol=1e-5)
+
+
+def test_a_stopped_preparation_redoes_no_finished_scan(listed, tmp_path, monkeypatch):
+  out, sources = str(tmp_path / "set"), prepare.sources_of(str(listed))
+  original, made = prepare.prepare_one, []
+
+  def dies_at_the_last(source):
+    if source.name.startswith("q1"):
+      raise KeyboardInterrupt
+    made.append(source.name)
+    return original(source)
+
+  monkeypatch.setattr(prepare, "prepare_one", dies_at_the_last)
+  with pytest.raises(KeyboardInterrupt):
+    prepare.prepare(sources, out)
+  monkeypatch.setattr(prepare, "prepare_one", lambda source: made.append(source.name) or original(source))
+  report = prepare.prepare(sources, out)
+  assert (report.scans, report.kept) == (2, 1) and made.count("q0_ct.nii.gz") == 1
+  assert prepare.prepare(sources, out).kept == 2
+
+
+def test_an_address_of_another_file_system_works(mini_queries, tmp_path):
+  fsspec.filesystem("memory").rm("/bucket", recursive=True) if fsspec.filesystem("memory").exists("/bucket") else None
+  prepare.prepare([mini_queries / "q0_ct.nii.gz"], "memory://bucket/set")
+  index = shards.read_index("memory://bucket/set")
+  assert shards.ShardReader(index, [0], cache=str(tmp_path))[0].name == "q0"
+
+
+def test_nothing_but_bad_scans_is_an_error_that_names_the_report(tmp_path):
+  with pytest.raises(InputError, match=r"no scan of 1 could be used; see .*report.json.*missing"):
+    prepare.prepare([tmp_path / "missing_ct.nii.gz"], str(tmp_path / "set"))
+  with pytest.raises(InputError, match="empty"):
+    prepare.prepare([], str(tmp_path / "set"))
+
+
+@pytest.mark.parametrize("damage", ["deleted", "truncated", "changed"])
+def test_a_damaged_shard_is_named_by_check_and_by_the_loader(mini_queries, tmp_path, damage):
+  out = str(tmp_path / "set")
+  prepare.prepare([mini_queries / "q0_ct.nii.gz"], out)
+  shard = tmp_path / "set" / "scans-00000.arrayrecord"
+  content = shard.read_bytes()
+  if damage == "deleted":
+    shard.unlink()
+  elif damage == "truncated":
+    shard.write_bytes(content[: len(content) // 2])
+  else:
+    shard.write_bytes(content[:70_000] + bytes(100) + content[70_100:])
+  assert any("scans-00000" in problem for problem in shards.check(out))
+  source = loader.BatchSource(
+    [loader.Prepared(shards.read_index(out), 1.0)], loader.Plan(0, 1, 1, edge=16), range(1), 3
+  )
+  with pytest.raises(InputError, match="scans-00000"):
+    list(loader.batches(source, 0, threads=1))
+
+
+def test_lanes_share_out_the_shards_and_one_that_is_alone_serves_all():
+  def index(count):
+    return shards.Index("x", tuple({"records": 2, "file": str(n)} for n in range(count)), ())
+
+  five = [{n for n, _ in loader.Prepared(index(5), 1.0).lane(lane, 2).positions} for lane in range(2)]
+  assert five == [{0, 2, 4}, {1, 3}]
+  one = [{n for n, _ in loader.Prepared(index(1), 1.0).lane(lane, 2).positions} for lane in range(2)]
+  assert one == [{0}, {0}]

@@ -1,0 +1,73 @@
+"""Checkpoints kept, and weights that leave a run: ours and the published names."""
+
+import jax
+import numpy as np
+import pytest
+
+from medlsam_jax.errors import ConfigError, WeightsError
+from medlsam_jax.loading import load
+from medlsam_jax.models.medlam import MedLAM, init_variables
+from medlsam_jax.training import checkpoint, cluster, export
+from medlsam_jax.training.settings import CheckpointSettings, ClusterSettings, PretrainSettings, from_mapping
+from medlsam_jax.training.step import TrainState
+
+
+def settings(**network):
+  return from_mapping(PretrainSettings, {"network": {"base_channels": 1, **network}})
+
+
+def random_params(scales):
+  shapes = jax.eval_shape(
+    lambda key: init_variables(MedLAM(base_channels=1, feature_scales=scales), key), jax.random.key(0)
+  )
+  rng = np.random.default_rng(0)
+  return jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), shapes["params"])
+
+
+def state(params, step=0):
+  return TrainState(jax.numpy.asarray(step), {"network": params, "heads": {}}, (), None)
+
+
+def save(directory, steps_and_errors, params, of=None, **keep):
+  found = checkpoint.Checkpoints(directory / "checkpoints", CheckpointSettings(**keep))
+  for step, error in steps_and_errors:
+    metrics = {} if error is None else {"validation_error_mm": error}
+    found.save(step, state(params, step), of or settings(), {"next_step": step, "drawn_from": ""}, metrics)
+  found.close()
+
+
+def test_the_last_and_the_best_checkpoints_stay(tmp_path):
+  params = {"fc1": {"kernel": np.ones(2, np.float32)}}
+  errors = [(1, 50.0), (2, 20.0), (3, 30.0), (4, None), (5, 40.0)]
+  save(tmp_path, errors, params, keep_last=2, keep_best=1)
+  assert checkpoint.steps_in(tmp_path / "checkpoints") == [2, 4, 5]
+
+
+def test_exported_weights_are_the_checkpoints_and_load(tmp_path):
+  params = random_params((4,))
+  save(tmp_path, [(7, None)], params, of=settings(feature_scales=[4]))
+  step, header = export.export(tmp_path, tmp_path / "ours.safetensors")
+  network = load(tmp_path / "ours.safetensors")
+  assert step == 7 and header["trained_steps"] == "7" and network.module.feature_scales == (4,)
+  jax.tree.map(np.testing.assert_array_equal, network.params, params)
+  with pytest.raises(WeightsError, match="strides 4, 2, 1"):
+    export.export(tmp_path, tmp_path / "theirs.safetensors", published=True)
+  with pytest.raises(WeightsError, match="no checkpoint of step 3"):
+    export.export(tmp_path, tmp_path / "ours.safetensors", step=3)
+
+
+def test_published_names_come_back_exactly(tmp_path):
+  params = random_params((4, 2, 1))
+  export.write_published(tmp_path / "theirs.safetensors", params, settings())
+  jax.tree.map(np.testing.assert_array_equal, load(tmp_path / "theirs.safetensors").params, params)
+
+
+def test_a_folder_without_checkpoints_is_named(tmp_path):
+  with pytest.raises(WeightsError, match="no checkpoint"):
+    checkpoint.read_network(tmp_path)
+
+
+def test_flags_that_do_not_describe_a_cluster_are_refused():
+  for wrong in ({"coordinator": ""}, {"coordinator": "host:1", "processes": 2, "process": 2}):
+    with pytest.raises(ConfigError, match="coordinator HOST:PORT"):
+      cluster.connect(ClusterSettings(kind="flags", **wrong))

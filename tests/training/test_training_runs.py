@@ -1,0 +1,133 @@
+"""Whole runs with a stand-in network: resuming, stopping, many devices, many processes, broken numbers."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small_run
+
+from medlsam_jax.errors import ConfigError
+from medlsam_jax.training import checkpoint, loop
+
+RTOL = 1e-5
+
+
+@pytest.fixture(autouse=True)
+def stand_ins(monkeypatch):
+  small_run.replace_network_and_scans(monkeypatch.setattr)
+
+
+def losses_of(settings, directory, **more):
+  found = {}
+
+  def report(step, metrics):
+    if "loss" in metrics:
+      found[step] = metrics["loss"]
+
+  loop.run(settings, directory, report, **more)
+  return found
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+  """Losses of six steps, and the folder with a checkpoint after the third and the sixth."""
+  with pytest.MonkeyPatch.context() as patch:
+    small_run.replace_network_and_scans(patch.setattr)
+    folder = tmp_path_factory.mktemp("unbroken")
+    return losses_of(small_run.settings(checkpoint={"every_steps": 3}), folder), folder
+
+
+def assert_same(found, wanted):
+  assert sorted(found) == sorted(wanted)
+  np.testing.assert_allclose([found[s] for s in sorted(found)], [wanted[s] for s in sorted(wanted)], rtol=RTOL)
+
+
+def test_a_run_stopped_by_sigterm_goes_on_as_if_it_never_had(unbroken, tmp_path):
+  found = {}
+
+  def report(step, metrics):
+    found[step] = metrics["loss"]
+    if step == 2:
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  settings = small_run.settings()
+  with pytest.raises(loop.Stopped, match="after step 3"):
+    loop.run(settings, tmp_path, report)
+  assert checkpoint.steps_in(tmp_path / "checkpoints") == [3]
+  assert_same(found | losses_of(settings, tmp_path), unbroken[0])
+  assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_every_option_of_the_optimizer_at_once_trains_and_exports_the_average(tmp_path):
+  optimizer = {"kind": "adamw", "ema_decay": 0.5, "accumulate": 2, "clip_norm": 1.0, "warmup_steps": 2, "l2": 0.1}
+  masked = {"masked_volume": {"cell": 4}, "uam": {"weight": 1e-3}, "mss": {"weight": 0.0}}
+  settings = small_run.settings(optimizer={"total_steps": 3, **optimizer}, objectives=masked)
+  found = []
+  params = loop.run(settings, tmp_path, lambda _, metrics: found.append(metrics))
+  assert np.isfinite([m["loss"] for m in found]).all() and "mss" not in found[0]
+  assert {"loader_wait_share", "scans_per_second", "masked_volume", "uam_error_mm"} <= set(found[0])
+  network, saved, step = checkpoint.read_network(tmp_path / "checkpoints")
+  assert step == 3 and saved == settings
+  np.testing.assert_array_equal(network["fc1"]["kernel"], params["fc1"]["kernel"])
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_batch(tmp_path, monkeypatch):
+  small_run.replace_network_and_scans(monkeypatch.setattr, spoilt=True)
+  with pytest.raises(loop.NotFinite, match="step 1"):
+    loop.run(small_run.settings(), tmp_path)
+  (saved,) = tmp_path.glob("not_finite_step_1_*.npz")
+  assert np.isnan(np.load(saved)["cubes"]).any()
+  assert checkpoint.steps_in(tmp_path / "checkpoints") == []
+
+
+def test_a_checkpoint_of_another_network_is_refused(unbroken):
+  with pytest.raises(ConfigError, match="does not fit"):
+    loop.run(small_run.settings(network={"base_channels": 3}), unbroken[1])
+
+
+def started(directory, overrides, devices):
+  environment = {
+    **os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+  }  # fmt: skip
+  words = [sys.executable, str(Path(small_run.__file__)), str(directory), json.dumps(overrides)]
+  return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def losses_from(process, seconds=600):
+  out, err = process.communicate(timeout=seconds)
+  assert process.returncode == 0, err[-3000:]
+  rows = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+  return {row["step"]: row["loss"] for row in rows}
+
+
+@pytest.mark.slow
+def test_eight_devices_go_on_where_one_stopped_and_give_the_same_losses(unbroken, tmp_path):
+  import shutil
+
+  shutil.copytree(unbroken[1] / "checkpoints" / "3", tmp_path / "checkpoints" / "3")
+  found = losses_from(started(tmp_path, {"mesh": {"data": 4, "model": 2}}, devices=8))
+  assert_same(found, {step: loss for step, loss in unbroken[0].items() if step > 3})
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_losses_of_one(unbroken, tmp_path):
+  with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+  both = [
+    started(
+      tmp_path,
+      {"cluster": {"kind": "flags", "coordinator": f"127.0.0.1:{port}", "processes": 2, "process": number}},
+      devices=4,
+    )
+    for number in range(2)
+  ]
+  for process in both:
+    assert_same(losses_from(process), unbroken[0])
