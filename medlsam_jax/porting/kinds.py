@@ -61,7 +61,7 @@ def settle_kind(detected: str, wanted: str | None, known: str | None, source: st
   if wanted is None and len(possible) > 1:
     raise WeightsError(
       f"{source}: SAM ViT-B and MedSAM have the same names and shapes but want different input; say which it is: "
-      "--kind sam-vit-b or --kind medsam"
+      "--kind sam-vit-b or --kind medsam (commands without --kind take the file that `medlsam convert` makes of it)"
     )
   if wanted is not None and wanted not in possible:
     raise WeightsError(f"{source}: wanted kind {wanted}, but the file is {' or '.join(possible)}")
