@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from medlsam_jax.errors import ConfigError
 from medlsam_jax.geometry import PATCH_EDGE
 from medlsam_jax.localization import programs
 from medlsam_jax.localization.search_settings import SearchSettings
@@ -46,11 +45,9 @@ def settle(
   Raises:
     ConfigError: a feature scale that the network lacks.
   """
-  scales = module.feature_scales if settings.feature_scales is None else settings.feature_scales
+  scales = settings.scales(module.feature_scales)
   if not scales:
     return targets, None
-  if not set(scales) <= set(module.feature_scales):
-    raise ConfigError(f"feature scales {scales}; this network has {module.feature_scales}")
   taps = {stride: np.concatenate([own[stride] for own in organ_taps]) for stride in scales}
   voxels, scores = targets, np.zeros(len(targets), np.float32)
   size, shared = programs.POINTS_PER_CALL, 1 if settings.lattice_vox is None else POINTS_PER_SHARED_PATCH

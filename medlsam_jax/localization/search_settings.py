@@ -16,6 +16,8 @@ class SearchSettings:
 
   feature_scales: tuple[int, ...] | None = None
   """Strides to compare features at; None takes all that the network has. `()` leaves the targets of the coarse step."""
+  finest_stride: int = 1
+  """Finest stride that is used where `feature_scales` is None."""
   steps: int = 1
   """Times that each point is cropped anew and moved."""
   agents: int = 10
@@ -30,6 +32,8 @@ class SearchSettings:
     """Refuse values that mean nothing."""
     if not set(self.feature_scales or ()) <= set(FEATURE_STRIDES):
       raise ConfigError(f"feature scales {self.feature_scales}; choose among {FEATURE_STRIDES}")
+    if self.finest_stride not in FEATURE_STRIDES:
+      raise ConfigError(f"finest_stride {self.finest_stride}; choose among {FEATURE_STRIDES}")
     if self.lattice_vox is not None and not 1 <= self.lattice_vox <= PATCH_EDGE // 2:
       raise ConfigError(f"lattice_vox {self.lattice_vox}; choose 1 to {PATCH_EDGE // 2}, or none")
     if self.steps < 1 or self.agents < 1:
@@ -37,9 +41,24 @@ class SearchSettings:
     if self.dtype not in ("float32", "bfloat16"):
       raise ConfigError(f"dtype {self.dtype!r}; choose float32 or bfloat16")
 
+  def scales(self, available: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides that a network with features of the available ones is asked for.
+
+    Raises:
+      ConfigError: one that was named is not available, or none is coarse enough.
+    """
+    if self.feature_scales is None:
+      chosen = tuple(stride for stride in available if stride >= self.finest_stride)
+      if available and not chosen:
+        raise ConfigError(f"this network has features of strides {available} alone, finer than {self.finest_stride}")
+      return chosen
+    if not set(self.feature_scales) <= set(available):
+      raise ConfigError(f"feature scales {self.feature_scales}; this network has {available}")
+    return self.feature_scales
+
 
 EXACT = SearchSettings()
-FAST = SearchSettings(feature_scales=(4, 2), dtype="bfloat16")
+FAST = SearchSettings(finest_stride=2, dtype="bfloat16")
 ATLAS = dataclasses.replace(FAST, lattice_vox=32)
 PRESETS = {"exact": EXACT, "fast": FAST, "atlas": ATLAS}
 """`exact` is the published arithmetic; `fast` leaves out features at full resolution; `atlas` besides lets organs share

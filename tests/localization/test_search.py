@@ -154,6 +154,7 @@ def test_a_scan_on_the_other_working_grid_is_refused(network, bank, make_templat
     {"agents": 0},
     {"lattice_vox": 0},
     {"lattice_vox": 33},
+    {"finest_stride": 3},
     {"dtype": "float16"},
   ],
 )
@@ -246,7 +247,10 @@ def test_points_that_share_a_patch_settle_as_with_patches_of_their_own(network, 
 
 def test_the_fast_presets_leave_out_full_resolution_and_atlas_shares_patches():
   assert PRESETS["exact"] == SearchSettings()
-  assert PRESETS["fast"].feature_scales == PRESETS["atlas"].feature_scales == (4, 2)
+  assert PRESETS["exact"].scales((4, 2, 1)) == (4, 2, 1)
+  assert PRESETS["fast"].scales((4, 2, 1)) == PRESETS["atlas"].scales((4, 2, 1)) == (4, 2)
+  with pytest.raises(ConfigError, match="finer than 2"):
+    PRESETS["fast"].scales((1,))
   assert PRESETS["atlas"].lattice_vox and not PRESETS["fast"].lattice_vox
 
 
