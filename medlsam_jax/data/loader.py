@@ -14,6 +14,7 @@ from typing import Protocol
 
 import grain
 import numpy as np
+from absl import flags
 
 from medlsam_jax.data.pairs import Batch, TrainingScan, cut_group, joined
 from medlsam_jax.data.shards import Index, ShardReader
@@ -31,7 +32,10 @@ class Scans(Protocol):
 class DataSet(Protocol):
   """A set of scans that lanes share out."""
 
-  weight: float
+  @property
+  def weight(self) -> float:
+    """How often it is drawn, beside the others' weights."""
+    ...
 
   def lane(self, number: int, lanes: int) -> Scans:
     """What one lane draws from."""
@@ -123,5 +127,7 @@ def batches(source: BatchSource, first_step: int, threads: int = 4, workers: int
   options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2, threads) if threads else 0)
   dataset = ahead.to_iter_dataset(options)
   if workers:
+    if not flags.FLAGS.is_parsed():  # grain's workers ask for flags that only absl's own programs have parsed
+      flags.FLAGS.mark_as_parsed()
     dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
   return iter(dataset)

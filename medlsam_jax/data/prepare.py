@@ -6,6 +6,7 @@ Each finished scan is kept in `parts/` until its shard is written, so that a sto
 from __future__ import annotations
 
 import concurrent.futures
+import concurrent.futures.process
 import dataclasses
 import hashlib
 import json
@@ -13,7 +14,7 @@ import multiprocessing
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,15 +78,16 @@ def prepare(
     store = _Store(folder)
     rows, waiting = store.finished(), store.parts()
     known = {row["key"] for row in rows} | set(waiting)
-    todo = [(key, source) for source in sources if (key := key_of(source)) not in known]
-    bad, kept = [], len(sources) - len(todo)
+    # by key, so that a scan listed twice is prepared once
+    todo = {key: source for source in sources if (key := key_of(source)) not in known}
+    bad, kept = [], len({key_of(source) for source in sources} & known)
     shard = len({row["shard"] for row in rows})
     for done, (key, error) in enumerate(_run(todo, store, workers), kept + 1):
       progress(done, len(sources))
       if error is None:
         waiting.append(key)
       else:
-        bad.append({"source": str(dict(todo)[key]), "error": error})
+        bad.append({"source": str(todo[key]), "error": error})
       if len(waiting) >= scans_per_shard:
         store.pack(shard, waiting[:scans_per_shard])
         del waiting[:scans_per_shard]
@@ -149,14 +151,14 @@ def _work(key: str, source: Path, folder: str) -> tuple[str, str | None]:
   return key, None
 
 
-def _run(todo: list[tuple[str, Path]], store: _Store, workers: int) -> Any:
+def _run(todo: dict[str, Path], store: _Store, workers: int) -> Iterator[tuple[str, str | None]]:
   if workers <= 1:
-    for key, source in todo:
+    for key, source in todo.items():
       yield _work(key, source, store.folder)
     return
   context = multiprocessing.get_context("spawn")
   with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
-    futures = [pool.submit(_work, key, source, store.folder) for key, source in todo]
+    futures = [pool.submit(_work, key, source, store.folder) for key, source in todo.items()]
     try:
       for future in concurrent.futures.as_completed(futures):
         yield future.result()

@@ -74,7 +74,7 @@ class Probe:
     }  # fmt: skip
     means = {}
     for name, field in scores.items():
-      values = [value for row in rows if (value := getattr(row, field)) is not None]
-      if values:
-        means[name] = float(np.mean(values))
+      known = [value for row in rows if (value := getattr(row, field)) is not None]
+      if known:
+        means[name] = float(np.mean(known))
     return means

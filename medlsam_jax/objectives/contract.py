@@ -68,7 +68,7 @@ class Views(NamedTuple):
   """True place of every voxel of the augmented views."""
   network: Callable[[Array, tuple[int, ...]], tuple[Array, Features]] = _no_network
   heads: Mapping[str, Callable[[Array], Array]] = {}
-  key: Key[Array, ""] | None = None
+  key: Key[Array, ""] = None  # type: ignore[assignment]  # a key cannot be made at import: that would start a backend
 
   def features_at(self, stride: int, objective: str) -> tuple[Array, Array]:
     """Plain and augmented features of one stride.

@@ -95,7 +95,7 @@ class Checkpoints:
     except FileNotFoundError as error:
       raise ConfigError(f"{place}: not a checkpoint of this version ({error}); choose another --workdir") from error
     before = from_mapping(PretrainSettings, found[_CONFIG], str(place))
-    if before.network != settings.network:
+    if _shape(before) != _shape(settings):
       raise ConfigError(f"{place}: does not fit this config: it was trained with {before.network}")
     return TrainState(**{"ema": None, **found[_STATE]}), found[_LOADER]
 
@@ -111,6 +111,12 @@ class Checkpoints:
       raise _not_written(self.directory, error) from error
     finally:
       self._manager.close()
+
+
+def _shape(settings: PretrainSettings) -> tuple[object, ...]:
+  """What makes two networks the same; precision and memory may change in a resumed run."""
+  network = settings.network
+  return network.base_channels, network.patch_edge, tuple(network.feature_scales)
 
 
 def _saved(state: TrainState) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 
 from medlsam_jax.errors import ConfigError
@@ -23,7 +25,7 @@ def connect(settings: ClusterSettings) -> None:
       raise ConfigError(
         "cluster.kind flags needs cluster.coordinator HOST:PORT and cluster.process from 0 to cluster.processes - 1"
       )
-    given = {
+    given: dict[str, Any] = {
       "coordinator_address": settings.coordinator,
       "num_processes": settings.processes,
       "process_id": settings.process,

@@ -244,7 +244,7 @@ class _Waiting:
     if all(map(math.isfinite, self._newest.values())):
       return
     path = self._directory / f"not_finite_step_{step}_process_{jax.process_index()}.npz"
-    shards = {
+    shards: dict[str, Any] = {
       name: np.concatenate([np.asarray(s.data) for s in sorted(a.addressable_shards, key=lambda s: s.device.id)])
       for name, a in batch._asdict().items()
     }

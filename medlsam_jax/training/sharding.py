@@ -90,7 +90,7 @@ def local_rows(groups: int, mesh: Mesh) -> range:
     ConfigError: they are not next to each other, which a mesh over hosts of several sizes may cause.
   """
   cuts = batch_sharding(mesh).addressable_devices_indices_map((groups,)).values()
-  rows = sorted({row for (cut,) in cuts for row in range(groups)[cut]})
+  rows = sorted({row for cut in cuts if cut is not None for row in range(groups)[cut[0]]})
   if rows != list(range(rows[0], rows[-1] + 1)):
     raise ConfigError("the devices of this process are not neighbours along mesh.data; change mesh.model")
   return range(rows[0], rows[-1] + 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
@@ -163,9 +164,8 @@ def _head_inputs(settings: PretrainSettings, terms: list[Term]) -> dict[tuple[st
     heads = {t.objective.name: {n: recorder(t.objective.name, n, h) for n, h in t.heads.items()} for t in terms}
     network = init_variables(make_module(settings), key)["params"]
     edge, data = settings.network.cube_edge, settings.data
-    batch = Batch(  # type: ignore[arg-type]
-      jnp.zeros((1, data.patches_per_scan, edge, edge, edge)), jnp.zeros((1, data.patches_per_scan, 3))
-    )
+    shapes = ((1, data.patches_per_scan, edge, edge, edge), (1, data.patches_per_scan, 3))
+    batch = Batch(*(cast(Any, jnp.zeros(shape)) for shape in shapes))
     return _loss(settings, terms, network, heads, batch, key)[0]
 
   jax.eval_shape(trial, jax.random.key(0))
@@ -207,7 +207,10 @@ def make_gradient(
 
 
 def _applied(heads: Mapping[str, nn.Module], params: Any) -> dict[str, Callable[[Array], Array]]:
-  return {n: (lambda x, n=n, h=h: h.apply({"params": params[n]}, x)) for n, h in heads.items()}
+  def apply(name: str, head: nn.Module, x: Array) -> Array:
+    return cast(Array, head.apply({"params": params[name]}, x))
+
+  return {name: functools.partial(apply, name, head) for name, head in heads.items()}
 
 
 def make_step(

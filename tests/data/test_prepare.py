@@ -21,7 +21,7 @@ def listed(tmp_path, mini_queries):
     shutil.copy(mini_queries / f"{name}_ct.nii.gz", tmp_path)
   (tmp_path / "letter_ct.nii.gz").write_text("this is a letter")
   path = tmp_path / "list.txt"
-  path.write_text("q0_ct.nii.gz\nletter_ct.nii.gz\nmissing_ct.nii.gz\nq1_ct.nii.gz\n")
+  path.write_text("q0_ct.nii.gz\nletter_ct.nii.gz\nmissing_ct.nii.gz\nq1_ct.nii.gz\nq0_ct.nii.gz\n")
   return path
 
 

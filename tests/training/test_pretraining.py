@@ -67,6 +67,12 @@ def test_batches_go_on_at_any_step():
   np.testing.assert_array_equal(whole[4].cubes, rest[0].cubes)
 
 
+def test_worker_processes_give_the_same_batches():
+  source = loader.BatchSource([loader.InMemory((scan(0, (20, 20, 20)),), 1.0)], plan(groups=1), range(1), 2)
+  (ours,) = [np.array(batch.cubes) for batch in loader.batches(source, 1, threads=1, workers=1)]
+  np.testing.assert_array_equal(ours, source[1].cubes)
+
+
 def test_data_sets_are_drawn_by_weight_and_each_epoch_shows_every_scan_once():
   sets = [loader.InMemory(tuple(scan(s) for s in range(5)), 9.0), loader.InMemory((scan(9),), 1.0)]
   source = loader.BatchSource(sets, plan(groups=1), range(1), 400)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import small_run
@@ -16,6 +17,14 @@ from medlsam_jax.errors import ConfigError
 from medlsam_jax.training import checkpoint, loop
 
 RTOL = 1e-5
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compiler():
+  """As in the processes that tests start: the same losses need the same compiler."""
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +44,7 @@ def losses_of(settings, directory, **more):
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory):
+def unbroken(tmp_path_factory, quick_compiler):
   """Losses of six steps, and the folder with a checkpoint after the third and the sixth."""
   with pytest.MonkeyPatch.context() as patch:
     small_run.replace_network_and_scans(patch.setattr)

@@ -1,0 +1,35 @@
+"""Every notebook runs from top to bottom, in its own process, and is committed without results."""
+
+from pathlib import Path
+
+import pytest
+
+NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
+
+pytest.importorskip("nbclient")
+pytest.importorskip("ipykernel")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_runs(path, tmp_path):
+  import nbformat
+  from nbclient import NotebookClient
+
+  notebook = nbformat.read(path, as_version=4)
+  NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+  outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+  assert any("image/png" in output.get("data", {}) for output in outputs)  # the picture at the end
+  text = "".join(output.get("text", "") for output in outputs)
+  assert "Dice" in text or "kidney_left" in text
+  skipped = [line for line in text.splitlines() if line.startswith("skipped: ")]
+  assert all("medlsam weights get litemedsam" in line for line in skipped)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_committed_without_results(path):
+  import nbformat
+
+  cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+  assert cells and all(not cell.outputs and cell.execution_count is None for cell in cells)
+  assert path.stat().st_size < 20_000
