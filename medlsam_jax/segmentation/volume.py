@@ -1,7 +1,8 @@
 """A scan and boxes of its organs -> label map on the scan's own grid, slice by slice.
 
-Each slice that any organ needs is encoded once and all its boxes are decoded together. Only one slice's logits exist at
-a time, so that memory does not grow with the scan or with the number of organs.
+Each slice that any organ needs is encoded once and all its boxes are decoded together. While the network computes on
+one slice, another thread prepares the next one and paints the one before. No more than these exist at a time, so that
+memory does not grow with the scan or with the number of organs.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Array, Float, Integer, Num
 
 from medlsam_jax.data.labels import LabelMap, check_values
-from medlsam_jax.data.slices import ImageFit, Scaling, display_view, window_to_bytes
+from medlsam_jax.data.slices import ImageFit, display_view, window_to_bytes
 from medlsam_jax.errors import ConfigError, InputError
 from medlsam_jax.geometry import Box, Volume
 from medlsam_jax.segmentation.clean import clean_labels
@@ -24,6 +26,8 @@ from medlsam_jax.segmentation.slice_boxes import boxes_by_slice
 
 Progress = Callable[[int, int], None]
 """Called with slices done and slices in all."""
+
+Images = list[tuple[int, Float[np.ndarray, "s s 3"] | None]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +42,8 @@ class SegmentationSettings:
   """HU shown as black and as white."""
   grey_range: Literal["window", "scan"] = "window"
   """What becomes 0..255: the whole window, or the range that the scan has inside it."""
-  scaling: Scaling = "pad"
+  scaling: Literal["model", "pad", "stretch"] = "model"
+  """How a slice fills the network's image: as the network was trained (size and interpolation), or a given way."""
   margin_px: float = 3.0
   """Widening of each box edge, in pixels of an image of `margin_frame` pixels an edge, whatever the network's."""
   margin_frame: int = 256
@@ -61,7 +66,7 @@ class SegmentationSettings:
       raise ConfigError(f"margin_px {self.margin_px} at margin_frame {self.margin_frame}: neither may be negative")
     for name, value, known in (
       ("grey_range", self.grey_range, ("window", "scan")),
-      ("scaling", self.scaling, ("pad", "stretch")),
+      ("scaling", self.scaling, ("model", "pad", "stretch")),
       ("rounding", self.rounding, ("down", "nearest")),
     ):
       if value not in known:
@@ -114,16 +119,28 @@ def segment_volume(
   plan = _plan(volume, boxes, settings)
   array = np.zeros(volume.array.shape, np.min_scalar_type(max(names.values(), default=0)))
   scan, labels = display_view(volume.array, volume.grid), display_view(array, volume.grid)
-  fit = ImageFit(scan.shape[1], scan.shape[2], predictor.image_size, settings.scaling)
+  fit = predictor.fit_of(scan.shape[1], scan.shape[2])
+  if settings.scaling != "model":
+    fit = ImageFit(fit.rows, fit.columns, fit.image_size, settings.scaling)
   grey_hu = _grey_hu(volume, settings) if plan else settings.window_hu
 
-  for done, (index, embedding) in enumerate(_embeddings(volume, scan, sorted(plan), grey_hu, fit, predictor), 1):
-    if embedding is not None:
-      organs, edges = zip(*plan[index], strict=True)
-      logits, _ = predictor.decode(embedding, _prompts(np.stack(edges), fit, settings))
-      labels[index] = _resolve([names[organ] for organ in organs], logits, fit, array.dtype)
-    if progress is not None:
-      progress(done, len(plan))
+  def paint(index: int, logits: np.ndarray) -> None:
+    labels[index] = _resolve([names[organ] for organ, _ in plan[index]], logits, fit, array.dtype)
+
+  with ThreadPoolExecutor(1, "slices") as beside:
+    painting: Future[None] | None = None
+    prepared = _prepared(volume, scan, sorted(plan), grey_hu, fit, predictor, beside)
+    for done, (index, embedding) in enumerate(_embeddings(prepared, predictor), 1):
+      if embedding is not None:
+        edges = np.stack([box for _, box in plan[index]])
+        logits, _ = predictor.decode(embedding, _prompts(edges, fit, settings))
+        if painting is not None:
+          painting.result()
+        painting = beside.submit(paint, index, logits)
+      if progress is not None:
+        progress(done, len(plan))
+    if painting is not None:
+      painting.result()
   if settings.largest_component or settings.fill_holes:
     clean_labels(array, settings.largest_component, settings.fill_holes)
   return LabelMap(array, volume.grid, names, volume.file_grid)
@@ -167,27 +184,52 @@ def _grey_hu(volume: Volume, settings: SegmentationSettings) -> tuple[float, flo
   return (float(scan_low), float(scan_high)) if scan_low < scan_high else (low, high)
 
 
-def _embeddings(
+def _prepared(
   volume: Volume,
   scan: Num[np.ndarray, "slice row column"],
   indices: Sequence[int],
   grey_hu: tuple[float, float],
   fit: ImageFit,
   predictor: Predictor,
-) -> Iterator[tuple[int, Array | None]]:
-  """Slices with their embeddings, a batch at a time; None for a slice of one grey, which holds nothing to segment."""
+  beside: Executor,
+) -> Iterator[Images]:
+  """Slices and their images, a batch at a time, the next batch in the making; None for a slice of one grey."""
+
+  def prepare(start: int) -> Images:
+    return [
+      (index, _image(volume, scan[index], index, grey_hu, fit, predictor))
+      for index in indices[start : start + predictor.encode_batch]
+    ]
+
+  ahead: Future[Images] | None = None
   for start in range(0, len(indices), predictor.encode_batch):
-    batch = indices[start : start + predictor.encode_batch]
-    greys = []
-    for index in batch:
-      if not np.isfinite(scan[index]).all():
-        raise InputError(f"{volume.source}: slice {index} (from below) has NaN or infinite voxels; mend the scan first")
-      greys.append(window_to_bytes(scan[index], grey_hu))
-    useful = [grey for grey in greys if grey.min() < grey.max()]
-    images = [fit.to_image(grey, predictor.variant.pixels) for grey in useful]
+    batch = prepare(start) if ahead is None else ahead.result()
+    ahead = beside.submit(prepare, start + predictor.encode_batch)
+    yield batch
+
+
+def _image(
+  volume: Volume,
+  plane: Num[np.ndarray, "row column"],
+  index: int,
+  grey_hu: tuple[float, float],
+  fit: ImageFit,
+  predictor: Predictor,
+) -> Float[np.ndarray, "s s 3"] | None:
+  """What the network sees of a slice; None where it is of one grey, which holds nothing to segment."""
+  if not np.isfinite(plane).all():
+    raise InputError(f"{volume.source}: slice {index} (from below) has NaN or infinite voxels; mend the scan first")
+  grey = window_to_bytes(plane, grey_hu)
+  return fit.to_image(grey, predictor.variant.pixels) if grey.min() < grey.max() else None
+
+
+def _embeddings(batches: Iterator[Images], predictor: Predictor) -> Iterator[tuple[int, Array | None]]:
+  """Slices with their embeddings; None for a slice without an image."""
+  for batch in batches:
+    images = [image for _, image in batch if image is not None]
     encoded = iter(predictor.encode(np.stack(images)) if images else [])
-    for index, grey in zip(batch, greys, strict=True):
-      yield index, next(encoded) if grey.min() < grey.max() else None
+    for index, image in batch:
+      yield index, None if image is None else next(encoded)
 
 
 def _prompts(
@@ -211,8 +253,10 @@ def _resolve(
   best = np.zeros((fit.rows, fit.columns), np.float32)
   labels = np.zeros((fit.rows, fit.columns), dtype)
   for value, low in zip(values, logits, strict=True):
-    full = fit.from_logits(low)
-    better = full > best
-    best[better] = full[better]
-    labels[better] = value
+    inside = fit.from_positive_logits(low)
+    if inside is not None:
+      window, full = inside
+      better = full > best[window]
+      best[window][better] = full[better]
+      labels[window][better] = value
   return labels

@@ -143,7 +143,7 @@ def test_published_image_of_the_dicom_slice_is_reproduced():
 def test_window_of_a_mask_loses_nothing_of_it(shape, scaling):
   """Also pieces far from each other, at the edges, and in the padding."""
   rng = np.random.default_rng(0)
-  fit = slices.ImageFit(*shape, 64, scaling)
+  fit = ImageFit(*shape, 64, scaling)
   for share in (0.0, 0.001, 0.01, 0.5):
     logits = np.where(rng.random((16, 16)) < share, 3.0, -1.0).astype(np.float32) * rng.random((16, 16), np.float32)
     full, found = fit.from_logits(logits), fit.from_positive_logits(logits)
@@ -157,6 +157,6 @@ def test_window_of_a_mask_loses_nothing_of_it(shape, scaling):
 def test_mask_of_one_logit_has_a_small_window():
   logits = np.full((64, 64), -1.0, np.float32)
   logits[30, 20] = 5.0
-  window, values = slices.ImageFit(512, 512, 256).from_positive_logits(logits)
+  window, values = ImageFit(512, 512, 256).from_positive_logits(logits)
   assert values.shape == (window[0].stop - window[0].start, window[1].stop - window[1].start)
   assert values.shape[0] <= 32 and values.shape[1] <= 32 and values.max() > 0

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medlsam_jax.data.slices import ImageFit
 from medlsam_jax.errors import ConfigError, InputError
 from medlsam_jax.geometry import Box, Grid, Volume
 from medlsam_jax.segmentation.predictor import Predictor
@@ -29,6 +30,10 @@ class BoxFiller:
 
   image_size = 64
   variant = types.SimpleNamespace(pixels="unit")
+  scaling = "pad"
+
+  def fit_of(self, rows, columns):
+    return ImageFit(rows, columns, self.image_size, self.scaling)
 
   def __init__(self, encode_batch=3, strength=None):
     self.encode_batch, self.strength = encode_batch, strength or (lambda box: 1.0)
@@ -55,6 +60,21 @@ def scan(codes="LPS", shape=(16, 16, 16), seed=0):
   affine[:3, :3] = np.array(ORIENTATIONS[codes]) * 2.0
   array = np.random.default_rng(seed).uniform(-200, 300, shape).astype(np.float32)
   return Volume(array, Grid(shape, affine), "scan.nii.gz")
+
+
+def test_slices_fill_the_image_as_the_network_was_trained_unless_told_otherwise():
+  """Oblong slices: a stretched box reaches the image's lower edge, a padded one only its half."""
+  volume, boxes = scan(shape=(2, 8, 16)), {"organ": [Box((0, 0, 0), (1, 7, 15))]}
+
+  def lower_edge(settings):
+    filler, seen = BoxFiller(), []
+    filler.scaling = "stretch"
+    filler.strength = lambda box: seen.append(float(box[3])) or 1.0
+    segment_volume(volume, boxes, filler, settings)
+    return set(seen)
+
+  assert lower_edge(PLAIN) == {64.0}
+  assert lower_edge(dataclasses.replace(PLAIN, scaling="pad")) == {32.0}
 
 
 @pytest.mark.parametrize("codes", ORIENTATIONS)
@@ -194,3 +214,34 @@ def test_real_organ_from_boxes_of_its_labels_reaches_the_published_dice(organ, p
   found = labels[organ]
   dice = 2 * (found & mask).sum() / (found.sum() + mask.sum())
   assert abs(dice - published_dice) <= 0.005
+
+
+class Spiller(BoxFiller):
+  """Paints a piece far outside every box, too, as a network may."""
+
+  def decode(self, embedding, boxes):
+    logits, quality = super().decode(embedding, boxes)
+    logits[:, 1:7, 49:63] = 0.3
+    return logits, quality
+
+
+def test_pieces_far_from_the_box_are_kept_as_before_windows():
+  boxes = {"liver": [Box((2, 3, 4), (9, 8, 7))], "spleen": [Box((4, 6, 6), (12, 12, 10))]}
+  volume, painter = scan(), Spiller(encode_batch=1)
+  found = segment_volume(volume, boxes, painter, PLAIN)
+  fit = ImageFit(16, 16, 64)
+  for index in (3, 6, 11):
+    inside = [organ for organ, (box,) in boxes.items() if box.low[0] <= index <= box.high[0]]
+    edges = np.array([[b.low[2], b.low[1], b.high[2] + 1, b.high[1] + 1] for o in inside for b in boxes[o]]) * 4
+    logits, _ = painter.decode(None, edges)
+    whole = np.stack([np.zeros((16, 16)), *(fit.from_logits(each) for each in logits)])
+    expected = np.array([0, *(found.names[organ] for organ in inside)])[whole.argmax(0)]
+    np.testing.assert_array_equal(found.array[index], expected)
+  assert (found.array[6, :2, 13:15] > 0).all()
+
+
+def test_error_in_a_slice_ahead_is_raised():
+  volume = scan()
+  volume.array[7, 3, 3] = np.nan
+  with pytest.raises(InputError, match="slice 7"):
+    segment_volume(volume, {"liver": [Box((2, 3, 4), (9, 8, 7))]}, BoxFiller(encode_batch=1), PLAIN)
