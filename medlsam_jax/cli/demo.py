@@ -15,8 +15,9 @@ TEMPLATE_SEEDS, QUERY_SEEDS = (1, 2, 3), (4,)
 """Of phantoms; the packaged network was trained on others (1000 and up)."""
 ORGANS = (
   "liver", "spleen", "kidney_right", "kidney_left", "stomach", "urinary_bladder", "aorta", "vertebrae_L3", "sacrum",
-  "hip_left", "hip_right",
 )  # fmt: skip
+"""Organs of both soft tissue and bone that a box prompts for. The hips are left out: LiteMedSAM paints them at Dice .15
+and .31 from the organ's true box, most of which is something else."""
 NAME = "phantom_{seed:03d}"
 
 
