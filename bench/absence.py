@@ -140,6 +140,7 @@ def main() -> None:
   parser.add_argument("--templates", type=Path)
   parser.add_argument("--queries", type=Path)
   parser.add_argument("--organs", nargs="*")
+  parser.add_argument("--first-query", type=int, default=9100, help="seed of the first of four query phantoms")
   parser.add_argument("--mode", default="WPL", choices=("WPL", "SPL"))
   parser.add_argument("--out", type=Path, default=Path("out/bench/absence.json"))
   parser.add_argument("--rejudge", type=Path)
@@ -149,7 +150,7 @@ def main() -> None:
   else:
     read = [
       read_templates(folder, options.organs) if folder else [phantom(seed) for seed in seeds]
-      for folder, seeds in ((options.templates, range(9000, 9003)), (options.queries, range(9100, 9104)))
+      for folder, seeds in ((options.templates, range(9000, 9003)), (options.queries, range(options.first_query, options.first_query + 4)))
     ]
     rows = measure(options.network, *read, options.mode)
   thresholds = confidence.Thresholds()
