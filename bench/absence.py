@@ -150,7 +150,10 @@ def main() -> None:
   else:
     read = [
       read_templates(folder, options.organs) if folder else [phantom(seed) for seed in seeds]
-      for folder, seeds in ((options.templates, range(9000, 9003)), (options.queries, range(options.first_query, options.first_query + 4)))
+      for folder, seeds in (
+        (options.templates, range(9000, 9003)),
+        (options.queries, range(options.first_query, options.first_query + 4)),
+      )
     ]
     rows = measure(options.network, *read, options.mode)
   thresholds = confidence.Thresholds()

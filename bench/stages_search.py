@@ -80,7 +80,7 @@ def localize(
     settings = PRESETS[preset] if preset in PRESETS else SearchSettings(dtype="bfloat16")
     taken = seconds(lambda settings=settings: find(ours, bank, query, settings=settings) and None, 1)
     row_note = f"{sum(points)} points; peer float32" + (", extrapolated from two organs" if share > 1 else "")
-    yield Row(f"localize {name}, {preset}", taken, peer_scan, target, dtype=settings.dtype, note=row_note)
+    yield Row(f"localize {name}, {preset}", taken, peer_scan, target, dtype=settings.operands, note=row_note)
 
 
 def _peer_scan(base_channels: int, points_per_organ: list[int]) -> float:

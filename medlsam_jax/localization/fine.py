@@ -68,7 +68,7 @@ def settle(
         programs.pad_batch(programs.crop_patches(padded, centres[[group[0] for group in chosen]])),
         used,
         {stride: _seated(volume[rows], patch, seat, used.shape) for stride, volume in taps.items()},
-        settings.dtype,
+        settings.operands,
       )
       moved[rows] = centres[rows] + np.asarray(moves)[patch, seat]
       scores[rows] = np.asarray(similarity)[patch, seat]

@@ -82,7 +82,7 @@ def find(
     name, scan = scan.source, ct.to_working_grid(scan, bank.convention)
   elif scan.grid.convention != bank.convention:
     raise ConfigError(f"the scan is on a {scan.grid.convention} working grid, the bank on a {bank.convention} one")
-  module, variables = programs.prepare(network, settings.dtype)
+  module, variables = programs.prepare(network, settings.operands)
   padded = ct.pad_for_patches(scan.intensity)
   places = draw_starts(padded, key, settings.agents, name) if starts is None else _given_starts(starts, padded, name)
   organs = list(bank.organs.values())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+import jax
+
 from medlsam_jax.errors import ConfigError
 from medlsam_jax.geometry import PATCH_EDGE
 from medlsam_jax.models.medlam import FEATURE_STRIDES
@@ -22,8 +24,9 @@ class SearchSettings:
   """Times that each point is cropped anew and moved."""
   agents: int = 10
   """Starts that are averaged, when a key draws them."""
-  dtype: Literal["float32", "bfloat16"] = "float32"
-  """Of the operands of products; sums are float32."""
+  dtype: Literal["float32", "bfloat16", "auto"] = "float32"
+  """Of the operands of products; sums are float32. `auto` is bfloat16 on GPU and TPU and float32 on a CPU, where
+  rounding costs more than it saves."""
   lattice_vox: int | None = None
   """Distance between the patch centres that a point may use, in working voxels; None gives each point a patch of its
   own around its target. On a lattice points share patches, so that the cost is bounded by the scan."""
@@ -38,8 +41,15 @@ class SearchSettings:
       raise ConfigError(f"lattice_vox {self.lattice_vox}; choose 1 to {PATCH_EDGE // 2}, or none")
     if self.steps < 1 or self.agents < 1:
       raise ConfigError(f"{self.steps} steps of {self.agents} agents; both must be at least 1")
-    if self.dtype not in ("float32", "bfloat16"):
-      raise ConfigError(f"dtype {self.dtype!r}; choose float32 or bfloat16")
+    if self.dtype not in ("float32", "bfloat16", "auto"):
+      raise ConfigError(f"dtype {self.dtype!r}; choose float32, bfloat16 or auto")
+
+  @property
+  def operands(self) -> str:
+    """`dtype` on the platform that runs."""
+    if self.dtype != "auto":
+      return self.dtype
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
   def scales(self, available: tuple[int, ...]) -> tuple[int, ...]:
     """Strides that a network with features of the available ones is asked for.
@@ -58,8 +68,8 @@ class SearchSettings:
 
 
 EXACT = SearchSettings()
-FAST = SearchSettings(finest_stride=2, dtype="bfloat16")
-ATLAS = dataclasses.replace(FAST, lattice_vox=32)
+FAST = SearchSettings(finest_stride=2, dtype="auto")
+ATLAS = dataclasses.replace(FAST, lattice_vox=24)
 PRESETS = {"exact": EXACT, "fast": FAST, "atlas": ATLAS}
 """`exact` is the published arithmetic; `fast` leaves out features at full resolution; `atlas` besides lets organs share
 patches. README and `medlsam localize --help` say what each costs in accuracy."""

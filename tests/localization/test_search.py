@@ -249,6 +249,7 @@ def test_the_fast_presets_leave_out_full_resolution_and_atlas_shares_patches():
   assert PRESETS["exact"] == SearchSettings()
   assert PRESETS["exact"].scales((4, 2, 1)) == (4, 2, 1)
   assert PRESETS["fast"].scales((4, 2, 1)) == PRESETS["atlas"].scales((4, 2, 1)) == (4, 2)
+  assert PRESETS["fast"].operands == ("float32" if jax.default_backend() == "cpu" else "bfloat16")
   with pytest.raises(ConfigError, match="finer than 2"):
     PRESETS["fast"].scales((1,))
   assert PRESETS["atlas"].lattice_vox and not PRESETS["fast"].lattice_vox
