@@ -18,7 +18,7 @@ from absl import flags
 
 from medlsam_jax.data.pairs import Batch, TrainingScan, cut_group, joined
 from medlsam_jax.data.shards import Index, ShardReader
-from medlsam_jax.errors import ConfigError
+from medlsam_jax.errors import ConfigError, InputError
 
 
 class Scans(Protocol):
@@ -122,7 +122,11 @@ class BatchSource:
 
 
 def batches(source: BatchSource, first_step: int, threads: int = 4, workers: int = 0) -> Iterator[Batch]:
-  """Batches from a step on, read ahead by threads, in worker processes where `workers` is above 0."""
+  """Batches from a step on, read ahead by threads, in worker processes where `workers` is above 0.
+
+  Raises:
+    InputError: a scan or shard cannot be used, or a worker process died.
+  """
   ahead = grain.MapDataset.source(source).slice(slice(first_step, len(source)))
   options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2, threads) if threads else 0)
   dataset = ahead.to_iter_dataset(options)
@@ -130,4 +134,12 @@ def batches(source: BatchSource, first_step: int, threads: int = 4, workers: int
     if not flags.FLAGS.is_parsed():  # grain's workers ask for flags that only absl's own programs have parsed
       flags.FLAGS.mark_as_parsed()
     dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
-  return iter(dataset)
+  try:
+    yield from dataset
+  except RuntimeError as error:
+    if "terminated unexpectedly" not in str(error):
+      raise
+    raise InputError(
+      f"a loader worker died ({str(error).partition('.')[0]}), perhaps for lack of memory; start the same command "
+      "again, with fewer data.workers or data.threads if it happens again"
+    ) from error

@@ -72,7 +72,7 @@ def test_nothing_but_bad_scans_is_an_error_that_names_the_report(tmp_path):
     prepare.prepare([], str(tmp_path / "set"))
 
 
-@pytest.mark.parametrize("damage", ["deleted", "truncated", "changed"])
+@pytest.mark.parametrize("damage", ["deleted", "emptied", "truncated", "changed"])
 def test_a_damaged_shard_is_named_by_check_and_by_the_loader(mini_queries, tmp_path, damage):
   out = str(tmp_path / "set")
   prepare.prepare([mini_queries / "q0_ct.nii.gz"], out)
@@ -80,6 +80,8 @@ def test_a_damaged_shard_is_named_by_check_and_by_the_loader(mini_queries, tmp_p
   content = shard.read_bytes()
   if damage == "deleted":
     shard.unlink()
+  elif damage == "emptied":
+    shard.write_bytes(b"")
   elif damage == "truncated":
     shard.write_bytes(content[: len(content) // 2])
   else:

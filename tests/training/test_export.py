@@ -1,10 +1,12 @@
 """Checkpoints kept, and weights that leave a run: ours and the published names."""
 
+import resource
+
 import jax
 import numpy as np
 import pytest
 
-from medlsam_jax.errors import ConfigError, WeightsError
+from medlsam_jax.errors import ConfigError, OutputError, WeightsError
 from medlsam_jax.loading import load
 from medlsam_jax.models.medlam import MedLAM, init_variables
 from medlsam_jax.training import checkpoint, cluster, export
@@ -41,6 +43,21 @@ def test_the_last_and_the_best_checkpoints_stay(tmp_path):
   errors = [(1, 50.0), (2, 20.0), (3, 30.0), (4, None), (5, 40.0)]
   save(tmp_path, errors, params, keep_last=2, keep_best=1)
   assert checkpoint.steps_in(tmp_path / "checkpoints") == [2, 4, 5]
+
+
+def test_a_full_disk_is_an_error_that_leaves_the_earlier_checkpoint(tmp_path):
+  params = {"fc1": {"kernel": np.random.default_rng(0).random((100, 100), np.float32)}}
+  save(tmp_path, [(1, None)], params)
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))  # no file may grow past a page
+  try:
+    with pytest.raises(OutputError, match=r"could not be written .*earlier ones stay usable"):
+      save(tmp_path, [(2, None)], params)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+  network, _, step = checkpoint.read_network(tmp_path / "checkpoints")
+  assert step == 1
+  np.testing.assert_array_equal(network["fc1"]["kernel"], params["fc1"]["kernel"])
 
 
 def test_exported_weights_are_the_checkpoints_and_load(tmp_path):

@@ -1,6 +1,7 @@
 """Settings, cubes, lanes and validation of a pre-training run, without a step."""
 
 import dataclasses
+import multiprocessing
 
 import jax
 import numpy as np
@@ -67,10 +68,15 @@ def test_batches_go_on_at_any_step():
   np.testing.assert_array_equal(whole[4].cubes, rest[0].cubes)
 
 
-def test_worker_processes_give_the_same_batches():
-  source = loader.BatchSource([loader.InMemory((scan(0, (20, 20, 20)),), 1.0)], plan(groups=1), range(1), 2)
-  (ours,) = [np.array(batch.cubes) for batch in loader.batches(source, 1, threads=1, workers=1)]
-  np.testing.assert_array_equal(ours, source[1].cubes)
+def test_worker_processes_give_the_same_batches_and_a_killed_one_ends_them_with_an_error():
+  source = loader.BatchSource([loader.InMemory((scan(0, (20, 20, 20)),), 1.0)], plan(groups=1), range(1), 99)
+  before = set(multiprocessing.active_children())
+  batches = loader.batches(source, 1, threads=1, workers=1)
+  np.testing.assert_array_equal(np.array(next(batches).cubes), source[1].cubes)
+  (worker,) = set(multiprocessing.active_children()) - before
+  worker.kill()
+  with pytest.raises(InputError, match=r"a loader worker died .*-9.*data.workers"):
+    list(batches)
 
 
 def test_data_sets_are_drawn_by_weight_and_each_epoch_shows_every_scan_once():
