@@ -34,7 +34,7 @@ _VALIDATION_PATCHES = 8
 _AHEAD = 2
 """Batches on the device beside the one in use."""
 _PROFILED = (10, 13)
-"""Steps after the start that `--profile` traces: compiled and warm by then."""
+"""Steps after the start that `--profile` traces: compiled and warm by then. A shorter run has its last step traced."""
 
 Report = Callable[[int, Mapping[str, float]], None]
 Probe = Callable[[Any, PretrainSettings], Mapping[str, float]]
@@ -167,7 +167,7 @@ class _Parts:
     progress("training")
     batches = self._batches(source, first)
     for step in range(first, last):
-      self._trace(step - first)
+      self._trace(step - first, last - first)
       began = time.perf_counter()
       batch = next(batches)
       pace.step(time.perf_counter() - began)
@@ -202,11 +202,11 @@ class _Parts:
         yield ahead.popleft()
     yield from ahead
 
-  def _trace(self, steps_done: int | None) -> None:
-    """Starts or ends the trace."""
+  def _trace(self, steps_done: int | None, steps: int = 0) -> None:
+    """Starts or ends the trace, before a step or after all."""
     if self.profile is None:
       return
-    if steps_done == _PROFILED[0]:
+    if steps_done is not None and steps_done == min(_PROFILED[0], steps - 1):
       jax.profiler.start_trace(str(self.profile))
       self.tracing = True
     elif self.tracing and steps_done in (_PROFILED[1], None):
