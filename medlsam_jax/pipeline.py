@@ -26,7 +26,8 @@ from medlsam_jax.localization.search_settings import PRESETS as SEARCH_PRESETS
 from medlsam_jax.localization.search_settings import SearchSettings
 from medlsam_jax.models.network import Network
 from medlsam_jax.segmentation.predictor import Predictor
-from medlsam_jax.segmentation.volume import LITEMEDSAM, PRESETS, SegmentationSettings, segment_volume
+from medlsam_jax.segmentation.propagation import PropagationSettings, segment_along
+from medlsam_jax.segmentation.volume import LITEMEDSAM, PRESETS, SegmentationSettings
 
 Settings = TypeVar("Settings")
 
@@ -64,6 +65,7 @@ class PipelineSettings:
   search: SearchSettings = dataclasses.field(default_factory=SearchSettings)
   confidence: Thresholds = dataclasses.field(default_factory=Thresholds)
   segmentation: SegmentationSettings = LITEMEDSAM
+  propagation: PropagationSettings = dataclasses.field(default_factory=PropagationSettings)
 
 
 def localize(
@@ -116,6 +118,7 @@ def segment(
   model: str | os.PathLike[str] | Network | Predictor = "litemedsam",
   *,
   settings: str | SegmentationSettings = "litemedsam",
+  propagation: PropagationSettings | None = None,
   clean_up: bool = False,
   progress: Progress | None = None,
 ) -> LabelMap:
@@ -127,6 +130,7 @@ def segment(
     model: a network of the SAM family: name or file as for `load`, or one that is loaded. A `Predictor` keeps its
       compiled programs over many scans; names and files are kept so, too.
     settings: a preset, `litemedsam` or `medlsam`, or settings of one's own.
+    propagation: whether masks lead on to the next slice, and the planes to cut; None: boxes alone, axial slices.
     clean_up: besides, keep each organ's largest piece only and fill its holes.
     progress: called with slices done and in all.
 
@@ -145,7 +149,7 @@ def segment(
     settings = dataclasses.replace(settings, largest_component=True, fill_holes=True)
   values = {organ: each.value for organ, each in found.items()}
   inside = {organ: each.parts for organ, each in found.items() if each.verdict != OUTSIDE}
-  labels = segment_volume(scan, inside, predictor_of(model), settings, values, progress)
+  labels = segment_along(scan, inside, predictor_of(model), settings, values, progress, propagation)
   return LabelMap(labels.array, scan.grid, values, scan.file_grid)
 
 

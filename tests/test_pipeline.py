@@ -44,8 +44,8 @@ def test_all_organs_outside_gives_an_empty_map(scan):
 
 def test_clean_up_adds_to_the_settings(scan, monkeypatch):
   seen = []
-  original = pipeline.segment_volume
-  monkeypatch.setattr(pipeline, "segment_volume", lambda *a: (seen.append(a[3]), original(*a))[1])
+  original = pipeline.segment_along
+  monkeypatch.setattr(pipeline, "segment_along", lambda *a: (seen.append(a[3]), original(*a))[1])
   found = {"liver": given("liver", 5, (2, 4, 4), (5, 9, 9))}
   pipeline.segment(scan, found, BoxPainter(), clean_up=True)
   pipeline.segment(scan, found, BoxPainter(), settings="medlsam")

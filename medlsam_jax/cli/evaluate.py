@@ -39,7 +39,7 @@ def add_to(commands: Any) -> None:
   options.add_organs(parser)
   options.add_search(parser)
   segment.add_painting(parser.add_argument_group("how they are painted"))
-  options.add_settings(parser, "search, confidence, segmentation")
+  options.add_settings(parser, "search, confidence, segmentation, propagation")
   options.add_quiet(parser)
   parser.set_defaults(run=run, boxes=None)
 
@@ -87,7 +87,8 @@ def check_predictions(arguments: argparse.Namespace) -> None:
   Raises:
     ConfigError: there is one.
   """
-  for option in ("bank", "save_bank", "mode", "interval_mm", "steps", "search", "preset", "config", "rest"):
+  made = ("bank", "save_bank", "mode", "interval_mm", "steps", "search", "preset", "propagate", "axes", "config", "rest")
+  for option in made:
     if getattr(arguments, option):
       name = arguments.rest[0] if option == "rest" else "--" + option.replace("_", "-")
       raise ConfigError(f"{name} is about making results; with --predictions they are only scored: leave it away")

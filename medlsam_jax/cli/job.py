@@ -43,6 +43,9 @@ def settings_of(arguments: argparse.Namespace) -> PipelineSettings:
       raise ConfigError(f"{arguments.config} has {section} settings of its own; leave --{option} {chosen} away")
   if arguments.steps is not None:
     result = dataclasses.replace(result, search=dataclasses.replace(result.search, steps=arguments.steps))
+  along = {"mode": "middle-out"} if getattr(arguments, "propagate", False) else {}
+  along |= {"axes": arguments.axes} if getattr(arguments, "axes", None) else {}
+  result = dataclasses.replace(result, propagation=dataclasses.replace(result.propagation, **along))
   if getattr(arguments, "clean_up", False):
     painting = dataclasses.replace(result.segmentation, largest_component=True, fill_holes=True)
     result = dataclasses.replace(result, segmentation=painting)
@@ -98,6 +101,7 @@ class Search:
     if painter is not None:
       networks["segmentation"] = provenance.of_network(painter)
       used["segmentation"] = provenance.of_settings(self.settings.segmentation)
+      used["propagation"] = provenance.of_settings(self.settings.propagation)
     return {
       "networks": networks,
       "bank": provenance.of_bank(self.bank, self.bank_source),
@@ -151,7 +155,10 @@ def provenance_of_boxes(arguments: argparse.Namespace, settings: PipelineSetting
   return {
     "networks": {"segmentation": provenance.of_network(painter)},
     "boxes": provenance.of_file(arguments.boxes),
-    "settings": {"segmentation": provenance.of_settings(settings.segmentation)},
+    "settings": {
+      "segmentation": provenance.of_settings(settings.segmentation),
+      "propagation": provenance.of_settings(settings.propagation),
+    },
     "versions": provenance.of_machine(),
   }
 

@@ -36,13 +36,13 @@ def add_to(commands: Any) -> None:
     "JSON of six points per organ",
   )
   add_painting(group)
-  options.add_settings(parser, "search, confidence, segmentation")
+  options.add_settings(parser, "search, confidence, segmentation, propagation")
   options.add_quiet(parser)
   parser.set_defaults(run=run)
 
 
 def add_painting(group: Any) -> None:
-  """`--model`, `--preset`, `--clean-up`."""
+  """`--model`, `--preset`, `--propagate`, `--axes`, `--clean-up`."""
   group.add_argument(
     "--model",
     default="litemedsam",
@@ -53,6 +53,16 @@ def add_painting(group: Any) -> None:
     "--preset",
     choices=("litemedsam", "medlsam"),
     help="window, scaling and margin: that model's own, or those of the MedLSAM paper (default: litemedsam)",
+  )
+  group.add_argument(
+    "--propagate",
+    action="store_true",
+    help="prompt an organ's middle slice by its box, and each further slice by the mask of the one before",
+  )
+  group.add_argument(
+    "--axes",
+    choices=("axial", "coronal", "sagittal", "all"),
+    help="planes to cut; `all` cuts all three and takes what two of them agree on (default: axial)",
   )
   group.add_argument("--clean-up", action="store_true", help="keep each organ's largest piece, and fill its holes")
 
@@ -96,7 +106,9 @@ def segment_all(arguments: argparse.Namespace, settings: Any, queries: list[Path
       scan, found = job.given_boxes(arguments, path, title, terminal)
       provenance = job.provenance_of_boxes(arguments, settings, predictor.network)
     with terminal.bar(f"{title}: segmenting") as report:
-      labels = pipeline.segment(scan, found, predictor, settings=settings.segmentation, progress=report)
+      labels = pipeline.segment(
+        scan, found, predictor, settings=settings.segmentation, propagation=settings.propagation, progress=report
+      )
     with terminal.bar(f"{title}: writing"):
       files = writing.write_result(arguments.out, name, scan, found, labels, provenance)
     job.tell(terminal, title, found, labels, files)

@@ -115,25 +115,25 @@ def segment_volume(
   Raises:
     InputError: a box with NaN, an organ without a label value, NaN or infinite voxels in a slice that is needed.
   """
-  names = _label_values(boxes, values)
-  plan = _plan(volume, boxes, settings)
+  names = label_values(boxes, values)
+  plan = plan_slices(volume, boxes, settings)
   array = np.zeros(volume.array.shape, np.min_scalar_type(max(names.values(), default=0)))
   scan, labels = display_view(volume.array, volume.grid), display_view(array, volume.grid)
   fit = predictor.fit_of(scan.shape[1], scan.shape[2])
   if settings.scaling != "model":
     fit = ImageFit(fit.rows, fit.columns, fit.image_size, settings.scaling)
-  grey_hu = _grey_hu(volume, settings) if plan else settings.window_hu
+  grey_hu = grey_range_hu(volume, settings) if plan else settings.window_hu
 
   def paint(index: int, logits: np.ndarray) -> None:
     labels[index] = _resolve([names[organ] for organ, _ in plan[index]], logits, fit, array.dtype)
 
   with ThreadPoolExecutor(1, "slices") as beside:
     painting: Future[None] | None = None
-    prepared = _prepared(volume, scan, sorted(plan), grey_hu, fit, predictor, beside)
-    for done, (index, embedding) in enumerate(_embeddings(prepared, predictor), 1):
+    prepared = prepared_images(volume, scan, sorted(plan), grey_hu, fit, predictor, beside)
+    for done, (index, embedding) in enumerate(embeddings(prepared, predictor), 1):
       if embedding is not None:
         edges = np.stack([box for _, box in plan[index]])
-        logits, _ = predictor.decode(embedding, _prompts(edges, fit, settings))
+        logits, _ = predictor.decode(embedding, prompts_of(edges, fit, settings))
         if painting is not None:
           painting.result()
         painting = beside.submit(paint, index, logits)
@@ -146,7 +146,12 @@ def segment_volume(
   return LabelMap(array, volume.grid, names, volume.file_grid)
 
 
-def _label_values(boxes: Mapping[str, Sequence[Box]], values: Mapping[str, int] | None) -> dict[str, int]:
+def label_values(boxes: Mapping[str, Sequence[Box]], values: Mapping[str, int] | None) -> dict[str, int]:
+  """The given label values, or 1, 2, ... in the order of `boxes`.
+
+  Raises:
+    InputError: an organ without one, or two with the same.
+  """
   if values is None:
     return {organ: number for number, organ in enumerate(boxes, 1)}
   missing = [organ for organ in boxes if organ not in values]
@@ -157,7 +162,7 @@ def _label_values(boxes: Mapping[str, Sequence[Box]], values: Mapping[str, int] 
   return names
 
 
-def _plan(
+def plan_slices(
   volume: Volume, boxes: Mapping[str, Sequence[Box]], settings: SegmentationSettings
 ) -> dict[int, list[tuple[str, np.ndarray]]]:
   """Slice -> organs to segment in it with their boxes in pixels of the slice."""
@@ -175,7 +180,7 @@ def _plan(
   return plan
 
 
-def _grey_hu(volume: Volume, settings: SegmentationSettings) -> tuple[float, float]:
+def grey_range_hu(volume: Volume, settings: SegmentationSettings) -> tuple[float, float]:
   """HU that become 0 and 255."""
   low, high = settings.window_hu
   if settings.grey_range == "window":
@@ -184,7 +189,7 @@ def _grey_hu(volume: Volume, settings: SegmentationSettings) -> tuple[float, flo
   return (float(scan_low), float(scan_high)) if scan_low < scan_high else (low, high)
 
 
-def _prepared(
+def prepared_images(
   volume: Volume,
   scan: Num[np.ndarray, "slice row column"],
   indices: Sequence[int],
@@ -223,7 +228,7 @@ def _image(
   return fit.to_image(grey, predictor.variant.pixels) if grey.min() < grey.max() else None
 
 
-def _embeddings(batches: Iterator[Images], predictor: Predictor) -> Iterator[tuple[int, Array | None]]:
+def embeddings(batches: Iterator[Images], predictor: Predictor) -> Iterator[tuple[int, Array | None]]:
   """Slices with their embeddings; None for a slice without an image."""
   for batch in batches:
     images = [image for _, image in batch if image is not None]
@@ -232,7 +237,7 @@ def _embeddings(batches: Iterator[Images], predictor: Predictor) -> Iterator[tup
       yield index, None if image is None else next(encoded)
 
 
-def _prompts(
+def prompts_of(
   edges: Float[np.ndarray, "k 4"], fit: ImageFit, settings: SegmentationSettings
 ) -> Float[np.ndarray, "k 4"]:
   """Boxes in pixels of the slice to prompts: scaled, whole pixels, widened, inside the filled part."""
