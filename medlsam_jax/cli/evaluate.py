@@ -87,8 +87,8 @@ def check_predictions(arguments: argparse.Namespace) -> None:
   Raises:
     ConfigError: there is one.
   """
-  made = ("bank", "save_bank", "mode", "interval_mm", "steps", "search", "preset", "propagate", "axes", "config", "rest")
-  for option in made:
+  made = ("bank", "save_bank", "mode", "interval_mm", "steps", "search", "preset", "propagate", "axes", "config")
+  for option in (*made, "rest"):
     if getattr(arguments, option):
       name = arguments.rest[0] if option == "rest" else "--" + option.replace("_", "-")
       raise ConfigError(f"{name} is about making results; with --predictions they are only scored: leave it away")
