@@ -7,6 +7,8 @@ and the weight gradient is a sum of matrix products over planes (`bench/` measur
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +25,7 @@ _TILE = 4
 _LEAST_DEPTH = 8
 """Below it the transforms of the Winograd lowering cost more than the products they save."""
 _LARGE = 2**24
-"""Input numbers of a patch from which a CPU takes one patch at a time, to save memory."""
+"""Input numbers of a patch from which a CPU device takes one patch at a time, to save memory."""
 
 # Winograd's minimal filtering F(4, 3) (Lavin and Gray, 2016, section 4.3): six products for four outputs of three taps,
 # interpolated at 0, 1, -1, 2, -2 and infinity. In float32 its error is about 3e-6 of the largest output.
@@ -118,7 +120,10 @@ def _conv3_cpu(x: Array, kernel: Array) -> Array:
   if depth < _LEAST_DEPTH:
     return _conv3_planes(x, kernel)
   if len(x) > 1 and x[0].size >= _LARGE:
-    return lax.map(lambda patch: _conv3_winograd(patch[None], kernel)[0], x)
+    lanes = _lanes(len(x))
+    turns = x.reshape(lanes, -1, *x.shape[1:]).swapaxes(0, 1)
+    y = lax.map(lambda patches: _conv3_winograd(patches, kernel), turns).swapaxes(0, 1)
+    return y.reshape(*x.shape[:-1], -1)
   return _conv3_winograd(x, kernel)
 
 
@@ -135,34 +140,48 @@ def _kernel_gradient_cpu(x: Array, gradient: Array) -> Array:
     padded = _pad_planes(x)
     planes = [padded[:, tap : tap + depth].reshape(-1, height, width, channels) for tap in range(3)]
     gradients = gradient.reshape(-1, height, width, gradient.shape[-1])
-    return jnp.stack([_kernel2_gradient(plane, gradients) for plane in planes])
+    return jnp.stack([_kernel2_gradient(plane, gradients) for plane in planes]).sum(1)
   outputs = [gradient[:, plane::_TILE].astype(jnp.float32) for plane in range(_TILE)]
   products = lax.optimization_barrier(_combine(_OUTPUT_TRANSFORM.T, outputs))
   parts = [
     _kernel2_gradient(planes, product.reshape(-1, height, width, gradient.shape[-1]))
     for planes, product in zip(_winograd_input(x), products, strict=True)
   ]
-  return jnp.stack(_combine(_KERNEL_TRANSFORM.T, parts))
+  return jnp.stack(_combine(_KERNEL_TRANSFORM.T, parts)).sum(1)
 
 
-def _kernel2_gradient(x: Float[Array, "n y x c"], gradient: Float[Array, "n y x o"]) -> Float[Array, "3 3 c o"]:
-  """A plane at a time, the nine shifted copies of the side with fewer channels times the other."""
+def _kernel2_gradient(x: Float[Array, "n y x c"], gradient: Float[Array, "n y x o"]) -> Float[Array, "lanes 3 3 c o"]:
+  """A plane at a time in each lane, the nine shifted copies of the side with fewer channels times the other."""
   height, width, channels = x.shape[1:]
+  lanes = _lanes(len(x))
   expand_input = channels < gradient.shape[-1]
   few, many = (x, gradient) if expand_input else (gradient, x)
-  padded = jnp.pad(few, ((0, 0), (1, 1), (1, 1), (0, 0)))
+  padded = jnp.pad(few, ((0, 0), (1, 1), (1, 1), (0, 0))).reshape(lanes, -1, height + 2, width + 2, few.shape[-1])
+  planes = many.reshape(lanes, -1, height * width, many.shape[-1])
 
   def add_plane(index: int, total: Array) -> Array:
-    near = padded[index]
-    shifted = [near[a : a + height, b : b + width].reshape(height * width, -1) for a in range(3) for b in range(3)]
+    near = padded[:, index]
+    shifted = [
+      near[:, a : a + height, b : b + width].reshape(lanes, height * width, -1) for a in range(3) for b in range(3)
+    ]
     # one channel: copying whole rows is far faster than columns of single numbers
-    rows = jnp.stack([s[:, 0] for s in shifted]) if few.shape[-1] == 1 else jnp.concatenate(shifted, -1).T
-    plane = many[index].reshape(height * width, -1)
-    return total + jnp.dot(rows, plane, preferred_element_type=jnp.float32)
+    one = few.shape[-1] == 1
+    copies = jnp.stack([s[..., 0] for s in shifted], 1) if one else jnp.concatenate(shifted, -1)
+    products = "lkr,lrm->lkm" if one else "lrk,lrm->lkm"
+    return total + jnp.einsum(products, copies, planes[:, index], preferred_element_type=jnp.float32)
 
   shape = (few.shape[-1], many.shape[-1])
-  total = lax.fori_loop(0, len(x), add_plane, jnp.zeros((9 * shape[0], shape[1]), jnp.float32)).reshape(3, 3, *shape)
-  return total if expand_input else jnp.flip(total, (0, 1)).swapaxes(2, 3)
+  start = jnp.zeros((lanes, 9 * shape[0], shape[1]), jnp.float32)
+  total = lax.fori_loop(0, planes.shape[1], add_plane, start).reshape(lanes, 3, 3, *shape)
+  return total if expand_input else jnp.flip(total, (1, 2)).swapaxes(3, 4)
+
+
+def _lanes(count: int) -> int:
+  """Parts of a batch that go through a loop beside each other, one a device.
+
+  A loop along an axis that is split over devices would gather it on all of them.
+  """
+  return math.gcd(count, jax.device_count())
 
 
 @jax.custom_vjp
