@@ -11,10 +11,24 @@ import os
 import sys
 from collections.abc import Sequence
 
-from medlsam_jax.cli import bank, convert, data, demo, evaluate, export, localize, pretrain, probe, segment, weights
+from medlsam_jax.cli import (
+  bank,
+  convert,
+  data,
+  demo,
+  evaluate,
+  export,
+  finetune,
+  localize,
+  pretrain,
+  probe,
+  segment,
+  study,
+  weights,
+)
 from medlsam_jax.errors import MedlsamError
 
-COMMANDS = (demo, weights, convert, bank, localize, segment, evaluate, data, pretrain, probe, export)
+COMMANDS = (demo, weights, convert, bank, localize, segment, evaluate, data, pretrain, finetune, probe, study, export)
 OK, SOME_FAILED, BAD_INPUT, INTERRUPTED, STOPPED_BY = 0, 1, 2, 130, 128
 
 _DESCRIPTION = """\

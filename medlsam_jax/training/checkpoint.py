@@ -9,7 +9,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,9 +18,12 @@ from jax.sharding import Mesh
 from orbax.checkpoint import checkpoint_managers as policies
 
 from medlsam_jax.errors import ConfigError, OutputError, WeightsError
+from medlsam_jax.training.finetune_settings import FinetuneSettings
 from medlsam_jax.training.settings import CheckpointSettings, PretrainSettings, from_mapping
 from medlsam_jax.training.step import TrainState, abstract_state
 
+HIGHER_IS_BETTER = ("_iou", "_dice")
+"""Endings of metrics of which more is better."""
 _STATE, _CONFIG, _LOADER = "state", "config", "loader"
 
 
@@ -30,7 +33,7 @@ class Checkpoints:
   def __init__(self, directory: Path, settings: CheckpointSettings):
     keep: list[Any] = [policies.LatestN(settings.keep_last)]
     if settings.keep_best:
-      higher = settings.best_metric.endswith("_iou")
+      higher = settings.best_metric.endswith(HIGHER_IS_BETTER)
       keep.append(
         policies.BestN(
           # policies compare upwards; what was not measured at its step is worse than all that was
@@ -50,8 +53,8 @@ class Checkpoints:
   def save(
     self,
     step: int,
-    state: TrainState,
-    settings: PretrainSettings,
+    state: NamedTuple,
+    settings: PretrainSettings | FinetuneSettings,
     loader: Mapping[str, Any],
     metrics: Mapping[str, float],
   ) -> None:
@@ -78,11 +81,25 @@ class Checkpoints:
     Raises:
       ConfigError: the checkpoint belongs to another network, objectives or optimizer.
     """
+    found = self.read(_saved(abstract_state(settings, mesh)))
+    if found is None:
+      return None
+    state, config, loader = found
+    before = from_mapping(PretrainSettings, config, str(self.directory))
+    if _shape(before) != _shape(settings):
+      raise ConfigError(f"{self.directory}: does not fit this config: it was trained with {before.network}")
+    return TrainState(**{"ema": None, **state}), loader
+
+  def read(self, wanted: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]] | None:
+    """Fields of the newest state, shaped and laid out as `wanted`, its settings, and the loader's position.
+
+    Raises:
+      ConfigError: the checkpoint has other fields or shapes.
+    """
     newest = self._manager.latest_step()
     if newest is None:
       return None
     place = self._manager.directory / str(newest)
-    wanted = _saved(abstract_state(settings, mesh))
     try:
       found = self._manager.restore(
         newest,
@@ -94,10 +111,7 @@ class Checkpoints:
       raise ConfigError(f"{place}: does not fit this config ({_first_line(error)})") from error
     except FileNotFoundError as error:
       raise ConfigError(f"{place}: not a checkpoint of this version ({error}); choose another --workdir") from error
-    before = from_mapping(PretrainSettings, found[_CONFIG], str(place))
-    if _shape(before) != _shape(settings):
-      raise ConfigError(f"{place}: does not fit this config: it was trained with {before.network}")
-    return TrainState(**{"ema": None, **found[_STATE]}), found[_LOADER]
+    return found[_STATE], found[_CONFIG], found[_LOADER]
 
   def close(self) -> None:
     """Waits for what is being written.
@@ -119,7 +133,7 @@ def _shape(settings: PretrainSettings) -> tuple[object, ...]:
   return network.base_channels, network.patch_edge, tuple(network.feature_scales)
 
 
-def _saved(state: TrainState) -> dict[str, Any]:
+def _saved(state: NamedTuple) -> dict[str, Any]:
   return {name: value for name, value in state._asdict().items() if value is not None}
 
 

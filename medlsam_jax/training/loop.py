@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import dataclasses
-import math
-import signal
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +15,7 @@ import numpy as np
 
 from medlsam_jax.data import loader
 from medlsam_jax.data.pairs import Batch, cut_group, joined
-from medlsam_jax.errors import ConfigError, MedlsamError
+from medlsam_jax.errors import ConfigError
 from medlsam_jax.training import cluster, sharding
 from medlsam_jax.training.checkpoint import Checkpoints
 from medlsam_jax.training.export import weights_header as weights_header
@@ -27,6 +23,8 @@ from medlsam_jax.training.records import Pace
 from medlsam_jax.training.scans import data_sets, fingerprint, phantom_scans
 from medlsam_jax.training.settings import PretrainSettings
 from medlsam_jax.training.step import TrainState, init_state, make_step, make_terms, make_validation
+from medlsam_jax.training.watch import NotFinite as NotFinite
+from medlsam_jax.training.watch import Stopped, Waiting, stops_on_sigterm
 
 VALIDATION_SEED = 10**6
 """First phantom seed of validation; training and probe use others."""
@@ -39,14 +37,6 @@ _PROFILED = (10, 13)
 Report = Callable[[int, Mapping[str, float]], None]
 Probe = Callable[[Any, PretrainSettings], Mapping[str, float]]
 """Network parameters (host arrays) and settings -> figures to report; what it runs is not this module's concern."""
-
-
-class NotFinite(MedlsamError):
-  """The loss stopped being a number."""
-
-
-class Stopped(MedlsamError):
-  """The run was asked to stop (SIGTERM) and has kept its state."""
 
 
 def run(
@@ -84,7 +74,7 @@ def run(
   held_out = _validation_batch(settings, progress)
   checkpoints = Checkpoints(directory / "checkpoints", settings.checkpoint)
   try:
-    with _stops_on_sigterm() as asked_to_stop:
+    with stops_on_sigterm() as asked_to_stop:
       parts = _Parts(settings, mesh, directory, checkpoints, report, probe, profile, asked_to_stop)
       state = parts.train(_source(settings, sets, mesh), fingerprint(settings.data, sets), held_out, progress)
       return sharding.to_host(state.best_network)
@@ -118,25 +108,6 @@ def _validation_batch(settings: PretrainSettings, progress: Callable[[str], None
   return joined([cut_group(rng, scan, _VALIDATION_PATCHES, settings.network.cube_edge) for scan in scans])
 
 
-@contextlib.contextmanager
-def _stops_on_sigterm() -> Iterator[Callable[[int], bool]]:
-  """Gives a function that tells, after a step, whether this or another process was asked to stop."""
-  asked = threading.Event()
-  main = threading.current_thread() is threading.main_thread()
-  if jax.process_count() > 1:
-    # JAX's own handler tells the other processes, so that all stop after the same step
-    from jax.experimental import multihost_utils
-
-    yield multihost_utils.reached_preemption_sync_point
-    return
-  before = signal.signal(signal.SIGTERM, lambda *_: asked.set()) if main else None
-  try:
-    yield lambda step: asked.is_set()
-  finally:
-    if main:
-      signal.signal(signal.SIGTERM, before)
-
-
 @dataclasses.dataclass
 class _Parts:
   """What the steps of one run share."""
@@ -163,7 +134,7 @@ class _Parts:
       warnings.warn(f"resuming at step {first} with other data than before", stacklevel=2)
     step_function, validate = make_step(settings, self.mesh), make_validation(settings)
     check = None if held_out is None else sharding.put_replicated(held_out, self.mesh)
-    pace, waiting = Pace(settings.data.scans_per_step), _Waiting(self.directory)
+    pace, waiting = Pace(settings.data.scans_per_step), Waiting(self.directory)
     progress("training")
     batches = self._batches(source, first)
     for step in range(first, last):
@@ -216,40 +187,3 @@ class _Parts:
 
 def _due(done: int, every: int, last: int) -> bool:
   return bool(every) and (done % every == 0 or done == last)
-
-
-class _Waiting:
-  """Metrics that have not been looked at yet, with their batches."""
-
-  def __init__(self, directory: Path):
-    self._directory = directory
-    self._entries = collections.deque[tuple[int, Batch, Mapping[str, Any]]]()
-    self._newest: dict[str, float] = {}
-
-  def push(self, step: int, batch: Batch, metrics: Mapping[str, Any]) -> None:
-    """Adds a step and looks at those before the last one."""
-    self._entries.append((step, batch, metrics))
-    while len(self._entries) > _AHEAD:
-      self._look()
-
-  def all(self) -> dict[str, float]:
-    """Looks at every step so far; the newest one's metrics."""
-    while self._entries:
-      self._look()
-    return dict(self._newest)
-
-  def _look(self) -> None:
-    step, batch, metrics = self._entries.popleft()
-    self._newest = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    if all(map(math.isfinite, self._newest.values())):
-      return
-    path = self._directory / f"not_finite_step_{step}_process_{jax.process_index()}.npz"
-    shards: dict[str, Any] = {
-      name: np.concatenate([np.asarray(s.data) for s in sorted(a.addressable_shards, key=lambda s: s.device.id)])
-      for name, a in batch._asdict().items()
-    }
-    np.savez_compressed(path, step=step, **shards)
-    raise NotFinite(
-      f"step {step}: a metric is no longer a number ({self._newest}); its batch is in {path}. "
-      "Lower the learning rate and start the same command again"
-    )

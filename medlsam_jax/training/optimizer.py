@@ -26,7 +26,7 @@ def make_schedule(settings: OptimizerSettings) -> optax.Schedule:
 
 def kernels_only(params: Any) -> Any:
   """True for the parameters that decay acts on: kernels, not biases or the scales of norms."""
-  return jax.tree_util.tree_map_with_path(lambda path, _: getattr(path[-1], "key", "") == "kernel", params)
+  return jax.tree_util.tree_map_with_path(lambda path, _: str(getattr(path[-1], "key", "")).endswith("kernel"), params)
 
 
 def make_optimizer(settings: OptimizerSettings) -> optax.GradientTransformation:

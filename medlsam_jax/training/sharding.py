@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from medlsam_jax.data.pairs import Batch
 from medlsam_jax.errors import ConfigError
 from medlsam_jax.training.settings import MeshSettings
+
+AnyBatch = TypeVar("AnyBatch", bound=NamedTuple)
 
 RULES: tuple[tuple[str, PartitionSpec], ...] = (
   # two thirds of the parameters; the rest is below a megabyte a tensor at the published width
@@ -96,10 +97,10 @@ def local_rows(groups: int, mesh: Mesh) -> range:
   return range(rows[0], rows[-1] + 1)
 
 
-def put_batch(local: Batch, groups: int, mesh: Mesh) -> Batch:
-  """This process's scans of a batch as arrays over all devices."""
+def put_batch(local: AnyBatch, groups: int, mesh: Mesh) -> AnyBatch:
+  """This process's rows of a batch, a named tuple of arrays, as arrays over all devices."""
   place = batch_sharding(mesh)
-  return Batch(*(jax.make_array_from_process_local_data(place, a, (groups, *a.shape[1:])) for a in local))
+  return type(local)(*(jax.make_array_from_process_local_data(place, a, (groups, *a.shape[1:])) for a in local))
 
 
 def put_replicated(tree: Any, mesh: Mesh) -> Any:

@@ -10,7 +10,7 @@ from medlsam_jax.cli import main as command_line
 CALLS = (
   ["demo"], ["weights"], ["weights", "get"], ["weights", "list"], ["convert"], ["bank"], ["bank", "build"],
   ["bank", "info"], ["bank", "check"], ["localize"], ["segment"], ["evaluate"], ["pretrain"], ["data"],
-  ["data", "prepare"], ["data", "check"], ["probe"], ["export"],
+  ["data", "prepare"], ["data", "check"], ["probe"], ["export"], ["finetune"], ["study"], ["study", "prompts"],
 )  # fmt: skip
 
 

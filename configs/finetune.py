@@ -1,0 +1,40 @@
+"""Fine-tuning of the SAM family on labelled CT, with boxes as prompts.
+
+medlsam finetune --workdir runs/mine --data.scans=train/ --data.validation=held_out/
+    LiteMedSAM's mask decoder; every slice is encoded once. Minutes on a few CPU cores.
+medlsam finetune --config configs/finetune.py:medsam --network sam-vit-b ...
+    MedSAM's recipe: image encoder and mask decoder, AdamW 1e-4, decay 0.01, boxes moved outward by up to 20 px at 1024,
+    160 images a step: for accelerators.
+medlsam finetune --config configs/finetune.py:lora ...
+    The mask decoder, and updates of rank 4 of the image encoder's attention.
+medlsam finetune --config configs/finetune.py:smoke --workdir /tmp/smoke
+    Two steps of LiteMedSAM's decoder on a phantom: shows that everything runs.
+"""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from medlsam_jax.training.finetune_settings import FinetuneSettings
+
+
+def get_config(mode: str = "decoder") -> ConfigDict:
+  """The config of one mode: `decoder`, `medsam`, `lora` or `smoke`."""
+  config = ConfigDict(dataclasses.asdict(FinetuneSettings()))
+  config.name = f"finetuned_{mode}"
+  if mode == "medsam":
+    config.train, config.batch_norm = "model", "updated"
+    config.data.images_per_step = 160
+    config.data.windows = ("soft_tissue", "lung", "brain", "bone")
+    config.optimizer.update(decay="constant", clip_norm=0.0, total_steps=100_000, warmup_steps=0)
+    config.checkpoint.every_steps, config.validate_every_steps = 1000, 5000
+  elif mode == "lora":
+    config.train = "lora"
+  elif mode == "smoke":
+    config.data.update(phantoms=1, validation_phantoms=1, slice_step=24, validation_slice_step=40, images_per_step=2)
+    config.data.organs = ("liver", "spleen")
+    config.optimizer.update(total_steps=2, warmup_steps=1)
+    config.log_every_steps = 1
+  elif mode != "decoder":
+    raise ValueError(f"configs/finetune.py has no mode '{mode}'; it has: decoder, medsam, lora, smoke")
+  return config.lock()

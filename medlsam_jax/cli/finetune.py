@@ -1,0 +1,103 @@
+"""`medlsam finetune`: a network of the SAM family trained on a user's own labelled scans."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medlsam_jax.cli import options
+from medlsam_jax.errors import ConfigError
+
+if TYPE_CHECKING:
+  from medlsam_jax.cli.terminal import Terminal
+
+CONFIG = "config.json"
+
+
+def add_to(commands: Any) -> None:
+  """Adds the parser."""
+  parser = options.command(
+    commands,
+    "finetune",
+    "train LiteMedSAM, or another network of the SAM family, on labelled scans",
+    "  medlsam finetune --workdir runs/mine --data.scans=train/ --data.validation=held_out/\n"
+    "  train/ holds NAME_ct.nii.gz, NAME_seg.nii.gz and labels.json, as templates do. The same call resumes a stopped\n"
+    "  run. Writes WORKDIR/NAME.safetensors (for `medlsam segment --model`), validation.json (Dice by step, scan and\n"
+    "  organ), metrics.jsonl, tensorboard/, config.json, checkpoints/ and embeddings/.",
+  )
+  parser.add_argument(
+    "--config",
+    default="configs/finetune.py:decoder",
+    metavar="FILE.py[:MODE]",
+    help="settings; modes of configs/finetune.py are decoder, medsam, lora and smoke (default: "
+    "configs/finetune.py:decoder)",
+  )
+  parser.add_argument("--workdir", required=True, metavar="DIR", help="folder of the run")
+  options.add_quiet(parser)
+  parser.set_defaults(run=run, takes_settings=True)
+
+
+def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
+  """Trains, or goes on training."""
+  from medlsam_jax.cli import settings as config
+  from medlsam_jax.cli import sources
+  from medlsam_jax.results.staging import require_writable, staged
+
+  try:
+    from medlsam_jax.training import cluster, finetune
+    from medlsam_jax.training.finetune_settings import FinetuneSettings
+    from medlsam_jax.training.records import Records
+  except ImportError as error:
+    raise ConfigError(
+      f"training needs packages that are not here ({error.name}); run: pip install 'medlsam_jax[train]'"
+    ) from error
+  from medlsam_jax.loading import load
+  from medlsam_jax.porting.weights_file import write_weights
+
+  settings = config.resolve(FinetuneSettings(), arguments.config, arguments.rest)
+  workdir = Path(arguments.workdir)
+  require_writable(workdir)
+  cluster.connect(settings.cluster)
+  sources.fetch(settings.network, terminal)
+  network = load(settings.network, for_training=True)
+  main = cluster.is_main()
+  if main:
+    with staged(workdir) as scratch:
+      (scratch / CONFIG).write_text(json.dumps(dataclasses.asdict(settings), indent=1) + "\n")
+  with terminal.bar("preparing") as bar, contextlib.ExitStack() as stack:
+    records = stack.enter_context(contextlib.closing(Records(workdir))) if main else None
+
+    def report(step: int, metrics: Mapping[str, float]) -> None:
+      if records is not None:
+        records(step, metrics)
+      bar(step, settings.optimizer.total_steps)
+      shown = {name: value for name, value in metrics.items() if not name.startswith("organ_")}
+      terminal.say(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in shown.items()))
+
+    variables, header = finetune.run(settings, network, workdir, report, bar.title, bar)
+  if main:
+    weights = workdir / f"{settings.name}.safetensors"
+    write_weights(weights, variables, header)
+    tell(workdir / finetune.VALIDATION_FILE, terminal)
+    terminal.result(f"weights: {weights}")
+  return 0
+
+
+def tell(path: Path, terminal: Terminal) -> None:
+  """Dice of the held-out scans before and after, by organ."""
+  from medlsam_jax.training.mask_validation import means_of
+
+  if not path.is_file():
+    return
+  kept = {int(step): means_of(scores) for step, scores in json.loads(path.read_text()).items()}
+  first, last = kept[min(kept)], kept[max(kept)]
+  rows = [["held-out Dice", f"step {min(kept)}", f"step {max(kept)}"]]
+  for name in (*sorted(set(last) - {"validation_dice"}), "validation_dice"):
+    title = "mean" if name == "validation_dice" else name.removeprefix("organ_").removesuffix("_dice")
+    rows.append([title, f"{first[name]:.3f}" if name in first else "-", f"{last[name]:.3f}"])
+  terminal.table(rows, footer=True)

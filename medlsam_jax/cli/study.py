@@ -1,0 +1,108 @@
+"""`medlsam study prompts`: which prompts work on a user's labelled scans; reads truth, to make prompts and to score."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medlsam_jax.cli import options
+from medlsam_jax.errors import ConfigError
+
+if TYPE_CHECKING:
+  from medlsam_jax.cli.terminal import Terminal
+
+NAME = "prompt_study"
+
+
+def add_to(commands: Any) -> None:
+  """Adds the parser."""
+  parser = options.command(
+    commands, "study", "measure how a segmentation network answers", "  medlsam study prompts --scans labelled/"
+  )
+  studies = parser.add_subparsers(dest="study", metavar="STUDY", required=True)
+  prompts = options.command(
+    studies,
+    "prompts",
+    "compare prompts (points, boxes, everything) on labelled scans",
+    "  medlsam study prompts --scans labelled/ --slice-step 10 --out study/\n"
+    "  labelled/ holds NAME_ct.nii.gz, NAME_seg.nii.gz and labels.json, as templates do. Writes\n"
+    f"  study/{NAME}.html and study/{NAME}.csv.",
+  )
+  prompts.add_argument("--scans", required=True, metavar="PATH", help="folder or list of scans with label maps")
+  prompts.add_argument("--out", default="out", metavar="DIR", help="folder for the report (default: out)")
+  prompts.add_argument("--model", default="litemedsam", metavar="NAME_OR_FILE", help="network (default: litemedsam)")
+  options.add_organs(prompts)
+  prompts.add_argument("--modes", type=options.names, metavar="S1,S2", help="of S1 to S6 (default: all)")
+  prompts.add_argument("--window", default="soft_tissue", help="CT window: soft_tissue, lung, brain or bone")
+  prompts.add_argument("--slice-step", type=options.positive_int, default=1, metavar="N", help="every Nth slice")
+  prompts.add_argument(
+    "--least-pixels", type=float, default=100.0, metavar="N",
+    help="leave out organs that are smaller in a slice, pixels of an image of 256 an edge (default: 100)",
+  )  # fmt: skip
+  prompts.add_argument(
+    "--grid", type=options.positive_int, default=32, metavar="N", help="points a side in everything mode (default: 32)"
+  )
+  prompts.add_argument("--no-disturbing", action="store_true", help="leave out moved and enlarged prompts")
+  prompts.add_argument("--seed", type=options.seed, default=0, help="draws how prompts are disturbed (default: 0)")
+  options.add_quiet(prompts)
+  prompts.set_defaults(run=run_prompts)
+
+
+def run_prompts(arguments: argparse.Namespace, terminal: Terminal) -> int:
+  """Asks, scores and writes the report."""
+  from medlsam_jax.cli import sources
+  from medlsam_jax.data.labelled_slices import LabelledScan, LabelledSlices
+  from medlsam_jax.data.slices import DISPLAY_AXIS_CODES
+  from medlsam_jax.data.templates import read_templates
+  from medlsam_jax.errors import InputError
+  from medlsam_jax.evaluation import prompt_report, prompts
+  from medlsam_jax.evaluation.prompt_making import MODES
+  from medlsam_jax.results.staging import require_writable
+  from medlsam_jax.segmentation.everything import EverythingSettings
+
+  modes = tuple(arguments.modes or MODES)
+  unknown = [mode for mode in modes if mode not in MODES]
+  if unknown:
+    raise ConfigError(f"--modes: {', '.join(unknown)} unknown; known are {', '.join(MODES)}")
+  require_writable(arguments.out)
+  with terminal.bar("reading scans"):
+    read = [t for t in read_templates(arguments.scans, arguments.organs) if t.labels is not None and t.values]
+    scans = [LabelledScan.of(t.name, t.scan, t.labels, t.values) for t in read if t.labels is not None]
+  predictor = sources.predictor_of(arguments.model, terminal)
+  slices = LabelledSlices(
+    scans,
+    predictor.fit_of,
+    predictor.variant.pixels,
+    predictor.low_size,
+    (arguments.window,),
+    arguments.slice_step,
+    arguments.least_pixels,
+  )
+  if not len(slices):
+    raise InputError(f"{arguments.scans}: no slice shows an organ with {arguments.least_pixels:g} pixels")
+  spacings = []
+  for template in read:
+    order, _ = template.scan.grid.axes_to(DISPLAY_AXIS_CODES)
+    spacing = template.scan.spacing_mm[list(order)]
+    spacings.append((float(spacing[1]), float(spacing[2])))
+  everything = EverythingSettings(points_per_side=arguments.grid, predicted_iou=0.0, stability=0.0)
+  settings = prompts.StudySettings(modes, not arguments.no_disturbing, everything, arguments.seed)
+  with terminal.bar(f"asking about {len(slices)} slices") as bar:
+    rows = prompts.run_study(slices, spacings, predictor, settings, bar)
+  about = {
+    "scans": ", ".join(scan.name for scan in scans),
+    "slices": f"{len(slices)}: every {arguments.slice_step}. (from below: "
+    + ", ".join(sorted({str(item.index) for item in slices.items}, key=int))
+    + ")",
+    "organs": ", ".join(slices.organs),
+    "network": f"{predictor.network.source} ({predictor.network.sha256[:12]})",
+    "window": arguments.window,
+    "everything mode": f"{arguments.grid} x {arguments.grid} points, no filters",
+  }
+  out = Path(arguments.out)
+  prompt_report.write_csv(out / f"{NAME}.csv", rows)
+  prompt_report.write_html(out / f"{NAME}.html", rows, about)
+  terminal.table(prompt_report.mode_table(rows))
+  terminal.result(f"wrote {out / NAME}.html, {out / NAME}.csv")
+  return 0

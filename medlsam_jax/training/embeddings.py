@@ -1,0 +1,83 @@
+"""Image embeddings of a set of slices, computed once and kept in a file that steps read from."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Float16
+
+from medlsam_jax.data.labelled_slices import LabelledSlices
+from medlsam_jax.errors import OutputError
+from medlsam_jax.models.sam.layers import fold_batch_norm
+from medlsam_jax.models.sam.sam import Sam
+
+FOLDER = "embeddings"
+Progress = Callable[[int, int], None]
+Encode = Callable[[Any, Array], Float[Array, "n g g c"]]
+
+
+def images_at_once() -> int:
+  """Images that one call of an encoder takes: more than one gain nothing on a CPU."""
+  return 1 if jax.default_backend() == "cpu" else 16
+
+
+@functools.lru_cache(maxsize=2)
+def make_encoder(module: Sam) -> Encode:
+  """Jitted encoder: variables of the module, images -> embeddings."""
+  return jax.jit(lambda variables, images: module.apply(variables, images, method="encode"))
+
+
+def embeddings_of(
+  module: Sam, variables: Any, network_sha256: str, slices: LabelledSlices, directory: Path, progress: Progress
+) -> Float16[np.ndarray, "n g g c"]:
+  """Embeddings of all images as half-precision numbers in a file, read as they are needed.
+
+  A file that is there already is used if it was made with the same weights, precision and images.
+
+  Raises:
+    OutputError: the file cannot be written.
+  """
+  path = directory / FOLDER / f"{_fingerprint(module, network_sha256, slices)}.npy"
+  if not path.is_file():
+    try:
+      path.parent.mkdir(parents=True, exist_ok=True)
+      _write(module, variables, slices, path, progress)
+    except OSError as error:
+      raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
+  return np.load(path, mmap_mode="r")
+
+
+def _write(module: Sam, variables: Any, slices: LabelledSlices, path: Path, progress: Progress) -> None:
+  folded = module.clone(folded=True)
+  variables = jax.jit(fold_batch_norm)(variables) if not module.folded else variables
+  encode, size, total = make_encoder(folded), images_at_once(), len(slices)
+  grid, width = module.variant.grid, module.variant.encoder.neck
+  temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+  try:
+    kept = np.lib.format.open_memmap(temporary, "w+", np.float16, (total, grid, grid, width))
+    for start in range(0, total, size):
+      items = slices.items[start : start + size]
+      images = np.stack([slices.image(item) for item in items])
+      images = np.pad(images, ((0, size - len(items)), (0, 0), (0, 0), (0, 0)))
+      kept[start : start + len(items)] = np.asarray(encode(variables, images))[: len(items)]
+      progress(start + len(items), total)
+    kept.flush()
+    del kept
+    os.replace(temporary, path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def _fingerprint(module: Sam, network_sha256: str, slices: LabelledSlices) -> str:
+  digest = hashlib.sha256(f"{network_sha256}|{np.dtype(module.dtype).name}|{slices.pixels}".encode())
+  for item in slices.items:
+    digest.update(f"{item.window_hu}|{slices.fit_of(item)}".encode())
+    digest.update(np.ascontiguousarray(slices.scans[item.scan].hu[item.index]).tobytes())
+  return digest.hexdigest()[:24]

@@ -1,0 +1,134 @@
+"""Labelled slices -> batches of images or embeddings, boxes and masks, which follow from the seed and the step."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32
+
+from medlsam_jax.data.labelled_slices import LabelledScan, LabelledSlices
+from medlsam_jax.data.phantom import make_phantom
+from medlsam_jax.data.slices import ImageFit
+from medlsam_jax.data.templates import read_templates
+from medlsam_jax.errors import ConfigError, InputError
+from medlsam_jax.models.sam.sam import SamVariant
+from medlsam_jax.training.finetune_settings import FinetuneDataSettings
+
+VALIDATION_SEED = 10**6
+"""First phantom seed of validation."""
+
+
+class MaskBatch(NamedTuple):
+  """`n` questions with their answers."""
+
+  inputs: Float[np.ndarray, "n ..."]
+  """Images `(n, s, s, 3)`, or embeddings `(n, g, g, c)` where the encoder stays as it is."""
+  boxes: Float32[np.ndarray, "n 4"]
+  """(x0, y0, x1, y1) pixels of the network's image."""
+  truth: Bool[np.ndarray, "n low low"]
+
+
+class MaskSource:
+  """This process's rows of any step's batch: slices in shuffled order, epoch after epoch, an organ drawn for each."""
+
+  def __init__(
+    self,
+    slices: LabelledSlices,
+    embeddings: Float[np.ndarray, "n g g c"] | None,
+    settings: FinetuneDataSettings,
+    seed: int,
+    rows: range,
+    steps: int,
+  ):
+    self._slices, self._embeddings, self._settings = slices, embeddings, settings
+    self._seed, self._rows, self._steps = seed, rows, steps
+    self._order = lru_cache(maxsize=4)(lambda epoch: np.random.default_rng([seed, epoch]).permutation(len(slices)))
+
+  def __len__(self) -> int:
+    return self._steps
+
+  def __getitem__(self, step: int) -> MaskBatch:
+    inputs, boxes, truth = [], [], []
+    for row in self._rows:
+      place = step * self._settings.images_per_step + row
+      epoch, position = divmod(place, len(self._slices))
+      chosen = int(self._order(epoch)[position])
+      item, rng = self._slices.items[chosen], np.random.default_rng([self._seed, 1, place])
+      organ = item.organs[rng.integers(len(item.organs))]
+      inputs.append(self._slices.image(item) if self._embeddings is None else self._embeddings[chosen])
+      boxes.append(self._slices.box(item, organ, rng, self._settings.jitter_px))
+      truth.append(self._slices.low_mask(item, organ))
+    return MaskBatch(np.stack(inputs), np.stack(boxes), np.stack(truth))
+
+
+def slices_to_learn(data: FinetuneDataSettings, variant: SamVariant) -> LabelledSlices:
+  """The training set.
+
+  Raises:
+    ConfigError: it is empty.
+    InputError: a scan cannot be used, or an organ is nowhere in it.
+  """
+  scans = _scans(data.scans, data.organs) + _phantoms(data.first_phantom_seed, data.phantoms, data.organs)
+  if not scans:
+    raise ConfigError("nothing to learn from: give data.scans, or a number of data.phantoms")
+  found = _slices(scans, data, variant, data.windows, data.least_pixels, data.slice_step)
+  missing = [organ for organ in data.organs if organ not in found.organs]
+  if missing or not len(found):
+    raise InputError(
+      f"data.scans {', '.join(data.scans) or '(phantoms)'}: no slice shows {', '.join(missing) or 'any organ'} with at "
+      f"least {data.least_pixels:g} pixels (data.least_pixels, data.slice_step {data.slice_step}); name organs that "
+      "are there"
+    )
+  return found
+
+
+def slices_to_validate(
+  data: FinetuneDataSettings, variant: SamVariant, learnt: LabelledSlices
+) -> LabelledSlices | None:
+  """Held-out slices, however small an organ is in them; None where none are set aside.
+
+  Raises:
+    InputError: a scan cannot be used.
+    ConfigError: a scan is among those to learn from, too.
+  """
+  scans = _scans(data.validation, data.organs) + _phantoms(VALIDATION_SEED, data.validation_phantoms, data.organs)
+  known = {scan.source for scan in learnt.scans}
+  both = sorted(scan.source for scan in scans if scan.source in known)
+  if both:
+    raise ConfigError(f"data.validation: {', '.join(both)} would be trained on, too; take it from one of the two")
+  step = data.validation_slice_step
+  return _slices(scans, data, variant, data.windows[:1], 0.0, step) if scans else None
+
+
+def _slices(
+  scans: list[LabelledScan],
+  data: FinetuneDataSettings,
+  variant: SamVariant,
+  windows: tuple[str, ...],
+  least_pixels: float,
+  step: int,
+) -> LabelledSlices:
+  def fit(rows: int, columns: int) -> ImageFit:
+    return ImageFit(rows, columns, variant.image_size, variant.scaling, variant.resampling)
+
+  return LabelledSlices(scans, fit, variant.pixels, 4 * variant.grid, windows, step, least_pixels)
+
+
+def _scans(entries: tuple[str, ...], organs: tuple[str, ...]) -> list[LabelledScan]:
+  found = []
+  for entry in entries:
+    for each in read_templates(entry, organs or None):
+      if each.labels is not None and each.values:
+        found.append(LabelledScan.of(each.name, each.scan, each.labels, each.values))
+  return found
+
+
+def _phantoms(first_seed: int, count: int, organs: tuple[str, ...]) -> list[LabelledScan]:
+  found = []
+  for seed in range(first_seed, first_seed + count):
+    made = make_phantom(seed)
+    values = {organ: value for organ, value in made.names.items() if not organs or organ in organs}
+    found.append(LabelledScan.of(f"phantom_{seed}", made.scan, made.labels, values))
+  return found

@@ -1,0 +1,52 @@
+"""Which parameters fine-tuning changes: a network's variables <-> the part that is trained and the part that is not."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from medlsam_jax.errors import ConfigError
+
+LORA = "lora"
+_ATTENTION = re.compile(r"(^|/)(qkv/kernel|attention/qkv_kernel)$")
+"""Kernels of queries, keys and values in ViT and in TinyViT."""
+
+
+def split(params: dict[str, Any], train: str, lora_rank: int, key: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Trained and frozen parameters.
+
+  With `lora` the trained part has, for each attention kernel `(i, o)`, `down` `(i, rank)` and `up` `(rank, o)`, whose
+  product is added to it ("LoRA: low-rank adaptation of large language models"); `up` is zero at the start, so that
+  nothing has changed yet.
+
+  Raises:
+    ConfigError: `lora` with a rank below 1, or on an encoder without attention.
+  """
+  chosen = ("mask_decoder", "image_encoder") if train == "model" else ("mask_decoder",)
+  trained = {name: params[name] for name in chosen}
+  if train == LORA:
+    flat = flatten_dict(params["image_encoder"], sep="/")
+    kernels = {name: kernel.shape for name, kernel in flat.items() if _ATTENTION.search(name)}
+    if not kernels or lora_rank < 1:
+      raise ConfigError(f"lora_rank {lora_rank}: low-rank updates need attention and a rank of at least 1")
+    updates = {}
+    for number, (name, (inputs, outputs)) in enumerate(sorted(kernels.items())):
+      draw = jax.random.normal(jax.random.fold_in(key, number), (inputs, lora_rank)) * inputs**-0.5
+      updates[name + "/down"], updates[name + "/up"] = draw, jnp.zeros((lora_rank, outputs))
+    trained[LORA] = unflatten_dict(updates, sep="/")
+  return trained, {name: part for name, part in params.items() if name not in trained}
+
+
+def joined(trained: dict[str, Any], frozen: dict[str, Any]) -> dict[str, Any]:
+  """Parameters of the network as they are now; low-rank updates are added to their kernels."""
+  params = {**frozen, **{name: part for name, part in trained.items() if name != LORA}}
+  if LORA in trained:
+    flat, updates = flatten_dict(params["image_encoder"], sep="/"), flatten_dict(trained[LORA], sep="/")
+    for name in {path.rpartition("/")[0] for path in updates}:
+      flat[name] = flat[name] + updates[name + "/down"] @ updates[name + "/up"]
+    params["image_encoder"] = unflatten_dict(flat, sep="/")
+  return params

@@ -1,0 +1,146 @@
+"""Fine-tuning runs around networks of the SAM family that are small enough to compile in seconds."""
+
+import contextlib
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+from sam_weights import tiny_network
+
+from medlsam_jax.errors import ConfigError, InputError, WeightsError
+from medlsam_jax.models.network import Network
+from medlsam_jax.models.sam.sam import DecoderSizes, Sam, SamVariant
+from medlsam_jax.models.sam.tiny_vit import TinyViTSizes
+from medlsam_jax.training import finetune, mask_loss
+from medlsam_jax.training.finetune_settings import FinetuneSettings, MaskLossSettings
+from medlsam_jax.training.settings import from_mapping
+from medlsam_jax.training.watch import Stopped
+
+LITE = SamVariant(
+  "lite-tiny", 32, TinyViTSizes((8, 8, 8, 8), (1, 1, 1, 1), (2, 2, 2, 2), (4, 4, 4, 4), neck=16), "unit",
+  DecoderSizes(2, 16, 16),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def lite():
+  """A TinyViT member of the family, random."""
+  import jax.numpy as jnp
+
+  module = Sam(LITE)
+  variables = jax.jit(lambda key: module.init(key, jnp.zeros((1, 32, 32, 3)), jnp.zeros((1, 4))))(jax.random.key(1))
+  return Network(module, dict(variables), "litemedsam", "lite-tiny", {"kind": "litemedsam"})
+
+
+def settings(templates, queries=None, **fields):
+  data = {"scans": [str(templates)], "slice_step": 12, "validation_slice_step": 20, "images_per_step": 2,
+          "least_pixels": 1.0, "threads": 1, "validation": [str(queries)] if queries else []}  # fmt: skip
+  values = {
+    "optimizer": {"kind": "adamw", "total_steps": 3, "learning_rate": 1e-3, "decay": "constant", "l2": 0.01},
+    "checkpoint": {"every_steps": 100, "best_metric": "validation_dice"},
+    "log_every_steps": 1,
+    **{name: value for name, value in fields.items() if name != "data"},
+    "data": data | fields.get("data", {}),
+  }
+  return from_mapping(FinetuneSettings, values)
+
+
+def changed(before, after):
+  """First two parts of the names of all tensors that differ."""
+  first, second = (flatten_dict(tree, sep="/") for tree in (before, after))
+  assert first.keys() == second.keys()
+  return {"/".join(n.split("/")[:2]) for n in first if not np.array_equal(np.asarray(first[n]), np.asarray(second[n]))}
+
+
+def test_decoder_learns_from_embeddings_that_are_computed_once(tmp_path, mini_templates, mini_queries):
+  network, said, encoded = tiny_network(), {}, []
+  chosen = settings(mini_templates, mini_queries, optimizer={"kind": "adamw", "total_steps": 8, "learning_rate": 3e-3,
+                                                             "decay": "constant", "l2": 0.0})  # fmt: skip
+  variables, header = finetune.run(
+    chosen, network, tmp_path, lambda s, m: said.setdefault(s, {}).update(m), bar=lambda *a: encoded.append(a)
+  )
+  assert changed(network.variables, variables) == {"params/mask_decoder"}
+  assert np.mean([said[s]["loss"] for s in (7, 8)]) < np.mean([said[s]["loss"] for s in (1, 2)])
+  assert header["kind"] == "sam-vit-b" and header["finetuned_from"] == network.sha256
+  scores = json.loads((tmp_path / "validation.json").read_text())
+  assert set(scores) == {"0", "8"} and set(scores["8"]) == {"q0", "q1"}
+  organs = {organ for of_scan in scores["8"].values() for organ in of_scan}
+  mean = np.mean([np.mean([each[organ] for each in scores["8"].values() if organ in each]) for organ in organs])
+  assert said[8]["validation_dice"] == pytest.approx(mean)
+  assert encoded
+  encoded.clear()
+  again, _ = finetune.run(chosen, network, tmp_path, bar=lambda *a: encoded.append(a))
+  assert not encoded and not changed(variables, again)
+
+
+def test_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, mini_templates, lite, monkeypatch):
+  chosen = settings(mini_templates)
+  whole, _ = finetune.run(chosen, lite, tmp_path / "whole")
+
+  with monkeypatch.context() as patch, pytest.raises(Stopped, match="step 2"):
+    patch.setattr(finetune, "stops_on_sigterm", lambda: contextlib.nullcontext(lambda step: step == 2))
+    finetune.run(chosen, lite, tmp_path / "broken")
+  steps = []
+  resumed, _ = finetune.run(chosen, lite, tmp_path / "broken", lambda step, metrics: steps.append(step))
+  assert steps == [3]
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), whole, resumed)
+
+  with pytest.raises(ConfigError, match="does not fit this config"):
+    finetune.run(dataclasses.replace(chosen, train="lora"), lite, tmp_path / "broken")
+
+
+def test_low_rank_updates_change_attention_alone_and_leave_batch_norm(tmp_path, mini_templates, lite):
+  variables, _ = finetune.run(settings(mini_templates, train="lora", lora_rank=2), lite, tmp_path)
+  assert changed(lite.variables, variables) >= {"params/mask_decoder", "params/image_encoder"}
+  encoder = changed(lite.params["image_encoder"], variables["params"]["image_encoder"])
+  assert encoder == {f"stage{stage}_block0/attention" for stage in (1, 2, 3)}
+  flat = flatten_dict(variables["params"]["image_encoder"]["stage1_block0"], sep="/")
+  before = flatten_dict(lite.params["image_encoder"]["stage1_block0"], sep="/")
+  update = np.asarray(flat["attention/qkv_kernel"]) - np.asarray(before["attention/qkv_kernel"])
+  assert np.linalg.matrix_rank(update, tol=1e-6) == 2
+
+
+def test_whole_model_moves_all_but_the_prompt_encoder_and_its_statistics(tmp_path, mini_templates, lite):
+  variables, _ = finetune.run(settings(mini_templates, train="model", batch_norm="updated"), lite, tmp_path)
+  assert changed(lite.variables, variables) == {
+    "params/mask_decoder", "params/image_encoder", "batch_stats/image_encoder",
+  }  # fmt: skip
+  assert not (tmp_path / "embeddings").exists()
+
+
+def test_organ_that_no_slice_shows_is_named(tmp_path, mini_templates, lite):
+  with pytest.raises(InputError, match=r"no slice shows beta.*data\.least_pixels"):
+    finetune.run(settings(mini_templates, data={"organs": ["beta"], "least_pixels": 60000.0}), lite, tmp_path)
+  with pytest.raises(ConfigError, match="nothing to learn from"):
+    finetune.run(settings(mini_templates, data={"scans": []}), lite, tmp_path)
+
+
+def test_scan_to_learn_from_is_not_validated_on(tmp_path, mini_templates, lite):
+  with pytest.raises(ConfigError, match="would be trained on"):
+    finetune.run(settings(mini_templates, mini_templates), lite, tmp_path)
+
+
+def test_other_networks_are_refused(tmp_path, mini_templates, lite, small_network_file):
+  from medlsam_jax.loading import load
+
+  with pytest.raises(WeightsError, match="no masks"):
+    finetune.run(settings(mini_templates), load(small_network_file), tmp_path)
+  folded = dataclasses.replace(lite, module=lite.module.clone(folded=True))
+  with pytest.raises(WeightsError, match="for_training"):
+    finetune.run(settings(mini_templates), folded, tmp_path)
+
+
+def test_loss_terms_by_hand():
+  logits = np.array([[[2.0, -2.0], [0.0, 1.0]]], np.float32)
+  truth = np.array([[[True, False], [True, True]]])
+  p = 1 / (1 + np.exp(-logits[0]))
+  dice = 1 - 2 * p[truth[0]].sum() / ((p**2).sum() + 3)
+  bce = -(np.log(p[truth[0]]).sum() + np.log(1 - p[0, 1])) / 4
+  total, terms = mask_loss.mask_loss(logits, np.array([0.5]), truth, MaskLossSettings(dice=1, bce=2, iou=3))
+  assert terms["dice_loss"] == pytest.approx(dice, abs=1e-4) and terms["bce_loss"] == pytest.approx(bce, abs=1e-5)
+  # two of three pixels are above 0, none too many
+  assert terms["mask_iou"] == pytest.approx(2 / 3) and terms["iou_loss"] == pytest.approx((2 / 3 - 0.5) ** 2, abs=1e-5)
+  assert total == pytest.approx(dice + 2 * bce + 3 * (2 / 3 - 0.5) ** 2, abs=1e-4)
