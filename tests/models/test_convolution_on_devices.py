@@ -1,4 +1,4 @@
-"""The CPU lowering of the convolution over several devices: each works on its own patches, gradients are summed once."""
+"""The CPU lowering of the convolution on several devices: each works on its own patches, gradients are summed once."""
 
 import os
 import subprocess
