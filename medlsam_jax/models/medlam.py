@@ -78,6 +78,7 @@ class MedLAM(nn.Module):
     patches: Float[Array, "n z y x 1"],
     *,
     feature_scales: tuple[int, ...] | None = None,
+    featured: tuple[int, int] = (1, 1),
     classify: bool = False,
     train: bool = False,
   ) -> MedLAMOutput:
@@ -86,6 +87,7 @@ class MedLAM(nn.Module):
     Args:
       patches: intensities; every edge equals `patch_edge`.
       feature_scales: strides wanted, among the network's own (all of them by default); empty stops after the head.
+      featured: (m, k) gives features to the first m of every k consecutive patches only.
       classify: also return the three-class map of the published network (unused by localization).
       train: apply dropout (needs a `dropout` key).
 
@@ -107,6 +109,8 @@ class MedLAM(nn.Module):
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
     position = self._head(x)
     scales = self.feature_scales if feature_scales is None else feature_scales
+    if featured[0] < featured[1]:
+      x, *skips = (_first_of_each(a, *featured) for a in (x, *skips))
     features, probability = self._decode(x, skips, scales, classify)
     return MedLAMOutput(position, features, probability)
 
@@ -142,6 +146,10 @@ class MedLAM(nn.Module):
     if not classify:
       return features, None
     return features, nn.sigmoid(nn.Conv(3, (1, 1, 1), name="classification")(x.astype(jnp.float32)))
+
+
+def _first_of_each(x: Float[Array, "n z y x c"], first: int, of: int) -> Float[Array, "m z y x c"]:
+  return x.reshape(-1, of, *x.shape[1:])[:, :first].reshape(-1, *x.shape[1:])
 
 
 def init_variables(module: MedLAM, key: Array) -> dict:

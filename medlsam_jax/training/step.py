@@ -92,12 +92,15 @@ def _loss(
 ) -> tuple[Array, dict[str, Array]]:
   module = make_module(settings)
 
-  def run(images: Array, strides: tuple[int, ...], drop: Array) -> tuple[Array, Features]:
-    flat = images.reshape(-1, *images.shape[2:], 1)
-    applied = module.apply({"params": network}, flat, feature_scales=strides, train=True, rngs={"dropout": drop})
+  def run(images: Array, strides: tuple[int, ...], drop: Array, featured: int) -> tuple[Array, Features]:
+    (groups, views), flat = images.shape[:2], images.reshape(-1, *images.shape[2:], 1)
+    share = (featured, views)
+    applied = module.apply(
+      {"params": network}, flat, feature_scales=strides, featured=share, train=True, rngs={"dropout": drop}
+    )
     out = cast(MedLAMOutput, applied)
-    features = {s: f.astype(jnp.float32).reshape(*images.shape[:2], *f.shape[1:]) for s, f in out.features.items()}
-    return out.position.reshape(*images.shape[:2], 3), features
+    features = {s: f.astype(jnp.float32).reshape(groups, featured, *f.shape[1:]) for s, f in out.features.items()}
+    return out.position.reshape(groups, views, 3), features
 
   views = make_views(run, batch, key, settings)
   total, metrics = jnp.zeros(()), dict[str, Array]()
@@ -115,7 +118,9 @@ def init_state(settings: PretrainSettings, mesh: Mesh) -> TrainState:
   init = _initializer(settings)
   key = sharding.put_replicated(jax.random.key_data(jax.random.key(settings.seed)), mesh)
   layout = sharding.shardings(jax.eval_shape(init, key), mesh)
-  return jax.jit(init, out_shardings=layout)(key)
+  # a CPU runs this once and briefly, but would optimise its dozens of random draws for half a minute
+  quick = {"xla_backend_optimization_level": 0} if mesh.devices.flat[0].platform == "cpu" else None
+  return jax.jit(init, out_shardings=layout, compiler_options=quick)(key)
 
 
 def abstract_state(settings: PretrainSettings, mesh: Mesh) -> TrainState:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from medlsam_jax.data.ct import AIR_INTENSITY
@@ -21,8 +22,9 @@ from medlsam_jax.training.settings import PretrainSettings
 _POINT_TRIES = 20
 _POINT_AIR = AIR_INTENSITY / 10
 
-RunNetwork = Callable[[Array, tuple[int, ...], Array], tuple[Array, Features]]
-"""Images `(g, k, e, e, e)`, strides, dropout key -> head outputs `(g, k, 3)` and features by stride, float32."""
+RunNetwork = Callable[[Array, tuple[int, ...], Array, int], tuple[Array, Features]]
+"""Images `(g, k, e, e, e)`, strides, dropout key, m -> head outputs `(g, k, 3)`, and by stride the features of the
+first m of each scan's images, float32."""
 
 
 def choose_points(key: Array, plain: Float[Array, "g e e e"], count: int) -> Int[Array, "count 3"]:
@@ -71,31 +73,27 @@ def make_views(network: RunNetwork, batch: Batch, key: Array, settings: Pretrain
   keys = jax.random.split(key, 6)
   plain, plain_origin = plain_views(keys[0], batch, edge)
   warped, warped_mm = augmented_views(keys[1], batch, settings)
-  scales = tuple(settings.network.feature_scales)
-  plain_positions, plain_features = network(plain[:, :dense], scales, keys[2])
-  warped_positions, warped_features = network(warped[:, :dense], scales, keys[3])
+  # plain, augmented and head-only views in one call: a network is compiled once for each call of it
+  both = data.position_views == "both"
+  images = jnp.concatenate([plain[:, :dense], warped[:, :dense], (warped if both else plain)[:, dense:]], 1)
+  positions, features = network(images, tuple(settings.network.feature_scales), keys[2], 2 * dense)
   plain_centres = plain_origin + WORKING_SPACING_MM * middle
   warped_centres = warped_mm[:, :, middle, middle, middle]
-  positions, centres = [plain_positions], [plain_centres[:, :dense]]
-  both = data.position_views == "both"
   if both:
-    positions.append(warped_positions)
-    centres.append(warped_centres[:, :dense])
-  if data.patches_per_scan > dense:
-    rest, rest_centres = (warped, warped_centres) if both else (plain, plain_centres)
-    positions.append(network(rest[:, dense:], (), keys[4])[0])
-    centres.append(rest_centres[:, dense:])
+    centres = jnp.concatenate([plain_centres[:, :dense], warped_centres], 1)
+  else:
+    positions, centres = jnp.delete(positions, np.arange(dense, 2 * dense), 1), plain_centres
   point_keys = jax.random.split(keys[5], dense)
   points = jnp.stack([choose_points(k, plain[:, i], data.points_per_patch) for i, k in enumerate(point_keys)])
   return Views(
-    positions=jnp.concatenate(positions, 1),
-    centres_mm=jnp.concatenate(centres, 1),
+    positions=positions,
+    centres_mm=centres,
     plain=plain[:, :dense],
-    plain_features=plain_features,
+    plain_features={s: f[:, :dense] for s, f in features.items()},
     plain_origin_mm=plain_origin[:, :dense],
     points=points,
     augmented=warped[:, :dense],
-    augmented_features=warped_features,
+    augmented_features={s: f[:, dense:] for s, f in features.items()},
     augmented_mm=warped_mm[:, :dense],
-    network=lambda images, strides: network(images, strides, keys[4]),
+    network=lambda images, strides: network(images, strides, keys[4], images.shape[1]),
   )

@@ -23,7 +23,7 @@ class SmallNetwork(nn.Module):
   dropout: float = 0.1
 
   @nn.compact
-  def __call__(self, patches, *, feature_scales=None, classify=False, train=False):
+  def __call__(self, patches, *, feature_scales=None, featured=(1, 1), classify=False, train=False):
     from medlsam_jax.models.medlam import MedLAMOutput
 
     n, cells = patches.shape[0], patches.shape[1] // 4
@@ -31,7 +31,8 @@ class SmallNetwork(nn.Module):
     pooled = nn.Dropout(self.dropout, deterministic=not train)(pooled)
     position = nn.Dense(3, name="fc3")(nn.Dense(8, name="fc1")(pooled.reshape(n, -1)))
     scales = self.feature_scales if feature_scales is None else feature_scales
-    return MedLAMOutput(position, {s: nn.Dense(4, name="conv6")(pooled[..., None]) for s in scales}, None)
+    kept = pooled.reshape(-1, featured[1], *pooled.shape[1:])[:, : featured[0]].reshape(-1, *pooled.shape[1:], 1)
+    return MedLAMOutput(position, {s: nn.Dense(4, name="conv6")(kept) for s in scales}, None)
 
   def init_all(self, key):
     return self.init(key, jnp.zeros((1, EDGE, EDGE, EDGE, 1)))
