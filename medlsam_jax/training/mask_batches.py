@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -94,8 +95,8 @@ def slices_to_validate(
     ConfigError: a scan is among those to learn from, too.
   """
   scans = _scans(data.validation, data.organs) + _phantoms(VALIDATION_SEED, data.validation_phantoms, data.organs)
-  known = {scan.source for scan in learnt.scans}
-  both = sorted(scan.source for scan in scans if scan.source in known)
+  known = {Path(scan.source).resolve() for scan in learnt.scans}
+  both = sorted(scan.source for scan in scans if Path(scan.source).resolve() in known)
   if both:
     raise ConfigError(f"data.validation: {', '.join(both)} would be trained on, too; take it from one of the two")
   step = data.validation_slice_step
