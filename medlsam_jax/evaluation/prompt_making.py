@@ -92,11 +92,11 @@ def disturbed(prompt: Prompt, how: str, level: int, shape: tuple[int, int], rng:
     moved = np.asarray(prompt.points) + np.stack([np.cos(angle), np.sin(angle)], -1) * reach[:, None]
     return Prompt(np.clip(moved, 0, (columns, rows)), prompt.labels)
   box = np.asarray(prompt.box, float)
-  reach = rng.uniform(low, high)
+  distance = rng.uniform(low, high)
   if how == "box enlarged":
-    box = box + reach * np.array([-1, -1, 1, 1])
+    box = box + distance * np.array([-1, -1, 1, 1])
   else:
-    angle = rng.uniform(0, 2 * np.pi)
-    box = box + reach * np.tile([np.cos(angle), np.sin(angle)], 2)
+    turn = rng.uniform(0, 2 * np.pi)
+    box = box + distance * np.tile([np.cos(turn), np.sin(turn)], 2)
   low_corner = np.clip(box[:2], 0, (columns - 1, rows - 1))
   return Prompt(box=np.concatenate([low_corner, np.clip(box[2:], low_corner + 1, (columns, rows))]))

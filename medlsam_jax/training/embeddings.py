@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float16
 
@@ -66,7 +67,7 @@ def _write(module: Sam, variables: Any, slices: LabelledSlices, path: Path, prog
       items = slices.items[start : start + size]
       images = np.stack([slices.image(item) for item in items])
       images = np.pad(images, ((0, size - len(items)), (0, 0), (0, 0), (0, 0)))
-      kept[start : start + len(items)] = np.asarray(encode(variables, images))[: len(items)]
+      kept[start : start + len(items)] = np.asarray(encode(variables, jnp.asarray(images)))[: len(items)]
       progress(start + len(items), total)
     kept.flush()
     del kept

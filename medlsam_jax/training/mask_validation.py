@@ -58,7 +58,7 @@ class MaskValidation:
     for start in range(0, len(boxes), BOXES_AT_ONCE):
       some = boxes[start : start + BOXES_AT_ONCE]
       padded = np.concatenate([some, np.repeat(some[-1:], BOXES_AT_ONCE - len(some), 0)])
-      answers.extend(np.asarray(self._decode(variables, embedding, padded))[: len(some)])
+      answers.extend(np.asarray(self._decode(variables, embedding, jnp.asarray(padded)))[: len(some)])
     return answers
 
 
