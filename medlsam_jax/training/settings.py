@@ -21,6 +21,8 @@ class NetworkSettings:
 
   base_channels: int = 24
   feature_scales: tuple[int, ...] = (4, 2, 1)
+  search_scales: tuple[int, ...] | None = None
+  """Those of the strides that a search compares, written into the exported network; None: all of them."""
   dropout: float = 0.2
   patch_edge: int = 64
   """A multiple of 16; localization needs 64."""
@@ -28,6 +30,14 @@ class NetworkSettings:
   """Of the operands; parameters, sums and losses are float32 whatever it is."""
   remat: bool = False
   """Work stages out again in the backward pass instead of keeping their values: less memory, a third more work."""
+
+  def __post_init__(self) -> None:
+    """Refuse search scales that another network would be needed for."""
+    chosen = self.search_scales
+    if chosen is not None and not (
+      chosen and set(chosen) <= set(self.feature_scales) and min(chosen) == min(self.feature_scales)
+    ):
+      raise ConfigError(f"search_scales {chosen}: choose among {self.feature_scales}, the finest of them included")
 
   @property
   def cube_edge(self) -> int:
@@ -121,7 +131,8 @@ class CheckpointSettings:
   every_steps: int = 1000
   keep_last: int = 2
   keep_best: int = 1
-  """By `best_metric` where it was measured at the checkpoint's step; lower is better unless its name ends in `_iou`."""
+  """By `best_metric` where it was measured at the checkpoint's step; lower is better unless its name ends in `_iou` or
+  `_dice`."""
   best_metric: str = "validation_error_mm"
 
 
