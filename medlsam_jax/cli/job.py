@@ -43,7 +43,7 @@ def settings_of(arguments: argparse.Namespace) -> PipelineSettings:
       raise ConfigError(f"{arguments.config} has {section} settings of its own; leave --{option} {chosen} away")
   if arguments.steps is not None:
     result = dataclasses.replace(result, search=dataclasses.replace(result.search, steps=arguments.steps))
-  along = {"mode": "middle-out"} if getattr(arguments, "propagate", False) else {}
+  along: dict[str, Any] = {"mode": "middle-out"} if getattr(arguments, "propagate", False) else {}
   along |= {"axes": arguments.axes} if getattr(arguments, "axes", None) else {}
   result = dataclasses.replace(result, propagation=dataclasses.replace(result.propagation, **along))
   if getattr(arguments, "clean_up", False):

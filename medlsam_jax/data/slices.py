@@ -189,15 +189,15 @@ class ImageFit:
     Interpolation weights are never negative, so that a pixel can be above zero only where it draws on a logit that is:
     nothing of a mask lies outside the window, however far from its box it reaches.
     """
-    positive = logits > 0
+    positive = np.asarray(logits) > 0
     if not positive.any():
       return None
     low_rows, low_columns = logits.shape
     row_window, row_lows, rows = _reached(
-      _back_matrix(low_rows, self.image_size, self.fitted[0], self.rows), positive.any(1)
+      _back_matrix(low_rows, self.image_size, self.fitted[0], self.rows), np.any(positive, 1)
     )
     column_window, column_lows, columns = _reached(
-      _back_matrix(low_columns, self.image_size, self.fitted[1], self.columns), positive.any(0)
+      _back_matrix(low_columns, self.image_size, self.fitted[1], self.columns), np.any(positive, 0)
     )
     if not (len(rows) and len(columns)):
       return None
@@ -208,8 +208,8 @@ def _reached(
   matrix: Float32[np.ndarray, "slice low"], positive: Bool[np.ndarray, " low"]
 ) -> tuple[slice, slice, Float32[np.ndarray, "window lows"]]:
   """Pixels that draw on a positive logit, from the first to the last; the logits that they draw on; the weights."""
-  window = _span((matrix[:, _span(positive)] > 0).any(1))
-  lows = _span((matrix[window] > 0).any(0))
+  window = _span(np.any(matrix[:, _span(positive)] > 0, 1))
+  lows = _span(np.any(matrix[window] > 0, 0))
   return window, lows, matrix[window, lows]
 
 

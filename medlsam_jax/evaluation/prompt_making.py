@@ -92,7 +92,7 @@ def disturbed(prompt: Prompt, how: str, level: int, shape: tuple[int, int], rng:
     moved = np.asarray(prompt.points) + np.stack([np.cos(angle), np.sin(angle)], -1) * reach[:, None]
     return Prompt(np.clip(moved, 0, (columns, rows)), prompt.labels)
   box = np.asarray(prompt.box, float)
-  distance = rng.uniform(low, high)
+  distance = float(rng.uniform(low, high))
   if how == "box enlarged":
     box = box + distance * np.array([-1, -1, 1, 1])
   else:

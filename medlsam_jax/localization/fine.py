@@ -99,7 +99,7 @@ def _groups(centres: Int[np.ndarray, "points 3"], most: int) -> list[Int[np.ndar
   if most == 1:
     return list(np.arange(len(centres))[:, None])
   _, patch = np.unique(centres, axis=0, return_inverse=True)
-  groups = []
+  groups: list[np.ndarray] = []
   for index in range(patch.max() + 1):
     rows = np.flatnonzero(patch.reshape(-1) == index)
     groups.extend(rows[first : first + most] for first in range(0, len(rows), most))

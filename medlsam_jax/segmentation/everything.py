@@ -145,7 +145,8 @@ def segment_everything(
   """
   settings = settings or EverythingSettings()
   image = check_image(image)
-  crops = list(crops_of(*image.shape[:2], settings.crop_layers, settings.crop_overlap))
+  rows, columns = image.shape[:2]
+  crops = list(crops_of(rows, columns, settings.crop_layers, settings.crop_overlap))
   found: list[FoundMask] = []
   for done, (crop, layer) in enumerate(crops, 1):
     x0, y0, x1, y1 = crop

@@ -261,8 +261,9 @@ def _prompts(
   if masks is not None and np.ndim(masks) != 3:
     raise InputError(f"mask_input of shape {np.shape(masks)}; give low-resolution logits with an axis in front")
   single = {name: part for name, (part, many) in parts.items() if not many}
-  if single.get("mask") is not None:
-    single["mask"] = single["mask"][0]
+  only = single.get("mask")
+  if only is not None:
+    single["mask"] = only[0]
   total = counts.pop() if counts else 1
   each = [{n: np.asarray(p)[i] for n, (p, many) in parts.items() if many and p is not None} for i in range(total)]
   return [Prompt(**single, **own) for own in each], any(many for _, many in parts.values())

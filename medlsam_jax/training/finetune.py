@@ -181,7 +181,7 @@ def _compiled_step(settings: FinetuneSettings, module: Sam) -> Callable[..., tup
       embedding, changed = module.apply(variables, inputs, True, method="encode", mutable=["batch_stats"])
       stats = changed["batch_stats"]
     else:
-      embedding = module.apply(variables, inputs, method="encode")
+      embedding = cast(Array, module.apply(variables, inputs, method="encode"))
     answer = module.apply({"params": params}, embedding, boxes=batch.boxes, method="decode")
     logits, iou = cast(tuple[Array, Array], answer)
     total, metrics = mask_loss(logits[:, 0], iou[:, 0], jnp.asarray(batch.truth), settings.loss)
@@ -215,7 +215,7 @@ def _validation(
     encode = make_encoder(tuning.module)
 
     def embedding_of(variables: Any, number: int) -> Array:
-      return encode(variables, slices.image(slices.items[number])[None])[0]
+      return encode(variables, jnp.asarray(slices.image(slices.items[number]))[None])[0]
 
     scorer = MaskValidation(tuning.module, slices, embedding_of)
   path = directory / VALIDATION_FILE

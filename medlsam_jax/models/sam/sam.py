@@ -78,7 +78,7 @@ class Sam(nn.Module):
   def setup(self) -> None:
     encoder, decoder = self.variant.encoder, self.variant.decoder
     if isinstance(encoder, ViTSizes):
-      self.image_encoder = ImageEncoder(encoder, self.dtype, self.remat)
+      self.image_encoder: ImageEncoder | TinyViT = ImageEncoder(encoder, self.dtype, self.remat)
     else:
       self.image_encoder = TinyViT(folded=self.folded, dtype=self.dtype, sizes=encoder)
     self.prompt_encoder = PromptEncoder(encoder.neck, self.variant.image_size, self.variant.grid, self.dtype)
