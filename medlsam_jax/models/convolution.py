@@ -90,7 +90,7 @@ def _conv3_stacked(x: Array, kernel: Array) -> Array:
 
 def _conv3_winograd(x: Array, kernel: Array) -> Array:
   """Winograd's F(4, 3) along z over whole volumes: six 2D convolutions for four planes in place of twelve, float32."""
-  kernels = jnp.einsum("at,tyxco->ayxco", _KERNEL_TRANSFORM, kernel.astype(jnp.float32))
+  kernels = jnp.einsum("at,tyxco->ayxco", _KERNEL_TRANSFORM, kernel)
   products = [_conv2(planes, k) for planes, k in zip(_winograd_input(x), kernels, strict=True)]
   # XLA would otherwise fuse a transform into whatever surrounds it and work it out again for each use
   y = jnp.stack(_combine(_OUTPUT_TRANSFORM, list(lax.optimization_barrier(products))), 1)
@@ -100,7 +100,7 @@ def _conv3_winograd(x: Array, kernel: Array) -> Array:
 def _winograd_input(x: Array) -> list[Array]:
   """The six transforms of the planes `(n * depth / 4, y, x, channel)`."""
   _, depth, height, width, channels = x.shape
-  padded = _pad_planes(x.astype(jnp.float32))
+  padded = _pad_planes(x)
   planes = [padded[:, tap : tap + depth - _TILE + 1 : _TILE] for tap in range(_TILE + 2)]
   inputs = lax.optimization_barrier(_combine(_INPUT_TRANSFORM, planes))
   return [planes.reshape(-1, height, width, channels) for planes in inputs]
@@ -112,6 +112,8 @@ def _combine(rows: np.ndarray, terms: list[Array]) -> list[Array]:
 
 
 def _conv3_cpu(x: Array, kernel: Array) -> Array:
+  # bfloat16 operands are widened: XLA's convolution would do so at every use, and products of them are exact in float32
+  x, kernel = x.astype(jnp.float32), kernel.astype(jnp.float32)
   depth, channels = x.shape[1], x.shape[-1]
   if depth % _TILE:
     return _conv3_planes(x, kernel)
@@ -135,13 +137,14 @@ def _kernel_gradient_native(x: Array, gradient: Array) -> Array:
 
 def _kernel_gradient_cpu(x: Array, gradient: Array) -> Array:
   """By 2D gradients: transposed F(4, 3) where the forward pass has it, else one for each tap along z."""
+  x, gradient = x.astype(jnp.float32), gradient.astype(jnp.float32)
   _, depth, height, width, channels = x.shape
   if depth % _TILE or depth < _LEAST_DEPTH or channels == 1:
     padded = _pad_planes(x)
     planes = [padded[:, tap : tap + depth].reshape(-1, height, width, channels) for tap in range(3)]
     gradients = gradient.reshape(-1, height, width, gradient.shape[-1])
     return jnp.stack([_kernel2_gradient(plane, gradients) for plane in planes]).sum(1)
-  outputs = [gradient[:, plane::_TILE].astype(jnp.float32) for plane in range(_TILE)]
+  outputs = [gradient[:, plane::_TILE] for plane in range(_TILE)]
   products = lax.optimization_barrier(_combine(_OUTPUT_TRANSFORM.T, outputs))
   parts = [
     _kernel2_gradient(planes, product.reshape(-1, height, width, gradient.shape[-1]))
