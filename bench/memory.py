@@ -1,4 +1,4 @@
-"""Seconds and peak GiB of segmenting a 512 x 512 x 400 scan; prints them, for `bench.stages.memory`."""
+"""Seconds and peak GiB of segmenting a 512 x 512 x 400 scan; prints them, for `bench.stages_paint.memory`."""
 
 import time
 

@@ -10,7 +10,7 @@ import numpy as np
 from bench.common import Row, network, peer, templates
 from bench.timing import seconds
 from medlsam_jax.data.phantom import make_phantom
-from medlsam_jax.localization.bank import Bank
+from medlsam_jax.localization.bank import Bank, Mode
 from medlsam_jax.localization.correlation import correlate
 from medlsam_jax.localization.search import find
 from medlsam_jax.localization.search_settings import PRESETS, SearchSettings
@@ -52,7 +52,7 @@ def _peer_correlation(channels: int) -> float:
 def localize(
   base_channels: int,
   organs: tuple[str, ...],
-  mode: str,
+  mode: Mode,
   count: int,
   rows: tuple[tuple[str, float], ...],
   bank_target: float,
@@ -62,7 +62,7 @@ def localize(
   name = f"width {base_channels}, {len(organs)} organs, {mode}"
 
   def build() -> Bank:
-    return Bank.build(ours, marked, mode, INTERVAL_MM)  # type: ignore[arg-type]
+    return Bank.build(ours, marked, mode, INTERVAL_MM)
 
   bank = build()
   points = [6 * len(organ.faces) for organ in bank.organs.values()]

@@ -9,14 +9,13 @@ import html
 import io
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from medlsam_jax.errors import OutputError
 from medlsam_jax.evaluation.prompt_making import DISTURBANCES, LEVEL_FRAME, LEVELS_PX, MODE_TITLES, MODES
 from medlsam_jax.evaluation.prompts import CHOICES, FACTORS, StudyRow, spearman
+from medlsam_jax.evaluation.report import write_text
 
 COLOURS = {"oracle": "#b8b8b8", "predicted": "#2f6db3", "single": "#d9822b"}
 FACTOR_TITLES = {
@@ -43,7 +42,7 @@ def write_csv(path: str | os.PathLike[str], rows: Sequence[StudyRow]) -> None:
   for row in rows:
     cells = [getattr(row, name) for name in names]
     writer.writerow([f"{cell:.6g}" if isinstance(cell, float) else cell for cell in cells])
-  _write(path, text.getvalue())
+  write_text(path, text.getvalue())
 
 
 def write_html(path: str | os.PathLike[str], rows: Sequence[StudyRow], about: dict[str, str]) -> None:
@@ -75,7 +74,7 @@ def write_html(path: str | os.PathLike[str], rows: Sequence[StudyRow], about: di
     "given. Prompts are made from the truth. Empty answers count with Dice 0 and the slice's diagonal. Research use "
     "only; not a medical device.</p>",
   ]
-  _write(path, "\n".join(parts) + "\n")
+  write_text(path, "\n".join(parts) + "\n")
 
 
 def mode_table(rows: Sequence[StudyRow]) -> list[list[str]]:
@@ -198,15 +197,3 @@ def _table(rows: list[list[str]]) -> str:
   lines = ["<tr>" + "".join(f"<th>{html.escape(cell)}</th>" for cell in heading) + "</tr>"] if any(heading) else []
   lines += ["<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in body]
   return "<table>" + "".join(lines) + "</table>"
-
-
-def _write(path: str | os.PathLike[str], text: str) -> None:
-  target = Path(path)
-  part = target.with_name(f".{os.getpid()}_{target.name}")
-  try:
-    part.write_text(text)
-    os.replace(part, target)
-  except OSError as error:
-    raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
-  finally:
-    part.unlink(missing_ok=True)

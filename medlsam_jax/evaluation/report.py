@@ -154,11 +154,13 @@ class Report:
     for row in self.rows:
       cells = [getattr(row, name) for name in names]
       writer.writerow([f"{cell:.6g}" if isinstance(cell, float) else cell for cell in cells])
-    _write(path, text.getvalue())
+    write_text(path, text.getvalue())
 
   def write_json(self, path: str | os.PathLike[str]) -> None:
     """The summary, and under `rows` every row."""
-    _write(path, json.dumps(self.summary() | {"rows": [dataclasses.asdict(row) for row in self.rows]}, indent=1) + "\n")
+    write_text(
+      path, json.dumps(self.summary() | {"rows": [dataclasses.asdict(row) for row in self.rows]}, indent=1) + "\n"
+    )
 
 
 def _cell(statistic: dict, places: int) -> str:
@@ -167,7 +169,12 @@ def _cell(statistic: dict, places: int) -> str:
   return f"{statistic['mean']:.{places}f}{spread}"
 
 
-def _write(path: str | os.PathLike[str], text: str) -> None:
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+  """Writes a whole file or none.
+
+  Raises:
+    OutputError: it cannot be written.
+  """
   target = Path(path)
   part = target.with_name(f".{os.getpid()}_{target.name}")
   try:

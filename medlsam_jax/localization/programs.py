@@ -108,7 +108,10 @@ def _unless_padding(run: Any, *batched: Any) -> Any:
 
   def guarded(arguments: tuple) -> Any:
     patch, used, *rest = arguments
-    skip = lambda *_: jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), result)  # noqa: E731
+
+    def skip(*_: Any) -> Any:
+      return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), result)
+
     return jax.lax.cond(used, run, skip, patch, *rest)
 
   return guarded

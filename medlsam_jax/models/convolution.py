@@ -7,7 +7,9 @@ and the weight gradient is a sum of matrix products over planes (`bench/` measur
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -108,7 +110,9 @@ def _winograd_input(x: Array) -> list[Array]:
 
 def _combine(rows: np.ndarray, terms: list[Array]) -> list[Array]:
   """Each row's linear combination of the terms."""
-  return [sum(float(w) * term for w, term in zip(row, terms, strict=True) if w) for row in rows]  # type: ignore[misc]
+  return [
+    functools.reduce(operator.add, [float(w) * term for w, term in zip(row, terms, strict=True) if w]) for row in rows
+  ]
 
 
 def _conv3_cpu(x: Array, kernel: Array) -> Array:

@@ -236,9 +236,12 @@ def test_points_that_share_a_patch_settle_as_with_patches_of_their_own(network, 
   centre = fine.patch_centres(np.array([[60, 60, 60]]), padded.shape, 32)
   count = fine.POINTS_PER_SHARED_PATCH + 3
   taps = {4: np.random.default_rng(0).standard_normal((count, 2, 2, 2, 8)).astype(np.float32)}
+  # with a lattice the targets lie beside the centre, and settle as from the centre itself
   alone, shared = (
-    fine.settle(module, variables, padded, np.tile(centre, (count, 1)), [taps], SearchSettings((4,), lattice_vox=cells))
-    for cells in (None, 32)
+    fine.settle(
+      module, variables, padded, np.tile(centre + aside, (count, 1)), [taps], SearchSettings((4,), lattice_vox=cells)
+    )
+    for cells, aside in ((None, 0), (32, 3))
   )
   np.testing.assert_array_equal(alone[0], shared[0])
   np.testing.assert_allclose(alone[1], shared[1], rtol=1e-5)
