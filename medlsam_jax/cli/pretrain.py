@@ -8,13 +8,15 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from medlsam_jax.cli import options, probe
 from medlsam_jax.errors import ConfigError
 
 if TYPE_CHECKING:
   from medlsam_jax.cli.terminal import Terminal
+  from medlsam_jax.models.medlam import MedLAM
+  from medlsam_jax.training.settings import PretrainSettings
 
 CONFIG, PROFILE = "config.json", "profile"
 
@@ -38,6 +40,11 @@ def add_to(commands: Any) -> None:
   parser.add_argument("--workdir", required=True, metavar="DIR", help="folder of the run")
   parser.add_argument(
     "--profile", action="store_true", help=f"trace three steps into WORKDIR/{PROFILE}, for TensorBoard"
+  )
+  parser.add_argument(
+    "--start-from",
+    metavar="WEIGHTS",
+    help="begin with these weights (tiny, a .safetensors, a published checkpoint) of the same width or a part of it",
   )
   options.add_quiet(parser)
   parser.set_defaults(run=run, takes_settings=True)
@@ -66,6 +73,7 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   if main:
     with staged(workdir) as scratch:
       (scratch / CONFIG).write_text(json.dumps(dataclasses.asdict(settings), indent=1) + "\n")
+  network = _start(arguments.start_from, settings) if arguments.start_from else None
   measure = probe.callback() if settings.probe_every_steps else None
   with terminal.bar("preparing") as bar, contextlib.ExitStack() as stack:
     report = _reporter(settings.optimizer.total_steps, bar, terminal)
@@ -73,12 +81,22 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
       records = stack.enter_context(contextlib.closing(Records(workdir)))
       report = _both(records, report)
     profile = workdir / PROFILE if arguments.profile else None
-    params = loop.run(settings, workdir, report, bar.title, measure, profile)
+    params = loop.run(settings, workdir, report, bar.title, measure, profile, network)
   if main:
     weights = workdir / f"{settings.name}.safetensors"
     write_weights(weights, {"params": params}, loop.weights_header(settings))
     terminal.result(f"weights: {weights}")
   return 0
+
+
+def _start(weights: str, settings: PretrainSettings) -> Any:
+  """Parameters to start from."""
+  from medlsam_jax.loading import load
+  from medlsam_jax.porting.medlam import KIND
+  from medlsam_jax.training.start import starting_parameters
+
+  network = load(weights, KIND)
+  return starting_parameters(cast("MedLAM", network.module), network.variables["params"], settings)
 
 
 def _both(first: Any, second: Any) -> Any:

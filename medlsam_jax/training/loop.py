@@ -46,6 +46,7 @@ def run(
   progress: Callable[[str], None] = lambda text: None,
   probe: Probe | None = None,
   profile: Path | None = None,
+  network: Any = None,
 ) -> dict[str, Any]:
   """Train to `total_steps`, resuming from the newest checkpoint in `directory`, and return the network's parameters.
 
@@ -59,6 +60,7 @@ def run(
     progress: called with a word on what is being done before the first step.
     probe: called each `probe_every_steps` and at the end.
     profile: folder for a trace of a few steps.
+    network: parameters to start from in place of random ones, where no checkpoint is there to resume from.
 
   Raises:
     NotFinite: the loss is NaN or infinite; its batch is in `directory`, and the last checkpoint stays.
@@ -75,7 +77,7 @@ def run(
   checkpoints = Checkpoints(directory / "checkpoints", settings.checkpoint)
   try:
     with stops_on_sigterm() as asked_to_stop:
-      parts = _Parts(settings, mesh, directory, checkpoints, report, probe, profile, asked_to_stop)
+      parts = _Parts(settings, mesh, directory, checkpoints, report, probe, profile, network, asked_to_stop)
       state = parts.train(_source(settings, sets, mesh), fingerprint(settings.data, sets), held_out, progress)
       return sharding.to_host(state.best_network)
   finally:
@@ -119,6 +121,7 @@ class _Parts:
   report: Report
   probe: Probe | None
   profile: Path | None
+  network: Any
   asked_to_stop: Callable[[int], bool]
   tracing: bool = False
 
@@ -128,7 +131,7 @@ class _Parts:
     """All steps that are left."""
     settings, last = self.settings, self.settings.optimizer.total_steps
     restored = self.checkpoints.restore(settings, self.mesh)
-    state = init_state(settings, self.mesh) if restored is None else restored[0]
+    state = init_state(settings, self.mesh, self.network) if restored is None else restored[0]
     first = 0 if restored is None else int(restored[1]["next_step"])
     if restored is not None and restored[1]["drawn_from"] != drawn_from:
       warnings.warn(f"resuming at step {first} with other data than before", stacklevel=2)

@@ -113,14 +113,27 @@ def _loss(
   return total, metrics | {"loss": total}
 
 
-def init_state(settings: PretrainSettings, mesh: Mesh) -> TrainState:
-  """State before the first step, from the run's seed, laid out over the mesh by the sharding rules."""
+def network_shapes(settings: PretrainSettings) -> Any:
+  """Shapes and dtypes of the network's parameters; nothing is computed."""
+  return jax.eval_shape(lambda: init_variables(make_module(settings), jax.random.key(0)))["params"]
+
+
+def init_state(settings: PretrainSettings, mesh: Mesh, network: Any = None) -> TrainState:
+  """State before the first step, from the run's seed, laid out over the mesh by the sharding rules.
+
+  `network`: parameters (host arrays) to start from in place of random ones.
+  """
   init = _initializer(settings)
   key = sharding.put_replicated(jax.random.key_data(jax.random.key(settings.seed)), mesh)
   layout = sharding.shardings(jax.eval_shape(init, key), mesh)
   # a CPU runs this once and briefly, but would optimise its dozens of random draws for half a minute
   quick = {"xla_backend_optimization_level": 0} if mesh.devices.flat[0].platform == "cpu" else None
-  return jax.jit(init, out_shardings=layout, compiler_options=quick)(key)
+  state = jax.jit(init, out_shardings=layout, compiler_options=quick)(key)
+  if network is None:
+    return state
+  placed = jax.tree.map(lambda given, drawn: jax.device_put(given, drawn.sharding), network, state.params["network"])
+  average = None if state.ema is None else jax.tree.map(jnp.copy, placed)
+  return state._replace(params=state.params | {"network": placed}, ema=average)
 
 
 def abstract_state(settings: PretrainSettings, mesh: Mesh) -> TrainState:
