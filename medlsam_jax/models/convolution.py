@@ -87,25 +87,37 @@ def _conv3_stacked(x: Array, kernel: Array) -> Array:
   stacked = jnp.concatenate([padded[:, plane : plane + depth : _TILE] for plane in range(_TILE + 2)], -1)
   y = _conv2(stacked.reshape(-1, height, width, stacked.shape[-1]), wide.reshape(3, 3, -1, _TILE * out))
   y = y.reshape(n, depth // _TILE, height, width, _TILE, out)
-  return jnp.moveaxis(y, 4, 2).reshape(n, depth, height, width, out)
+  # XLA would otherwise sum over the unsorted planes when the norm follows, far more slowly
+  return lax.optimization_barrier(jnp.moveaxis(y, 4, 2).reshape(n, depth, height, width, out))
 
 
 def _conv3_winograd(x: Array, kernel: Array) -> Array:
   """Winograd's F(4, 3) along z over whole volumes: six 2D convolutions for four planes in place of twelve, float32."""
+  n, depth, height, width, _ = x.shape
   kernels = jnp.einsum("at,tyxco->ayxco", _KERNEL_TRANSFORM, kernel)
-  products = [_conv2(planes, k) for planes, k in zip(_winograd_input(x), kernels, strict=True)]
+  rows = lax.optimization_barrier([_side_by_side(planes) for planes in _winograd_input(x)])
+  products = [_conv2(row, k) for row, k in zip(rows, kernels, strict=True)]
   # XLA would otherwise fuse a transform into whatever surrounds it and work it out again for each use
-  y = jnp.stack(_combine(_OUTPUT_TRANSFORM, list(lax.optimization_barrier(products))), 1)
-  return y.reshape(*x.shape[:-1], kernel.shape[-1])
+  products = [y.reshape(n, height, depth // _TILE, width + 1, -1) for y in lax.optimization_barrier(products)]
+  y = lax.optimization_barrier(jnp.stack(_combine(_OUTPUT_TRANSFORM, products), 3))
+  return lax.optimization_barrier(jnp.moveaxis(y[..., :width, :], 1, 3).reshape(*x.shape[:-1], kernel.shape[-1]))
 
 
-def _winograd_input(x: Array) -> list[Array]:
-  """The six transforms of the planes `(n * depth / 4, y, x, channel)`."""
-  _, depth, height, width, channels = x.shape
-  padded = _pad_planes(x)
+def _side_by_side(planes: Float[Array, "n p y x c"]) -> Float[Array, "n y w c"]:
+  """A patch's planes in one wide image, a column of zeros after each so that they do not see each other.
+
+  XLA's 2D convolution shares a wide image between processors, but works on many small ones with one of them.
+  """
+  n, count, height, width, channels = planes.shape
+  apart = jnp.pad(planes.swapaxes(1, 2), ((0, 0), (0, 0), (0, 0), (0, 1), (0, 0)))
+  return apart.reshape(n, height, count * (width + 1), channels)
+
+
+def _winograd_input(x: Array) -> list[Float[Array, "n p y x c"]]:
+  """The six transforms of the planes, of each four planes one."""
+  depth, padded = x.shape[1], _pad_planes(x)
   planes = [padded[:, tap : tap + depth - _TILE + 1 : _TILE] for tap in range(_TILE + 2)]
-  inputs = lax.optimization_barrier(_combine(_INPUT_TRANSFORM, planes))
-  return [planes.reshape(-1, height, width, channels) for planes in inputs]
+  return _combine(_INPUT_TRANSFORM, planes)
 
 
 def _combine(rows: np.ndarray, terms: list[Array]) -> list[Array]:
@@ -149,10 +161,12 @@ def _kernel_gradient_cpu(x: Array, gradient: Array) -> Array:
     gradients = gradient.reshape(-1, height, width, gradient.shape[-1])
     return jnp.stack([_kernel2_gradient(plane, gradients) for plane in planes]).sum(1)
   outputs = [gradient[:, plane::_TILE] for plane in range(_TILE)]
-  products = lax.optimization_barrier(_combine(_OUTPUT_TRANSFORM.T, outputs))
+  products, inputs = lax.optimization_barrier((_combine(_OUTPUT_TRANSFORM.T, outputs), _winograd_input(x)))
   parts = [
-    _kernel2_gradient(planes, product.reshape(-1, height, width, gradient.shape[-1]))
-    for planes, product in zip(_winograd_input(x), products, strict=True)
+    _kernel2_gradient(
+      planes.reshape(-1, height, width, channels), product.reshape(-1, height, width, gradient.shape[-1])
+    )
+    for planes, product in zip(inputs, products, strict=True)
   ]
   return jnp.stack(_combine(_KERNEL_TRANSFORM.T, parts)).sum(1)
 

@@ -35,8 +35,9 @@ class Block(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, "n z y x c"]) -> Float[Array, "n z y x o"]:
     kernel = self.param("kernel", nn.initializers.he_normal(), (3, 3, 3, x.shape[-1], self.channels))
-    bias = self.param("bias", nn.initializers.zeros, (self.channels,))
-    y = convolution.conv3(x.astype(self.dtype), kernel.astype(self.dtype)) + bias
+    # The norm takes every constant off again, so that the published bias is kept in the weights but never added.
+    self.param("bias", nn.initializers.zeros, (self.channels,))
+    y = convolution.conv3(x.astype(self.dtype), kernel.astype(self.dtype))
     return nn.relu(ops.instance_norm(y)).astype(self.dtype)
 
 
@@ -139,7 +140,7 @@ class MedLAM(nn.Module):
     for level, stride, width in ((5, 8, 8 * b), (6, 4, 4 * b), (7, 2, 4 * b), (8, 1, 4 * b)):
       if stride < finest:
         break
-      x = jnp.concatenate([ops.upsample2(x), skips[8 - level]], -1)
+      x = ops.join_channels(ops.upsample2(x), skips[8 - level])
       x = self._stage(width, width, level)(x)
       if stride in feature_scales:
         features[stride] = x
