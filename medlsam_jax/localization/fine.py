@@ -14,13 +14,14 @@ from jaxtyping import Float, Int
 from medlsam_jax.geometry import PATCH_EDGE
 from medlsam_jax.localization import programs
 from medlsam_jax.localization.search_settings import SearchSettings
+from medlsam_jax.localization.sharing import shared_centres
 from medlsam_jax.models.medlam import MedLAM
 
 MARGIN = PATCH_EDGE // 2
 """Voxels by which the padded working grid exceeds the scan on each side."""
 
-POINTS_PER_SHARED_PATCH = 16
-"""Template points that a patch on the lattice is compared with at once; with more it is run again."""
+POINTS_PER_SHARED_PATCH = 64
+"""Template points that a shared patch is compared with at once; with more it is run again."""
 
 
 def settle(
@@ -39,7 +40,7 @@ def settle(
     padded: the scan.
     targets: of the coarse step; brought inside first.
     organ_taps: features around the template points by stride, organ after organ in the order of `targets`.
-    settings: scales, steps, lattice and dtype.
+    settings: scales, steps, sharing and dtype.
     progress: called with points done and in all.
 
   Raises:
@@ -50,9 +51,9 @@ def settle(
     return targets, None
   taps = {stride: np.concatenate([own[stride] for own in organ_taps]) for stride in scales}
   voxels, scores = targets, np.zeros(len(targets), np.float32)
-  size, shared = programs.POINTS_PER_CALL, 1 if settings.lattice_vox is None else POINTS_PER_SHARED_PATCH
+  size, shared = programs.POINTS_PER_CALL, POINTS_PER_SHARED_PATCH if settings.shared_patches else 1
   for step in range(settings.steps):
-    centres = patch_centres(voxels, padded.shape, settings.lattice_vox)
+    centres = patch_centres(voxels, padded.shape, settings.shared_patches)
     groups, moved = _groups(centres, shared), np.zeros_like(voxels)
     done = step * len(voxels)
     for first in range(0, len(groups), size):
@@ -80,18 +81,12 @@ def settle(
 
 
 def patch_centres(
-  voxels: Int[np.ndarray, "points 3"], shape: tuple[int, ...], lattice_vox: int | None
+  voxels: Int[np.ndarray, "points 3"], shape: tuple[int, ...], shared: bool
 ) -> Int[np.ndarray, "points 3"]:
-  """Centre of the patch that each point uses: the point itself, or the nearest of a lattice, inside the scan."""
+  """Centre of the patch that each point uses: the point itself, or one that others use too, inside the scan."""
   # one less than fits at the far end, as published
-  low, high = np.full(3, MARGIN), np.array(shape) - MARGIN - 1
-  inside = np.clip(voxels, low, high)
-  if lattice_vox is None:
-    return inside
-  # spread evenly, so that neither end of the scan is far from a centre
-  cells = np.maximum(np.ceil((high - low) / lattice_vox).astype(int), 1)
-  nearest = np.rint((inside - low) * cells / np.maximum(high - low, 1))
-  return low + np.rint(nearest * (high - low) / cells).astype(int)
+  inside = np.clip(voxels, MARGIN, np.array(shape) - MARGIN - 1)
+  return shared_centres(inside, shape, MARGIN) if shared else inside
 
 
 def _groups(centres: Int[np.ndarray, "points 3"], most: int) -> list[Int[np.ndarray, " rows"]]:

@@ -8,7 +8,6 @@ from typing import Literal
 import jax
 
 from medlsam_jax.errors import ConfigError
-from medlsam_jax.geometry import PATCH_EDGE
 from medlsam_jax.models.medlam import FEATURE_STRIDES
 
 
@@ -27,9 +26,9 @@ class SearchSettings:
   dtype: Literal["float32", "bfloat16", "auto"] = "float32"
   """Of the operands of products; sums are float32. `auto` is bfloat16 on GPU and TPU and float32 on a CPU, where
   rounding costs more than it saves."""
-  lattice_vox: int | None = None
-  """Distance between the patch centres that a point may use, in working voxels; None gives each point a patch of its
-  own around its target. On a lattice points share patches, so that the cost is bounded by the scan."""
+  shared_patches: bool = False
+  """Points that lie near each other use one patch, whose features are computed once, so that the cost is bounded by the
+  scan (`localization.sharing`); otherwise each has a patch of its own around its target."""
 
   def __post_init__(self) -> None:
     """Refuse values that mean nothing."""
@@ -37,8 +36,6 @@ class SearchSettings:
       raise ConfigError(f"feature scales {self.feature_scales}; choose among {FEATURE_STRIDES}")
     if self.finest_stride not in FEATURE_STRIDES:
       raise ConfigError(f"finest_stride {self.finest_stride}; choose among {FEATURE_STRIDES}")
-    if self.lattice_vox is not None and not 1 <= self.lattice_vox <= PATCH_EDGE // 2:
-      raise ConfigError(f"lattice_vox {self.lattice_vox}; choose 1 to {PATCH_EDGE // 2}, or none")
     if self.steps < 1 or self.agents < 1:
       raise ConfigError(f"{self.steps} steps of {self.agents} agents; both must be at least 1")
     if self.dtype not in ("float32", "bfloat16", "auto"):
@@ -69,7 +66,7 @@ class SearchSettings:
 
 EXACT = SearchSettings()
 FAST = SearchSettings(finest_stride=2, dtype="auto")
-ATLAS = dataclasses.replace(FAST, lattice_vox=24)
+ATLAS = dataclasses.replace(FAST, shared_patches=True)
 PRESETS = {"exact": EXACT, "fast": FAST, "atlas": ATLAS}
 """`exact` is the published arithmetic; `fast` leaves out features at full resolution; `atlas` besides lets organs share
 patches. README and `medlsam localize --help` say what each costs in accuracy."""

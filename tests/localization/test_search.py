@@ -11,7 +11,7 @@ from medlsam_jax.data.ct import pad_for_patches, to_working_grid
 from medlsam_jax.data.templates import Template
 from medlsam_jax.errors import ConfigError, InputError, TemplateError, WeightsError
 from medlsam_jax.geometry import Volume
-from medlsam_jax.localization import check, fine, programs, search
+from medlsam_jax.localization import check, fine, programs, search, sharing
 from medlsam_jax.localization.bank import Bank
 from medlsam_jax.localization.search_settings import PRESETS, SearchSettings
 
@@ -152,8 +152,6 @@ def test_a_scan_on_the_other_working_grid_is_refused(network, bank, make_templat
     {"feature_scales": (8,)},
     {"steps": 0},
     {"agents": 0},
-    {"lattice_vox": 0},
-    {"lattice_vox": 33},
     {"finest_stride": 3},
     {"dtype": "float16"},
   ],
@@ -212,36 +210,39 @@ def test_a_second_step_searches_from_where_the_first_one_ended(network, bank, ma
   assert found["kidney"].confidence.similarity == 0.5
 
 
-@pytest.mark.parametrize(("targets", "lattice"), [([40, 32, 32], 32), ([-5, 60, 200], 32), ([33, 44, 51], 9)])
-def test_lattice_centres_lie_inside_the_scan_within_half_a_cell_of_the_point(targets, lattice):
-  shape = (64 + 70, 64 + 30, 64 + 1)
-  centres = fine.patch_centres(np.array([targets]), shape, lattice)[0]
-  inside = fine.patch_centres(np.array([targets]), shape, None)[0]
-  assert np.all(centres >= 32) and np.all(centres <= np.array(shape) - 33)
-  assert np.all(np.abs(centres - inside) <= lattice / 2 + 0.5)
-
-
-def test_a_lattice_bounds_the_patches_whatever_the_number_of_points():
+def test_shared_patches_are_as_many_as_tile_the_scan_whatever_the_number_of_points():
   shape = (64 + 122, 64 + 101, 64 + 112)
-  points = np.random.default_rng(0).integers(-20, 250, (5000, 3))
-  assert len(np.unique(fine.patch_centres(points, shape, 32), axis=0)) <= 5 * 5 * 5
-  assert len(np.unique(fine.patch_centres(points, shape, None), axis=0)) > 1000
+  points = np.random.default_rng(0).integers(-20, 250, (3000, 3))
+  inside = np.clip(points, 32, np.array(shape) - 33)
+  assert len(np.unique(fine.patch_centres(points, shape, False), axis=0)) > 1000
+  for count in (1, 60, 600, 3000):
+    centres = fine.patch_centres(points[:count], shape, True)
+    assert len(np.unique(centres, axis=0)) <= 4 * 3 * 3
+    assert np.all(centres >= 32) and np.all(centres <= np.array(shape) - 33)
+    assert np.abs(centres - inside[:count]).max() <= sharing.TILE_VOX // 2 + 1
+
+
+def test_few_points_share_a_patch_only_with_near_ones():
+  shape, points = (200, 200, 200), np.array([[60, 60, 60], [66, 72, 60], [60, 60, 120], [60, 73, 60]])
+  centres = fine.patch_centres(points, shape, True)
+  assert np.abs(centres - points).max() <= sharing.LEAST_REACH
+  assert np.array_equal(centres[2], points[2])
+  assert len(np.unique(centres, axis=0)) == 3
 
 
 def test_points_that_share_a_patch_settle_as_with_patches_of_their_own(network, make_template):
-  """All targets on one lattice centre, more of them than a shared patch takes at once."""
+  """All targets in one place, more of them than a shared patch takes at once."""
   scan = make_template("q", shape=(70, 60, 66)).scan
   padded = pad_for_patches(to_working_grid(scan, "published").intensity)
   module, variables = programs.prepare(network)
-  centre = fine.patch_centres(np.array([[60, 60, 60]]), padded.shape, 32)
+  centre = np.array([[60, 60, 60]])
   count = fine.POINTS_PER_SHARED_PATCH + 3
   taps = {4: np.random.default_rng(0).standard_normal((count, 2, 2, 2, 8)).astype(np.float32)}
-  # with a lattice the targets lie beside the centre, and settle as from the centre itself
+  # half of those that share lie on one side of the centre and half on the other, and settle as from the centre itself
+  aside = np.where(np.arange(count)[:, None] % 2, 3, -3)
   alone, shared = (
-    fine.settle(
-      module, variables, padded, np.tile(centre + aside, (count, 1)), [taps], SearchSettings((4,), lattice_vox=cells)
-    )
-    for cells, aside in ((None, 0), (32, 3))
+    fine.settle(module, variables, padded, centre + moved, [taps], SearchSettings((4,), shared_patches=share))
+    for share, moved in ((False, 0 * aside), (True, aside))
   )
   np.testing.assert_array_equal(alone[0], shared[0])
   np.testing.assert_allclose(alone[1], shared[1], rtol=1e-5)
@@ -255,7 +256,7 @@ def test_the_fast_presets_leave_out_full_resolution_and_atlas_shares_patches():
   assert PRESETS["fast"].operands == ("float32" if jax.default_backend() == "cpu" else "bfloat16")
   with pytest.raises(ConfigError, match="finer than 2"):
     PRESETS["fast"].scales((1,))
-  assert PRESETS["atlas"].lattice_vox and not PRESETS["fast"].lattice_vox
+  assert PRESETS["atlas"].shared_patches and not PRESETS["fast"].shared_patches
 
 
 def test_a_crop_beyond_the_scan_is_filled_with_zeros():
