@@ -7,6 +7,10 @@ medlsam finetune --config configs/finetune.py:medsam --network sam-vit-b ...
     160 images a step: for accelerators.
 medlsam finetune --config configs/finetune.py:lora ...
     The mask decoder, and updates of rank 4 of the image encoder's attention.
+medlsam finetune --config configs/finetune.py:distill --network litemedsam --teacher medsam ...
+    A TinyViT image encoder, on the embeddings of a ViT of the family (computed once), as MobileSAM's was: for
+    accelerators. The decoder stays: start from a network whose decoder was made for the teacher's embeddings, or train
+    it after with the first mode.
 medlsam finetune --config configs/finetune.py:smoke --workdir /tmp/smoke
     Two steps of LiteMedSAM's decoder on a phantom: shows that everything runs.
 """
@@ -19,7 +23,7 @@ from medlsam_jax.training.finetune_settings import FinetuneSettings
 
 
 def get_config(mode: str = "decoder") -> ConfigDict:
-  """The config of one mode: `decoder`, `medsam`, `lora` or `smoke`."""
+  """The config of one mode: `decoder`, `medsam`, `lora`, `distill` or `smoke`."""
   config = ConfigDict(dataclasses.asdict(FinetuneSettings()))
   config.name = f"finetuned_{mode}"
   if mode == "medsam":
@@ -30,11 +34,16 @@ def get_config(mode: str = "decoder") -> ConfigDict:
     config.checkpoint.every_steps, config.validate_every_steps = 1000, 5000
   elif mode == "lora":
     config.train = "lora"
+  elif mode == "distill":
+    config.train, config.batch_norm, config.teacher = "distill", "updated", "medsam"
+    config.data.windows = ("soft_tissue", "lung", "brain", "bone")
+    config.optimizer.update(learning_rate=1e-3, total_steps=20_000, warmup_steps=500)
+    config.checkpoint.every_steps, config.validate_every_steps = 1000, 1000
   elif mode == "smoke":
     config.data.update(phantoms=1, validation_phantoms=1, slice_step=24, validation_slice_step=40, images_per_step=2)
     config.data.organs = ("liver", "spleen")
     config.optimizer.update(total_steps=2, warmup_steps=1)
     config.log_every_steps = 1
   elif mode != "decoder":
-    raise ValueError(f"configs/finetune.py has no mode '{mode}'; it has: decoder, medsam, lora, smoke")
+    raise ValueError(f"configs/finetune.py has no mode '{mode}'; it has: decoder, medsam, lora, distill, smoke")
   return config.lock()

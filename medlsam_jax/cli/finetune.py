@@ -34,7 +34,7 @@ def add_to(commands: Any) -> None:
     "--config",
     default="configs/finetune.py:decoder",
     metavar="FILE.py[:MODE]",
-    help="settings; modes of configs/finetune.py are decoder, medsam, lora and smoke (default: "
+    help="settings; modes of configs/finetune.py are decoder, medsam, lora, distill and smoke (default: "
     "configs/finetune.py:decoder)",
   )
   parser.add_argument("--workdir", required=True, metavar="DIR", help="folder of the run")
@@ -63,8 +63,11 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   workdir = Path(arguments.workdir)
   require_writable(workdir)
   cluster.connect(settings.cluster)
-  sources.fetch(settings.network, terminal)
-  network = load(settings.network, for_training=True)
+  networks = []
+  for name in (settings.network, settings.teacher):
+    if name:
+      sources.fetch(name, terminal)
+      networks.append(load(name, for_training=True))
   main = cluster.is_main()
   if main:
     with staged(workdir) as scratch:
@@ -79,24 +82,31 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
       shown = {name: value for name, value in metrics.items() if not name.startswith("organ_")}
       terminal.say(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in shown.items()))
 
-    variables, header = finetune.run(settings, network, workdir, report, bar.title, bar)
+    variables, header = finetune.run(settings, networks[0], workdir, report, bar.title, bar, *networks[1:])
   if main:
     weights = workdir / f"{settings.name}.safetensors"
     write_weights(weights, variables, header)
-    tell(workdir / finetune.VALIDATION_FILE, terminal)
-    terminal.result(f"weights: {weights}")
+    tell(workdir / finetune.VALIDATION_FILE, int(header["trained_steps"]), terminal)
+    terminal.result(f"weights: {weights} ({which(header, settings.checkpoint.best_metric)})")
   return 0
 
 
-def tell(path: Path, terminal: Terminal) -> None:
-  """Dice of the held-out scans before and after, by organ."""
+def which(header: Mapping[str, str], metric: str) -> str:
+  """Which step's weights were written, and why."""
+  step, value = header["trained_steps"], header.get(metric)
+  return f"of step {step}, " + ("the last" if value is None else f"the best by {metric}: {float(value):.3f}")
+
+
+def tell(path: Path, step: int, terminal: Terminal) -> None:
+  """Dice of the held-out scans before and at the step that is written, by organ."""
   from medlsam_jax.training.mask_validation import means_of
 
   if not path.is_file():
     return
   kept = {int(step): means_of(scores) for step, scores in json.loads(path.read_text()).items()}
-  first, last = kept[min(kept)], kept[max(kept)]
-  rows = [["held-out Dice", f"step {min(kept)}", f"step {max(kept)}"]]
+  step = step if step in kept else max(kept)
+  first, last = kept[min(kept)], kept[step]
+  rows = [["held-out Dice", f"step {min(kept)}", f"step {step}"]]
   for name in (*sorted(set(last) - {"validation_dice"}), "validation_dice"):
     title = "mean" if name == "validation_dice" else name.removeprefix("organ_").removesuffix("_dice")
     rows.append([title, f"{first[name]:.3f}" if name in first else "-", f"{last[name]:.3f}"])

@@ -31,24 +31,25 @@ class Checkpoints:
   """The checkpoints of one run."""
 
   def __init__(self, directory: Path, settings: CheckpointSettings):
+    higher = settings.best_metric.endswith(HIGHER_IS_BETTER)
+
+    def rank(metrics: Any) -> float:
+      # policies compare upwards; what was not measured at its step is worse than all that was
+      return (1 if higher else -1) * metrics.get(settings.best_metric, -np.inf if higher else np.inf)
+
     keep: list[Any] = [policies.LatestN(settings.keep_last)]
     if settings.keep_best:
-      higher = settings.best_metric.endswith(HIGHER_IS_BETTER)
-      keep.append(
-        policies.BestN(
-          # policies compare upwards; what was not measured at its step is worse than all that was
-          get_metric_fn=lambda m: (1 if higher else -1) * m.get(settings.best_metric, -np.inf if higher else np.inf),
-          n=settings.keep_best,
-          keep_checkpoints_without_metrics=False,
-        )
-      )
-    options = ocp.CheckpointManagerOptions(create=True, preservation_policy=policies.AnyPreservationPolicy(keep))
+      keep.append(policies.BestN(get_metric_fn=rank, n=settings.keep_best, keep_checkpoints_without_metrics=False))
+    # without `best_fn` metrics are not written, and a resumed run knows none of the earlier ones
+    options = ocp.CheckpointManagerOptions(
+      create=True, preservation_policy=policies.AnyPreservationPolicy(keep), best_fn=rank
+    )
     names = (_STATE, _CONFIG, _LOADER)
     try:
       self._manager = ocp.CheckpointManager(directory.resolve(), options=options, item_names=names)
     except OSError as error:
       raise OutputError(f"{directory}: cannot be written ({error})") from error
-    self.directory = directory
+    self.directory, self._settings = directory, settings
 
   def save(
     self,
@@ -90,13 +91,24 @@ class Checkpoints:
       raise ConfigError(f"{self.directory}: does not fit this config: it was trained with {before.network}")
     return TrainState(**{"ema": None, **state}), loader
 
-  def read(self, wanted: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]] | None:
-    """Fields of the newest state, shaped and laid out as `wanted`, its settings, and the loader's position.
+  def best(self) -> tuple[int, float] | None:
+    """Step and value of the best metric that was measured, of the checkpoints that are kept; None without any."""
+    self._manager.wait_until_finished()
+    name = self._settings.best_metric
+    found = [(step, self._manager.metrics(step) or {}) for step in self._manager.all_steps()]
+    known = [(step, float(metrics[name])) for step, metrics in found if name in metrics]
+    higher = name.endswith(HIGHER_IS_BETTER)
+    return max(known, key=lambda each: each[1] if higher else -each[1], default=None)
+
+  def read(
+    self, wanted: Mapping[str, Any], step: int | None = None
+  ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]] | None:
+    """Fields of a step's state (or the newest), shaped and laid out as `wanted`, its settings, the loader's position.
 
     Raises:
       ConfigError: the checkpoint has other fields or shapes.
     """
-    newest = self._manager.latest_step()
+    newest = self._manager.latest_step() if step is None else step
     if newest is None:
       return None
     place = self._manager.directory / str(newest)

@@ -27,6 +27,7 @@ from medlsam_jax.models.sam.sam import Sam
 from medlsam_jax.training import sharding, tuned
 from medlsam_jax.training.checkpoint import Checkpoints
 from medlsam_jax.training.cluster import connect, is_main
+from medlsam_jax.training.distillation import EmbeddingBatch, EmbeddingSource, as_seen_by, check_pair, embedding_loss
 from medlsam_jax.training.embeddings import embeddings_of, make_encoder
 from medlsam_jax.training.finetune_settings import FinetuneSettings
 from medlsam_jax.training.mask_batches import MaskBatch, MaskSource, slices_to_learn, slices_to_validate
@@ -39,7 +40,9 @@ from medlsam_jax.training.watch import Stopped, Waiting, stops_on_sigterm
 VALIDATION_FILE = "validation.json"
 Report = Callable[[int, Mapping[str, float]], None]
 Bar = Callable[[int, int], None]
-Step = Callable[["TuneState", MaskBatch], tuple["TuneState", dict[str, Array]]]
+Batch = MaskBatch | EmbeddingBatch
+Source = MaskSource | EmbeddingSource
+Step = Callable[["TuneState", Batch], tuple["TuneState", dict[str, Array]]]
 
 
 class TuneState(NamedTuple):
@@ -60,6 +63,7 @@ def run(
   report: Report = lambda step, metrics: None,
   progress: Callable[[str], None] = lambda text: None,
   bar: Bar = lambda done, total: None,
+  teacher: Network | None = None,
 ) -> tuple[dict[str, Any], dict[str, str]]:
   """Trains to `total_steps`, resuming from the newest checkpoint in `directory`.
 
@@ -73,12 +77,14 @@ def run(
     report: called with a step and its metrics.
     progress: called with a word on what is being done before the first step.
     bar: called with images encoded and in all.
+    teacher: with `train="distill"`, what was loaded from `settings.teacher`.
 
   Returns:
-    Variables of the whole network and the header for its weights file, of the same kind as before.
+    Variables of the whole network and the header for its weights file, of the same kind as before: those of the best
+    checkpoint by `checkpoint.best_metric` where one was measured (the header then has that metric), else the last.
 
   Raises:
-    WeightsError: the network is not of the SAM family, or has batch norm folded.
+    WeightsError: a network is not of the SAM family, or has batch norm folded.
     ConfigError: settings that do not go together, or a checkpoint in `directory` of another run.
     InputError: a scan cannot be used, or no slice shows an organ that was asked for.
     NotFinite: the loss is no number; its batch is in `directory`.
@@ -88,58 +94,85 @@ def run(
   connect(settings.cluster)
   mesh = sharding.make_mesh(settings.mesh)
   sharding.check_batch(settings.data.images_per_step, 1, mesh)
-  module = _module(network, settings)
+  module = _module(network, settings, teacher)
   progress("reading scans")
   learnt = slices_to_learn(settings.data, module.variant)
   held_out = slices_to_validate(settings.data, module.variant, learnt)
-  tuning = _Tuning(settings, network, module, mesh)
-  embeddings = None
-  if settings.train == "decoder":
-    progress("encoding slices")
-    embeddings = embeddings_of(module, network.variables, network.sha256, learnt, directory, bar)
+  tuning = _Tuning(settings, network, module, mesh, teacher)
+  source = _source(tuning, learnt, directory, progress, bar)
   validate = None if held_out is None else _validation(tuning, held_out, directory, progress, bar)
-  rows = sharding.local_rows(settings.data.images_per_step, mesh)
-  source = MaskSource(learnt, embeddings, settings.data, settings.seed, rows, settings.optimizer.total_steps)
   checkpoints = Checkpoints(directory / "checkpoints", settings.checkpoint)
   try:
     with stops_on_sigterm() as asked_to_stop:
       progress("training")
-      state = _Loop(tuning, source, directory, checkpoints, report, validate, asked_to_stop).train(_identity(learnt))
-      return sharding.to_host(tuning.variables(state)), _header(settings, network)
+      loop = _Loop(tuning, source, directory, checkpoints, report, validate, asked_to_stop)
+      state, measured = loop.train(_identity(learnt))
+      return sharding.to_host(tuning.variables(state)), _header(tuning, int(state.step), measured)
   finally:
     checkpoints.close()
 
 
-def _module(network: Network, settings: FinetuneSettings) -> Sam:
+def _source(
+  tuning: _Tuning, learnt: LabelledSlices, directory: Path, progress: Callable[[str], None], bar: Bar
+) -> Source:
+  """Batches to learn from; embeddings that stay as they are get computed, or read, first."""
+  settings, network, module, teacher = tuning.settings, tuning.network, tuning.module, tuning.teacher
+  rows, steps = sharding.local_rows(settings.data.images_per_step, tuning.mesh), settings.optimizer.total_steps
+  if settings.train == "distill":
+    theirs = check_pair(module, teacher, settings.teacher)
+    variables, sha256 = cast(Network, teacher).variables, cast(Network, teacher).sha256
+    seen = as_seen_by(learnt, theirs.variant)
+    progress("encoding slices by the teacher")
+    wanted = embeddings_of(theirs, variables, sha256, seen, directory, bar)
+    per_step = settings.data.images_per_step
+    return EmbeddingSource(learnt, module.variant, seen, wanted, per_step, settings.seed, rows, steps)
+  embeddings = None
+  if settings.train == "decoder":
+    progress("encoding slices")
+    embeddings = embeddings_of(module, network.variables, network.sha256, learnt, directory, bar)
+  return MaskSource(learnt, embeddings, settings.data, settings.seed, rows, steps)
+
+
+def _module(network: Network, settings: FinetuneSettings, teacher: Network | None) -> Sam:
   if not isinstance(network.module, Sam):
     raise WeightsError(f"{network.source}: a {network.kind} network has no masks to train; give one such as litemedsam")
   if network.module.folded:
     raise WeightsError(f"{network.source}: its batch norm is folded; load it with for_training=True")
   if settings.optimizer.accumulate != 1 or settings.optimizer.ema_decay:
     raise ConfigError("optimizer.accumulate and optimizer.ema_decay are for pre-training; leave them as they are")
-  return network.module.clone(dtype=jnp.dtype(settings.dtype), remat=settings.train != "decoder")
+  module = network.module.clone(dtype=jnp.dtype(settings.dtype), remat=settings.train != "decoder")
+  if settings.train == "distill":
+    check_pair(module, teacher, settings.teacher)
+  elif teacher is not None or settings.teacher:
+    raise ConfigError(f"teacher {settings.teacher!r} is for train distill, not {settings.train}; leave it out")
+  return module
 
 
 def _identity(learnt: LabelledSlices) -> str:
   return json.dumps([[scan.name for scan in learnt.scans], len(learnt), sorted(learnt.organs)])
 
 
-def _header(settings: FinetuneSettings, network: Network) -> dict[str, str]:
+def _header(tuning: _Tuning, step: int, measured: dict[str, float]) -> dict[str, str]:
+  settings, network, teacher = tuning.settings, tuning.network, tuning.teacher
   return {
     **{name: value for name, value in network.header.items() if name != "format"},
     "kind": network.kind,
     "finetuned_from": network.sha256,
     "trained_as": settings.name,
     "trained_part": settings.train,
-    "trained_steps": str(settings.optimizer.total_steps),
+    "trained_steps": str(step),
+    **({} if teacher is None else {"distilled_from": teacher.sha256}),
+    **{name: f"{value:.6g}" for name, value in measured.items()},
   }
 
 
 class _Tuning:
   """What is trained and how: the step, and the whole network at any state."""
 
-  def __init__(self, settings: FinetuneSettings, network: Network, module: Sam, mesh: Mesh):
-    self.settings, self.network, self.module, self.mesh = settings, network, module, mesh
+  def __init__(
+    self, settings: FinetuneSettings, network: Network, module: Sam, mesh: Mesh, teacher: Network | None = None
+  ):
+    self.settings, self.network, self.module, self.mesh, self.teacher = settings, network, module, mesh, teacher
     key = jax.random.key(settings.seed)
     trained, frozen = tuned.split(network.params, settings.train, settings.lora_rank, key)
     host = jax.device_get((trained, frozen, network.variables.get("batch_stats")))
@@ -171,7 +204,7 @@ def _compiled_step(settings: FinetuneSettings, module: Sam) -> Callable[..., tup
   """The step; frozen parameters and fixed statistics are arguments. Kept, so that a run resumed here compiles none."""
   optimizer = make_optimizer(settings.optimizer)
 
-  def loss(trained: Any, frozen: Any, stats: Any, updates: bool, batch: MaskBatch) -> tuple[Array, Any]:
+  def loss(trained: Any, frozen: Any, stats: Any, updates: bool, batch: Batch) -> tuple[Array, Any]:
     params = tuned.joined(trained, frozen)
     variables = {"params": params} if stats is None else {"params": params, "batch_stats": stats}
     inputs = jnp.asarray(batch.inputs, jnp.float32)
@@ -182,12 +215,15 @@ def _compiled_step(settings: FinetuneSettings, module: Sam) -> Callable[..., tup
       stats = changed["batch_stats"]
     else:
       embedding = cast(Array, module.apply(variables, inputs, method="encode"))
+    if isinstance(batch, EmbeddingBatch):
+      total, metrics = embedding_loss(embedding, batch)
+      return total, (metrics, stats)
     answer = module.apply({"params": params}, embedding, boxes=batch.boxes, method="decode")
     logits, iou = cast(tuple[Array, Array], answer)
     total, metrics = mask_loss(logits[:, 0], iou[:, 0], jnp.asarray(batch.truth), settings.loss)
     return total, (metrics, stats)
 
-  def step(state: TuneState, batch: MaskBatch, frozen: Any, fixed: Any) -> tuple[TuneState, dict[str, Array]]:
+  def step(state: TuneState, batch: Batch, frozen: Any, fixed: Any) -> tuple[TuneState, dict[str, Array]]:
     updates_stats = state.batch_stats is not None
     stats = state.batch_stats if updates_stats else fixed
     gradient, (metrics, stats) = jax.grad(loss, has_aux=True)(state.params, frozen, stats, updates_stats, batch)
@@ -246,15 +282,15 @@ class _Loop:
   """The steps of one run."""
 
   tuning: _Tuning
-  source: MaskSource
+  source: Source
   directory: Path
   checkpoints: Checkpoints
   report: Report
   validate: Validate | None
   asked_to_stop: Callable[[int], bool]
 
-  def train(self, identity: str) -> TuneState:
-    """All steps that are left."""
+  def train(self, identity: str) -> tuple[TuneState, dict[str, float]]:
+    """All steps that are left: the best state that was kept, with its metric, or the last where none was measured."""
     settings, last = self.tuning.settings, self.tuning.settings.optimizer.total_steps
     state, first = self._resumed(identity)
     step_function, waiting = self.tuning.step(), Waiting(self.directory)
@@ -274,24 +310,44 @@ class _Loop:
       validated: dict[str, float] = {}
       if done % settings.validate_every_steps == 0 or done == last:
         validated = self._score(done, state)
-      if done % settings.checkpoint.every_steps == 0 or done == last or stop:
+      # what was validated is kept, too: it may be the best
+      if done % settings.checkpoint.every_steps == 0 or done == last or stop or validated:
         waiting.all()
-        position = {"next_step": done, "drawn_from": identity, "network": self.tuning.network.sha256}
-        self.checkpoints.save(done, state, settings, position, validated)
+        self.checkpoints.save(
+          done, state, settings, {"next_step": done, "drawn_from": identity, **self._origin}, validated
+        )
       if stop and done < last:
         raise Stopped(f"stopped by SIGTERM after step {done}; the same command goes on from there")
-    return state
+    return self._best(state)
+
+  @property
+  def _origin(self) -> dict[str, str]:
+    """What a checkpoint must have come from to be gone on with."""
+    networks = {"network": self.tuning.network, "teacher": self.tuning.teacher}
+    return {name: each.sha256 for name, each in networks.items() if each is not None}
+
+  def _best(self, state: TuneState) -> tuple[TuneState, dict[str, float]]:
+    best = self.checkpoints.best()
+    if best is None:
+      return state, {}
+    step, value = best
+    if step != int(state.step):
+      values, _, _ = cast(tuple[dict[str, Any], Any, Any], self.checkpoints.read(self._shapes(state), step))
+      state = TuneState(**{"batch_stats": None, **values})
+    return state, {self.tuning.settings.checkpoint.best_metric: value}
+
+  def _shapes(self, state: TuneState) -> dict[str, Any]:
+    fields = {name: value for name, value in state._asdict().items() if value is not None}
+    place = sharding.replicated(self.tuning.mesh)
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), fields)
 
   def _resumed(self, identity: str) -> tuple[TuneState, int]:
     state, tuning = self.tuning.start(), self.tuning
-    fields = {name: value for name, value in state._asdict().items() if value is not None}
-    place = sharding.replicated(tuning.mesh)
-    wanted = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), fields)
-    found = self.checkpoints.read(wanted)
+    found = self.checkpoints.read(self._shapes(state))
     if found is None:
       return state, 0
     values, config, position = found
-    if config.get("train") != tuning.settings.train or position.get("network") != tuning.network.sha256:
+    if config.get("train") != tuning.settings.train or any(position.get(n) != v for n, v in self._origin.items()):
       raise ConfigError(
         f"{self.directory}: its checkpoint comes from another network or trains another part ({config.get('train')}); "
         "choose another --workdir"
@@ -307,10 +363,10 @@ class _Loop:
     self.report(step, found)
     return found
 
-  def _batches(self, first: int) -> Iterator[MaskBatch]:
+  def _batches(self, first: int) -> Iterator[Batch]:
     data, mesh = self.tuning.settings.data, self.tuning.mesh
     for local in loader.batches(cast(Any, self.source), first, data.threads):
-      yield sharding.put_batch(cast(MaskBatch, local), data.images_per_step, mesh)
+      yield sharding.put_batch(cast(Batch, local), data.images_per_step, mesh)
 
 
 def _renamed(pace: dict[str, float]) -> dict[str, float]:

@@ -56,9 +56,13 @@ class FinetuneSettings:
   seed: int = 0
   network: str = "litemedsam"
   """Where to start: name or file of a network of the SAM family."""
-  train: Literal["decoder", "model", "lora"] = "decoder"
+  train: Literal["decoder", "model", "lora", "distill"] = "decoder"
   """`decoder`: the mask decoder, image embeddings being computed once. `model`: image encoder and mask decoder, as
-  MedSAM was. `lora`: the mask decoder, and low-rank updates of the encoder's attention. The prompt encoder stays."""
+  MedSAM was. `lora`: the mask decoder, and low-rank updates of the encoder's attention. `distill`: a TinyViT image
+  encoder alone, on the embeddings of `teacher`, which are computed once. The prompt encoder stays."""
+  teacher: str = ""
+  """With `distill`, name or file of the network whose embeddings are learned, of as many channels: medsam, for
+  instance."""
   lora_rank: int = 4
   batch_norm: Literal["frozen", "updated"] = "frozen"
   """Statistics of batch norm in an encoder that is trained."""

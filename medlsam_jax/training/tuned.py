@@ -12,6 +12,13 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from medlsam_jax.errors import ConfigError
 
 LORA = "lora"
+TRAINED = {
+  "decoder": ("mask_decoder",),
+  "model": ("mask_decoder", "image_encoder"),
+  LORA: ("mask_decoder",),
+  "distill": ("image_encoder",),
+}
+"""Parts that change as a whole, by what is trained."""
 _ATTENTION = re.compile(r"(^|/)(qkv/kernel|attention/qkv_kernel)$")
 """Kernels of queries, keys and values in ViT and in TinyViT."""
 
@@ -26,8 +33,7 @@ def split(params: dict[str, Any], train: str, lora_rank: int, key: jax.Array) ->
   Raises:
     ConfigError: `lora` with a rank below 1, or on an encoder without attention.
   """
-  chosen = ("mask_decoder", "image_encoder") if train == "model" else ("mask_decoder",)
-  trained = {name: params[name] for name in chosen}
+  trained = {name: params[name] for name in TRAINED[train]}
   if train == LORA:
     flat = flatten_dict(params["image_encoder"], sep="/")
     kernels = {name: kernel.shape for name, kernel in flat.items() if _ATTENTION.search(name)}

@@ -10,11 +10,15 @@ import pytest
 from flax.traverse_util import flatten_dict
 from sam_weights import tiny_network
 
+from medlsam_jax.cli.finetune import which
+from medlsam_jax.data.slices import ImageFit
 from medlsam_jax.errors import ConfigError, InputError, WeightsError
 from medlsam_jax.models.network import Network
+from medlsam_jax.models.sam.image_encoder import ViTSizes
 from medlsam_jax.models.sam.sam import DecoderSizes, Sam, SamVariant
 from medlsam_jax.models.sam.tiny_vit import TinyViTSizes
 from medlsam_jax.training import finetune, mask_loss
+from medlsam_jax.training.distillation import cell_matrix
 from medlsam_jax.training.finetune_settings import FinetuneSettings, MaskLossSettings
 from medlsam_jax.training.settings import from_mapping
 from medlsam_jax.training.watch import Stopped
@@ -109,6 +113,88 @@ def test_whole_model_moves_all_but_the_prompt_encoder_and_its_statistics(tmp_pat
     "params/mask_decoder", "params/image_encoder", "batch_stats/image_encoder",
   }  # fmt: skip
   assert not (tmp_path / "embeddings").exists()
+
+
+@pytest.fixture(scope="module")
+def teacher():
+  """The image encoder of a random ViT that has as many channels, half as many cells, and stretches images."""
+  import jax.numpy as jnp
+
+  module = Sam(SamVariant("vit-tiny", 64, ViTSizes(16, 1, 2, (0,), 2, 16, 4, 16), "imagenet", scaling="stretch"))
+  shapes = jax.eval_shape(lambda key: module.init(key, jnp.zeros((1, 64, 64, 3)), method="encode"), jax.random.key(0))
+  rng = np.random.default_rng(2)
+  variables = jax.tree.map(lambda s: rng.normal(0, 0.3, s.shape).astype(np.float32), shapes)
+  return Network(module, dict(variables), "medsam", "vit-tiny")
+
+
+def test_student_comes_to_give_the_embeddings_of_its_teacher(tmp_path, mini_templates, lite, teacher):
+  said, encoded = {}, []
+  chosen = settings(
+    mini_templates, train="distill", batch_norm="updated", teacher="vit-tiny",
+    optimizer={"kind": "adamw", "total_steps": 12, "learning_rate": 1e-2, "decay": "constant"},
+  )  # fmt: skip
+
+  def run(teacher):
+    return finetune.run(chosen, lite, tmp_path, said.__setitem__, bar=lambda *a: encoded.append(a), teacher=teacher)
+
+  variables, header = run(teacher)
+  assert changed(lite.variables, variables) == {"params/image_encoder", "batch_stats/image_encoder"}
+  assert np.mean([said[s]["loss"] for s in (11, 12)]) < 0.8 * np.mean([said[s]["loss"] for s in (1, 2)])
+  assert said[12]["cosine"] > said[1]["cosine"]
+  assert header["distilled_from"] == teacher.sha256 and header["kind"] == "litemedsam"
+  assert encoded
+  encoded.clear()
+  again, _ = run(teacher)
+  assert not encoded and not changed(variables, again)
+  with pytest.raises(ConfigError, match="another network"):
+    run(dataclasses.replace(teacher, variables=jax.tree.map(lambda a: a + 1, teacher.variables)))
+
+
+def test_only_a_tiny_vit_learns_from_a_teacher_of_as_many_channels(tmp_path, mini_templates, lite, teacher):
+  chosen = settings(mini_templates, train="distill", teacher="other")
+  with pytest.raises(ConfigError, match="no TinyViT"):
+    finetune.run(chosen, teacher, tmp_path, teacher=teacher)
+  with pytest.raises(ConfigError, match=r"32 channels.*16"):
+    finetune.run(chosen, lite, tmp_path, teacher=tiny_network())
+  with pytest.raises(ConfigError, match="name the network to learn from"):
+    finetune.run(settings(mini_templates, train="distill"), lite, tmp_path)
+  with pytest.raises(ConfigError, match="leave it out"):
+    finetune.run(settings(mini_templates, teacher="medsam"), lite, tmp_path, teacher=teacher)
+
+
+def test_teachers_cells_are_laid_where_the_students_are():
+  padded, stretched = (ImageFit(40, 80, 64, scaling) for scaling in ("pad", "stretch"))
+  alike, seen = cell_matrix(padded, ImageFit(40, 80, 128, "pad"), 8, 8, "y")
+  np.testing.assert_allclose(alike, np.eye(8), atol=1e-6)
+  assert seen.all()
+  # 40 rows are the upper half of the student's image and the whole of the teacher's
+  rows, seen = cell_matrix(padded, stretched, 8, 8, "y")
+  np.testing.assert_array_equal(seen, [1] * 4 + [0] * 4)
+  np.testing.assert_allclose(rows[:4] @ np.arange(8), [0.5, 2.5, 4.5, 6.5], atol=1e-6)
+  np.testing.assert_allclose(cell_matrix(padded, stretched, 8, 8, "x")[0], np.eye(8), atol=1e-6)
+
+
+def test_weights_of_the_best_validated_step_are_given(tmp_path, mini_templates, mini_queries, lite, monkeypatch):
+  grow = jax.jit(lambda state: state._replace(step=state.step + 1, params=jax.tree.map(lambda a: a + 1, state.params)))
+  scores, seen = {0: 0.9, 1: 0.2, 2: 0.8, 3: 0.5}, {}
+
+  def validation(tuning, *rest):
+    def validate(step, state):
+      seen[step] = jax.device_get(tuning.variables(state))
+      return {"validation_dice": scores[step]}
+
+    return validate
+
+  monkeypatch.setattr(finetune, "_compiled_step", lambda *_: lambda state, *rest: (grow(state), {"loss": 0.0}))
+  monkeypatch.setattr(finetune, "_validation", validation)
+  chosen = settings(mini_templates, mini_queries, train="model", validate_every_steps=1)
+  best, header = finetune.run(chosen, lite, tmp_path)
+  assert not changed(best, seen[2]) and changed(best, seen[3])
+  assert header["trained_steps"] == "2"
+  assert which(header, "validation_dice") == "of step 2, the best by validation_dice: 0.800"
+  assert which({"trained_steps": "3"}, "validation_dice") == "of step 3, the last"
+  again, _ = finetune.run(chosen, lite, tmp_path)
+  assert not changed(again, best)
 
 
 def test_organ_that_no_slice_shows_is_named(tmp_path, mini_templates, lite):
