@@ -72,7 +72,7 @@ class Checkpoints:
       loader=ocp.args.JsonSave(dict(loader)),
     )
     try:
-      self._manager.save(step, args=items, metrics=dict(metrics) or None)
+      self._manager.save(step, args=items, metrics=dict(metrics))
     except (OSError, ValueError, RuntimeError) as error:
       raise _not_written(self.directory, error) from error
 
