@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +75,12 @@ class Search:
     bank, source = sources.bank_of(arguments, network, terminal)
     return cls(network, bank, source, settings, arguments.seed)
 
-  def run(self, path: Path, title: str, terminal: Terminal) -> tuple[Volume, dict[str, Finding]]:
+  def run(
+    self, path: Path, title: str, terminal: Terminal, read: Callable[[Path], Volume]
+  ) -> tuple[Volume, dict[str, Finding]]:
     """Reads a scan and finds the organs in it."""
     with terminal.bar(f"{title}: reading"):
-      scan = read_volume(path)
+      scan = read(path)
     with terminal.bar(f"{title}: localizing") as report:
       found = pipeline.localize(
         self.network,

@@ -54,7 +54,7 @@ def localize_all(arguments: argparse.Namespace, settings: Any, queries: list[Pat
   search = job.Search.prepare(arguments, settings, terminal)
 
   def work(path: Path, name: str, title: str) -> None:
-    scan, found = search.run(path, title, terminal)
+    scan, found = search.run(path, title, terminal, read)
     with terminal.bar(f"{title}: writing"):
       files = writing.write_result(arguments.out, name, scan, found, None, search.provenance())
     job.tell(terminal, title, found, None, files)
@@ -64,4 +64,5 @@ def localize_all(arguments: argparse.Namespace, settings: Any, queries: list[Pat
       path.exists() for path in writing.result_paths(arguments.out, name, segmented=False)
     )
 
-  return scans.run_over(terminal, queries, work, is_done), search
+  with scans.ReadAhead(queries, is_done) as read:
+    return scans.run_over(terminal, queries, work, is_done), search

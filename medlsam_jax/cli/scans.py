@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import TracebackType
 
 from medlsam_jax.cli.terminal import Terminal
 from medlsam_jax.errors import MedlsamError
+from medlsam_jax.geometry import Volume
 
 Work = Callable[[Path, str, str], None]
 """Takes a scan's path, its name, and what to call it in progress bars."""
@@ -26,6 +29,42 @@ class Summary:
   def exit_code(self) -> int:
     """1 if any scan failed."""
     return 1 if self.failed else 0
+
+
+class ReadAhead:
+  """Reads a scan while the one before it is worked on: at most one more is in memory.
+
+  A context manager; what cannot be read raises when it is asked for.
+  """
+
+  def __init__(self, paths: Sequence[Path], is_done: Callable[[str], bool]) -> None:
+    self._paths, self._is_done = list(paths), is_done
+    self._pool = ThreadPoolExecutor(1, "read-ahead")
+    self._next: tuple[Path, Future[Volume]] | None = None
+
+  def __enter__(self) -> ReadAhead:
+    return self
+
+  def __exit__(
+    self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+  ) -> None:
+    self._pool.shutdown(wait=False, cancel_futures=True)
+
+  def __call__(self, path: Path) -> Volume:
+    """The scan, and a start on the next one that is not done.
+
+    Raises:
+      InputError: it cannot be read.
+    """
+    from medlsam_jax.data.scans import read_volume, scan_name
+
+    ahead, self._next = self._next, None
+    volume = ahead[1].result() if ahead is not None and ahead[0] == path else read_volume(path)
+    later = self._paths[self._paths.index(path) + 1 :]
+    following = next((other for other in later if not self._is_done(scan_name(other))), None)
+    if following is not None:
+      self._next = following, self._pool.submit(read_volume, following)
+    return volume
 
 
 def run_over(terminal: Terminal, scans: Sequence[Path], work: Work, is_done: Callable[[str], bool]) -> Summary:

@@ -100,7 +100,7 @@ def segment_all(arguments: argparse.Namespace, settings: Any, queries: list[Path
   def work(path: Path, name: str, title: str) -> None:
     found: Mapping[str, Shown]
     if search is not None:
-      scan, found = search.run(path, title, terminal)
+      scan, found = search.run(path, title, terminal, read)
       provenance = search.provenance(predictor.network)
     else:
       scan, found = job.given_boxes(arguments, path, title, terminal)
@@ -118,4 +118,5 @@ def segment_all(arguments: argparse.Namespace, settings: Any, queries: list[Path
       path.exists() for path in writing.result_paths(arguments.out, name, segmented=True)
     )
 
-  return scans.run_over(terminal, queries, work, is_done), search
+  with scans.ReadAhead(queries, is_done) as read:
+    return scans.run_over(terminal, queries, work, is_done), search

@@ -99,16 +99,16 @@ def test_skip_existing_does_only_what_is_missing(medlsam, painter, search, mini_
 
 
 def test_a_defect_in_one_scan_does_not_stop_the_others(medlsam, search, mini_queries, tmp_path, monkeypatch):
-  from medlsam_jax.cli import job
+  from medlsam_jax.data import scans
 
-  original = job.read_volume
+  original = scans.read_volume
 
   def faulty(path):
     if "q0" in str(path):
       raise RuntimeError("boom")
     return original(path)
 
-  monkeypatch.setattr(job, "read_volume", faulty)
+  monkeypatch.setattr(scans, "read_volume", faulty)
   result = medlsam("localize", *search, "--query", mini_queries, "--out", tmp_path / "out")
   assert result.code == 1
   assert "Traceback" in result.err and "q0: a defect of medlsam: RuntimeError: boom" in result.err
@@ -173,3 +173,32 @@ def test_dicom_folder_is_a_scan(medlsam, painter, tmp_path):
   (tmp_path / "p.json").write_text(json.dumps({"liver": grid.world_from_voxel(points).tolist()}))
   assert medlsam("segment", "--boxes", tmp_path / "p.json", "--query", series, "--out", tmp_path / "out").code == 0
   assert "series_seg.nii.gz" in names(tmp_path / "out")
+
+
+def test_the_next_scan_that_is_not_done_is_read_while_one_is_worked_on(monkeypatch):
+  import threading
+  from pathlib import Path
+
+  from medlsam_jax.cli import scans
+  from medlsam_jax.data import scans as reading
+  from medlsam_jax.errors import InputError
+
+  read, began = [], {name: threading.Event() for name in "abcd"}
+
+  def slow_read(path):
+    read.append(path.name)
+    began[path.name].set()
+    if path.name == "c":
+      raise InputError("c: damaged")
+    return path.name
+
+  monkeypatch.setattr(reading, "read_volume", slow_read)
+  paths = [Path(name) for name in "abcd"]
+  with scans.ReadAhead(paths, is_done=lambda name: name == "b") as ahead:
+    assert ahead(paths[0]) == "a"
+    assert began["c"].wait(5), "nothing was read ahead"
+    assert not began["d"].is_set()
+    with pytest.raises(InputError, match="damaged"):
+      ahead(paths[2])
+    assert ahead(paths[3]) == "d"
+  assert read == ["a", "c", "d"]
