@@ -114,8 +114,11 @@ class WindowAttention(nn.Module):
     qkv = qkv.reshape(*qkv.shape[:2], heads, 3, size).astype(self.dtype)
     query, key, value = (qkv[:, :, :, i].swapaxes(1, 2) for i in range(3))
     logits = jnp.einsum("bhqd,bhkd->bhqk", query * size**-0.5, key, preferred_element_type=jnp.float32)
-    weights = jax.nn.softmax(logits + table[:, offset_index(window)], axis=-1).astype(self.dtype)
-    x = jnp.einsum("bhqk,bhkd->bhqd", weights, value, preferred_element_type=jnp.float32)
+    logits = logits + table[:, offset_index(window)]
+    weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
+    x = jnp.einsum("bhqk,bhkd->bhqd", weights.astype(self.dtype), value, preferred_element_type=jnp.float32)
+    # After the mix, there is a sixth (or less) as much to divide.
+    x = x / weights.sum(-1, keepdims=True)
 
     x = x.swapaxes(1, 2).reshape(batch, rows, columns, window, window, channels).swapaxes(2, 3)
     x = x.reshape(batch, rows * window, columns * window, channels)[:, :height, :width]
