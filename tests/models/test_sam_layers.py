@@ -12,6 +12,7 @@ from medlsam_jax.models.sam.layers import ConvNorm, depthwise3, fold_batch_norm,
 from medlsam_jax.models.sam.mask_decoder import Double
 from medlsam_jax.models.sam.sam import LITEMEDSAM, MOBILESAM, Sam
 from medlsam_jax.models.sam.tiny_vit import TinyViT, TinyViTSizes, WindowAttention, offset_index
+from medlsam_jax.models.sam.two_way import Attention
 
 SMALL = TinyViTSizes(widths=(8, 8, 12, 16), depths=(1, 1, 1, 1), heads=(1, 2, 3, 4), windows=(7, 3, 5, 3), neck=16)
 
@@ -65,14 +66,36 @@ def test_training_form_moves_the_batch_statistics():
   assert not np.allclose(before, after)
 
 
-def test_doubling_places_each_input_in_a_two_by_two_cell():
+def test_doubling_makes_two_by_two_pixels_of_each():
   x = np.random.default_rng(4).normal(size=(1, 2, 3, 4)).astype(np.float32)
   module = Double(5)
   variables = random_like(jax.eval_shape(module.init, jax.random.key(0), x))
   kernel, bias = variables["params"]["kernel"], variables["params"]["bias"]
   result = module.apply(variables, x)
   for y, column, i, j in itertools.product(range(2), range(3), range(2), range(2)):
-    np.testing.assert_allclose(result[0, 2 * y + i, 2 * column + j], x[0, y, column] @ kernel[i, j] + bias, rtol=2e-5)
+    np.testing.assert_allclose(result[0, y, column, i, j], x[0, y, column] @ kernel[i, j] + bias, rtol=2e-5)
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(2, 9), (9, 2)])
+def test_attention_of_few_tokens_equals_that_of_all_projected(queries, keys):
+  """Against the formula, every token mapped; one key is absent where the few are keys."""
+  heads, width, channels = 2, 8, 6
+  rng = np.random.default_rng(7)
+  query, key, value = (rng.normal(size=(n, t, channels)) for n, t in ((3, queries), (1, keys), (1, keys)))
+  present = np.array([[True, False]]) if keys == 2 else None
+  module = Attention(width, heads)
+  given = [a.astype(np.float32) for a in (query, key, value)]
+  variables = random_like(jax.eval_shape(module.init, jax.random.key(0), *given))
+  maps = {name: jax.tree.map(np.float64, part) for name, part in variables["params"].items()}
+  q, k, v = (
+    (x @ maps[n]["kernel"] + maps[n]["bias"]).reshape(len(x), -1, heads, width // heads).swapaxes(1, 2)
+    for n, x in (("query", query), ("key", key), ("value", value))
+  )
+  weights = np.exp(q @ k.swapaxes(2, 3) / np.sqrt(width // heads))
+  weights = weights if present is None else weights * present[:, None, None]
+  mixed = (weights / weights.sum(-1, keepdims=True) @ v).swapaxes(1, 2).reshape(3, queries, width)
+  found = module.apply(variables, *given, present)
+  np.testing.assert_allclose(found, mixed @ maps["out"]["kernel"] + maps["out"]["bias"], rtol=1e-4, atol=1e-5)
 
 
 def test_offsets_are_numbered_as_a_double_loop_meets_them():

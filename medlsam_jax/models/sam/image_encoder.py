@@ -21,7 +21,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from medlsam_jax.models.sam.layers import DENSE_INIT, Conv, gelu, layer_norm, product
+from medlsam_jax.models.sam.layers import Affine, Conv, gelu, layer_norm, product
 
 LAYER_NORM_EPSILON = 1e-6
 TOKENS_AT_ONCE = 512
@@ -49,17 +49,6 @@ class ViTSizes:
   def stride(self) -> int:
     """Pixels per embedding cell."""
     return self.patch
-
-
-class _Affine(nn.Module):
-  """Declares kernel and bias of an affine map and hands them out, to be applied inside a loop over parts."""
-
-  features: int
-
-  @nn.compact
-  def __call__(self, inputs: int) -> tuple[Float[Array, "i o"], Float[Array, " o"]]:
-    kernel = self.param("kernel", DENSE_INIT, (inputs, self.features))
-    return kernel, self.param("bias", nn.initializers.zeros, (self.features,))
 
 
 class _Norm(nn.Module):
@@ -147,8 +136,8 @@ class Block(nn.Module):
     shape = x.shape
     x = x + self._attention(x)
     width = shape[-1]
-    norm, (kernel0, bias0) = _Norm(name="norm2")(width), _Affine(4 * width, name="mlp_in")(width)
-    kernel1, bias1 = _Affine(width, name="mlp_out")(4 * width)
+    norm, (kernel0, bias0) = _Norm(name="norm2")(width), Affine(4 * width, name="mlp_in")(width)
+    kernel1, bias1 = Affine(width, name="mlp_out")(4 * width)
 
     def mlp(tokens: Float[Array, "t c"]) -> Float[Array, "t c"]:
       inner = gelu(product(_normalise(tokens, norm), kernel0, self.dtype) + bias0)
@@ -175,8 +164,8 @@ class Block(nn.Module):
     groups, height, width, channels = x.shape
     size = channels // self.heads
     edge = self.window or self.grid
-    qkv_weights = _Affine(3 * channels, name="qkv")(channels)
-    out_weights = _Affine(channels, name="project")(channels)
+    qkv_weights = Affine(3 * channels, name="qkv")(channels)
+    out_weights = Affine(channels, name="project")(channels)
     tables = [self.param(f"relative_{axis}", nn.initializers.zeros, (2 * edge - 1, size)) for axis in "yx"]
     dtype = self.dtype
     rows, columns = (relative_rows(table, n).astype(dtype) for table, n in zip(tables, (height, width), strict=True))

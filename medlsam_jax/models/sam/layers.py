@@ -48,6 +48,17 @@ class Linear(nn.Module):
     return product(x, kernel, self.dtype) + bias
 
 
+class Affine(nn.Module):
+  """Declares kernel and bias of a `Linear` and hands them out, where they are not simply applied."""
+
+  features: int
+
+  @nn.compact
+  def __call__(self, inputs: int) -> tuple[Float[Array, "i o"], Float[Array, " o"]]:
+    kernel = self.param("kernel", DENSE_INIT, (inputs, self.features))
+    return kernel, self.param("bias", nn.initializers.zeros, (self.features,))
+
+
 class Mlp(nn.Module):
   """`len(widths)` affine maps with an activation between them."""
 

@@ -20,19 +20,21 @@ MASK_TOKENS = 4
 
 
 class Double(nn.Module):
-  """2x2 transposed convolution of stride 2: its windows do not overlap, so it is a matrix product and a reshape."""
+  """2x2 transposed convolution of stride 2: its windows do not overlap, so it is a matrix product.
+
+  The four pixels that a pixel becomes stay axes of their own, so that nothing large is moved.
+  """
 
   features: int
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Float[Array, "n y x i"]) -> Float[Array, "n 2y 2x o"]:
-    batch, height, width, inputs = x.shape
+  def __call__(self, x: Float[Array, "*n i"]) -> Float[Array, "*n 2 2 o"]:
+    inputs = x.shape[-1]
     kernel = self.param("kernel", nn.initializers.lecun_normal(), (2, 2, inputs, self.features))
     bias = self.param("bias", nn.initializers.zeros, (self.features,))
     flat = kernel.transpose(2, 0, 1, 3).reshape(inputs, 4 * self.features)
-    x = product(x, flat, self.dtype).reshape(batch, height, width, 2, 2, self.features)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, self.features) + bias
+    return product(x, flat, self.dtype).reshape(*x.shape[:-1], 2, 2, self.features) + bias
 
 
 class MaskDecoder(nn.Module):
@@ -75,7 +77,6 @@ class MaskDecoder(nn.Module):
     position = image_position.reshape(1, height * width, channels)
     tokens, image = transformer(image.reshape(-1, height * width, channels), position, prompt, present)
 
-    image = image.reshape(-1, height, width, channels)
     image = gelu(layer_norm(1e-6, "double_norm")(Double(channels // 4, self.dtype, name="double0")(image)))
     image = gelu(Double(channels // 8, self.dtype, name="double1")(image))
 
@@ -85,7 +86,11 @@ class MaskDecoder(nn.Module):
     filters = [Mlp(widths, jax.nn.relu, self.dtype, name=f"filter{i}")(tokens[:, 1 + i]) for i in range(MASK_TOKENS)]
     wanted = slice(1, None) if multimask else slice(0, 1)
     chosen = jnp.stack(filters[wanted], 1).astype(self.dtype)
-    masks = jnp.einsum("kmc,kyxc->kmyx", chosen, image.astype(self.dtype), preferred_element_type=jnp.float32)
+    image = image.astype(self.dtype).reshape(image.shape[0], -1, image.shape[-1])
+    masks = jnp.einsum("knc,kmc->knm", image, chosen, preferred_element_type=jnp.float32)
+    # pixel (y, x), its first and its second four -> rows and columns
+    masks = masks.reshape(-1, height, width, 2, 2, 2, 2, chosen.shape[1]).transpose(0, 7, 1, 3, 5, 2, 4, 6)
+    masks = masks.reshape(-1, chosen.shape[1], 4 * height, 4 * width)
     iou_widths = (self.iou_width,) * (self.iou_depth - 1) + (MASK_TOKENS,)
     iou = Mlp(iou_widths, jax.nn.relu, self.dtype, name="iou")(tokens[:, 0])
     return masks, iou[:, wanted]

@@ -13,13 +13,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from medlsam_jax.models.sam.layers import Linear, Mlp, layer_norm
+from medlsam_jax.models.sam.layers import Affine, Mlp, layer_norm, product
 
 LAYER_NORM_EPSILON = 1e-5
+Weights = tuple[Float[Array, "i o"], Float[Array, " o"]]
+"""Kernel and bias."""
 
 
 class Attention(nn.Module):
-  """Multi-head attention with an inner width of its own; the leading axes of queries and keys broadcast."""
+  """Multi-head attention with an inner width of its own; the leading axes of queries and keys broadcast.
+
+  Where one side has few tokens, the maps of the other side's many are taken over to the few: `(W x) . q` is
+  `x . (W^T q)`, and mixing comes before mapping. The result is the same and the many are mapped to `few * heads`
+  numbers in place of `width`.
+  """
 
   width: int
   heads: int
@@ -34,21 +41,80 @@ class Attention(nn.Module):
     present: Bool[Array, "b k"] | None = None,
   ) -> Float[Array, "ab q c"]:
     """`present` says which keys take part; None means all."""
-    features = query.shape[-1]
+    features, queries, keys = query.shape[-1], query.shape[1], key.shape[1]
+    names = ("query", "key", "value")
+    maps = [Affine(self.width, name=name)(features) for name in names]
+    out = Affine(features, name="out")(self.width)
+    few = self.heads * min(queries, keys) < self.width
+    if few and queries < keys and present is None:
+      mixed = self._few_queries(query, key, value, maps)
+    elif few and keys < queries:
+      return self._few_keys(query, key, value, present, maps, out)
+    else:
+      mixed = self._plain(query, key, value, present, maps)
+    return product(mixed.reshape(*mixed.shape[:2], self.width), out[0], self.dtype) + out[1]
 
-    def split(x: Array, name: str) -> Array:
-      x = Linear(self.width, self.dtype, name=name)(x)
-      return x.reshape(*x.shape[:2], self.heads, -1).swapaxes(1, 2)
+  def _split(self, x: Float[Array, "n t c"], weights: Weights) -> Float[Array, "n t h s"]:
+    x = product(x, weights[0], self.dtype) + weights[1]
+    return x.reshape(*x.shape[:2], self.heads, -1)
 
-    q, k, v = split(query, "query"), split(key, "key"), split(value, "value")
+  def _einsum(self, formula: str, *arrays: Array) -> Array:
+    return jnp.einsum(formula, *(a.astype(self.dtype) for a in arrays), preferred_element_type=jnp.float32)
+
+  def _plain(self, query: Array, key: Array, value: Array, present: Array | None, maps: list[Weights]) -> Array:
+    q, k, v = (self._split(x, weights).swapaxes(1, 2) for x, weights in zip((query, key, value), maps, strict=True))
     q = (q / jnp.sqrt(jnp.float32(q.shape[-1]))).astype(self.dtype)
     logits = jnp.matmul(q, k.astype(self.dtype).swapaxes(2, 3), preferred_element_type=jnp.float32)
     if present is not None:
       logits = jnp.where(present[:, None, None], logits, -jnp.inf)
     weights = jax.nn.softmax(logits, -1).astype(self.dtype)
-    mixed = jnp.matmul(weights, v.astype(self.dtype), preferred_element_type=jnp.float32)
-    mixed = mixed.swapaxes(1, 2)
-    return Linear(features, self.dtype, name="out")(mixed.reshape(*mixed.shape[:2], self.width))
+    return jnp.matmul(weights, v.astype(self.dtype), preferred_element_type=jnp.float32).swapaxes(1, 2)
+
+  def _few_queries(
+    self, query: Float[Array, "a q c"], key: Float[Array, "b k c"], value: Float[Array, "b k c"], maps: list[Weights]
+  ) -> Float[Array, "ab q h s"]:
+    q = self._split(query, maps[0])
+    size = q.shape[-1]
+    by_head = [kernel.reshape(-1, self.heads, size) for kernel, _ in maps]
+    # The key's bias adds the same to all logits of a query, and so nothing.
+    wanted = self._einsum("aqhs,chs->ahqc", q / jnp.sqrt(jnp.float32(size)), by_head[1])
+    wanted = wanted.reshape(len(q), -1, key.shape[-1])
+    logits = self._product_with_all(wanted, key)
+    weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
+    mixed = jnp.matmul(weights.astype(self.dtype), value.astype(self.dtype), preferred_element_type=jnp.float32)
+    mixed = (mixed / weights.sum(-1, keepdims=True)).reshape(len(mixed), self.heads, -1, key.shape[-1])
+    return self._einsum("ahqc,chs->aqhs", mixed, by_head[2]) + maps[2][1].reshape(self.heads, size)
+
+  def _product_with_all(self, few: Float[Array, "a f c"], many: Float[Array, "b m c"]) -> Float[Array, "ab f m"]:
+    many = many.astype(self.dtype).swapaxes(1, 2)
+    return jnp.matmul(few.astype(self.dtype), many, preferred_element_type=jnp.float32)
+
+  def _few_keys(
+    self,
+    query: Float[Array, "a q c"],
+    key: Float[Array, "b k c"],
+    value: Float[Array, "b k c"],
+    present: Bool[Array, "b k"] | None,
+    maps: list[Weights],
+    out: Weights,
+  ) -> Float[Array, "ab q c"]:
+    k, v = self._split(key, maps[1]), self._split(value, maps[2])
+    keys, size, channels = k.shape[1], k.shape[-1], query.shape[-1]
+    k = k / jnp.sqrt(jnp.float32(size))
+    asked = self._einsum("bkhs,chs->bchk", k, maps[0][0].reshape(channels, self.heads, size))
+    logits = jnp.matmul(
+      query.astype(self.dtype), asked.reshape(len(k), channels, -1).astype(self.dtype),
+      preferred_element_type=jnp.float32,
+    )  # fmt: skip
+    own = jnp.einsum("bkhs,hs->bhk", k, maps[0][1].reshape(self.heads, size))
+    logits = logits.reshape(*logits.shape[:2], self.heads, keys) + own[:, None]
+    if present is not None:
+      logits = jnp.where(present[:, None, None], logits, -jnp.inf)
+    weights = jax.nn.softmax(logits, -1).reshape(*logits.shape[:2], -1)
+    given = self._einsum("bkhs,hsc->bhkc", v, out[0].reshape(self.heads, size, channels))
+    given = given.reshape(len(v), -1, channels)
+    mixed = jnp.matmul(weights.astype(self.dtype), given.astype(self.dtype), preferred_element_type=jnp.float32)
+    return mixed + out[1]
 
 
 class TwoWayBlock(nn.Module):
