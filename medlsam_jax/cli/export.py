@@ -26,6 +26,7 @@ def add_to(commands: Any) -> None:
   parser.add_argument("output", metavar="OUTPUT.safetensors", help="the file to write")
   parser.add_argument("--step", type=options.positive_int, metavar="N", help="checkpoint to take (default: the newest)")
   parser.add_argument("--published", action="store_true", help="names and layouts of the published PyTorch program")
+  parser.add_argument("--float16", action="store_true", help="store numbers in half the space (about three digits)")
   options.add_quiet(parser)
   parser.set_defaults(run=run)
 
@@ -51,6 +52,6 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   output = Path(arguments.output)
   if output.suffix != ".safetensors":
     raise ConfigError(f"{output}: weights are written as .safetensors; give the output that ending")
-  step, _ = export.export(Path(arguments.run_folder), output, arguments.step, arguments.published)
+  step, _ = export.export(Path(arguments.run_folder), output, arguments.step, arguments.published, arguments.float16)
   terminal.say(f"{output}: weights after step {step}")
   return 0

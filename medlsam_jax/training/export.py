@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from safetensors.numpy import save_file
 
-from medlsam_jax.errors import OutputError, WeightsError
+from medlsam_jax.errors import ConfigError, OutputError, WeightsError
 from medlsam_jax.models.medlam import FEATURE_STRIDES
 from medlsam_jax.porting import medlam
 from medlsam_jax.porting.weights_file import write_weights
@@ -37,7 +38,9 @@ def checkpoint_folder(place: Path) -> Path:
   return place / "checkpoints" if (place / "checkpoints").is_dir() else place
 
 
-def export(place: Path, output: Path, step: int | None = None, published: bool = False) -> tuple[int, dict[str, str]]:
+def export(
+  place: Path, output: Path, step: int | None = None, published: bool = False, float16: bool = False
+) -> tuple[int, dict[str, str]]:
   """Writes the network of a checkpoint (the averaged one if the run keeps it) as .safetensors.
 
   Args:
@@ -46,16 +49,22 @@ def export(place: Path, output: Path, step: int | None = None, published: bool =
     step: one of those kept; None takes the newest.
     published: names and layouts of the published PyTorch program, in place of ours. Such a file says nothing of the
       working grid: the network was trained on the `consistent` one.
+    float16: store parameters so, for a file of half the size; they are read back as float32. Not with `published`.
 
   Returns:
     The step, and the header of the file.
 
   Raises:
     WeightsError: no such checkpoint, or a network without the stages that the published program has.
+    ConfigError: `float16` with `published`.
     OutputError: the file cannot be written.
   """
+  if float16 and published:
+    raise ConfigError("the published program keeps float32: leave float16 or the published names away")
   params, settings, found = read_network(checkpoint_folder(place), step)
   header = weights_header(settings) | {"trained_steps": str(found)}
+  if float16:
+    params = jax.tree.map(lambda value: np.asarray(value, np.float16), params)
   if not published:
     write_weights(output, {"params": params}, header)
   else:

@@ -88,3 +88,17 @@ def test_flags_that_do_not_describe_a_cluster_are_refused():
   for wrong in ({"coordinator": ""}, {"coordinator": "host:1", "processes": 2, "process": 2}):
     with pytest.raises(ConfigError, match="coordinator HOST:PORT"):
       cluster.connect(ClusterSettings(kind="flags", **wrong))
+
+
+def test_weights_in_half_the_space_load_to_three_digits(tmp_path):
+  params = random_params((4,))
+  save(tmp_path, [(7, None)], params, of=settings(feature_scales=[4]))
+  for name, half in (("whole", False), ("half", True)):
+    export.export(tmp_path, tmp_path / f"{name}.safetensors", float16=half)
+  sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("half", "whole")]
+  assert sizes[0] < 0.6 * sizes[1]
+  network = load(tmp_path / "half.safetensors")
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), network.params, params)
+  assert {leaf.dtype for leaf in jax.tree.leaves(network.params)} == {np.dtype("float32")}
+  with pytest.raises(ConfigError, match="float32"):
+    export.export(tmp_path, tmp_path / "published.safetensors", published=True, float16=True)
