@@ -259,6 +259,15 @@ def test_the_fast_presets_leave_out_full_resolution_and_atlas_shares_patches():
   assert PRESETS["atlas"].shared_patches and not PRESETS["fast"].shared_patches
 
 
+def test_scans_and_organs_of_any_number_and_size_share_the_compiled_programs(network, bank, make_template):
+  settings = PRESETS["exact"]
+  searched = (programs.positions, programs.best_moves)
+  search.find(network, bank, make_template("first", shape=(70, 60, 66)).scan, settings=settings)
+  before = [program._cache_size() for program in searched]
+  search.find(network, bank.subset(["liver"]), make_template("second", shape=(90, 80, 71)).scan, settings=settings)
+  assert [program._cache_size() for program in searched] == before
+
+
 def test_a_crop_beyond_the_scan_is_filled_with_zeros():
   padded = np.arange(70.0**3, dtype=np.float32).reshape(70, 70, 70) + 1
   inside, beyond = programs.crop_patches(padded, np.array([[33, 34, 35], [10, 35, 69]]))
