@@ -16,14 +16,14 @@ def no_training(monkeypatch):
 
   seen = {}
 
-  def run(settings, directory, report, progress, probe, profile):
+  def run(settings, directory, report, progress, probe, profile, network):
     seen["probe"], seen["profile"] = probe, profile
     seen["settings"], seen["directory"] = settings, directory
     progress("phantom 1")
     report(1, {"loss": 2.0})
     report(2, {"loss": 1.0})
-    network = settings.network
-    module = MedLAM(base_channels=network.base_channels, feature_scales=network.feature_scales)
+    seen["start"], sizes = network, settings.network
+    module = MedLAM(base_channels=sizes.base_channels, feature_scales=sizes.feature_scales)
     shapes = jax.eval_shape(lambda key: init_variables(module, key), jax.random.key(0))["params"]
     return jax.tree.map(lambda s: np.ones(s.shape, s.dtype), shapes)
 
@@ -32,7 +32,7 @@ def no_training(monkeypatch):
 
 
 def seen_nothing_else(seen):
-  return seen["probe"] is None and seen["profile"] is None
+  return seen["probe"] is None and seen["profile"] is None and seen["start"] is None
 
 
 def test_pretrain_writes_weights_metrics_and_config(medlsam, no_training, tmp_path):
@@ -43,7 +43,7 @@ def test_pretrain_writes_weights_metrics_and_config(medlsam, no_training, tmp_pa
   assert result.code == 0
   settings = no_training["settings"]
   assert settings.data.scans == ("A", "B") and settings.network.base_channels == 1
-  assert settings.objectives["mss"] == {"weight": 5.0, "temperature": 10}
+  assert settings.objectives["mss"] == {"weight": 20.0, "temperature": 10}
   assert settings.objectives["vicreg"] == {"weight": 0.5} and seen_nothing_else(no_training)
   assert list((tmp_path / "run" / "tensorboard").iterdir())
   lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -53,6 +53,17 @@ def test_pretrain_writes_weights_metrics_and_config(medlsam, no_training, tmp_pa
 
   network = load(tmp_path / "run" / "mine.safetensors")
   assert network.module.base_channels == 1 and network.module.feature_scales == (4,)
+
+
+def test_pretrain_starts_from_given_weights(medlsam, no_training, tmp_path):
+  from medlsam_jax.loading import load
+
+  words = ["--config", "configs/medlam.py:tiny", "--workdir", tmp_path / "run", "--start-from", "tiny"]
+  assert medlsam("pretrain", *words).code == 0
+  given = load("tiny").params["conv0"]["second"]["kernel"]
+  np.testing.assert_array_equal(no_training["start"]["conv0"]["second"]["kernel"], given)
+  result = medlsam("pretrain", *words, "--network.base_channels", "4")
+  assert result.code == 2 and "multiple" in result.err
 
 
 def test_unknown_field_of_the_config_is_an_error(medlsam, no_training, tmp_path):
