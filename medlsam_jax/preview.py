@@ -201,8 +201,8 @@ def _draw(
   window_hu: tuple[float, float],
   colour: tuple[float, float, float],
 ) -> None:
-  cut = [slice(None)] * 3
-  cut[plane.across] = centre[plane.across]  # type: ignore[call-overload]
+  cut: list[slice | int] = [slice(None)] * 3
+  cut[plane.across] = centre[plane.across]
   image = scene.scan[tuple(cut)]
   step_down, step_right = scene.spacing_mm[plane.down], scene.spacing_mm[plane.right]
   rows, columns = image.shape

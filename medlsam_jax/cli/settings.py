@@ -33,7 +33,7 @@ def resolve(start: Settings, config: str | None, rest: Sequence[str]) -> Setting
   """
   from medlsam_jax.training.settings import from_mapping
 
-  values = dataclasses.asdict(start)  # type: ignore[call-overload]
+  values = dataclasses.asdict(typing.cast(Any, start))
   if config is not None:
     _merge(type(start), values, read_config(config), config)
   for name, text in _pairs(rest):

@@ -113,7 +113,8 @@ class MeanBoxes:
       for organ, value in template.values.items():
         cut = where[value - 1] if 0 < value <= len(where) else None
         if cut is not None and organ not in template.points:
-          box = Box(tuple(float(s.start) for s in cut), tuple(s.stop - 1.0 for s in cut))  # type: ignore[arg-type]
+          z, y, x = cut
+          box = Box((z.start, y.start, x.start), (z.stop - 1, y.stop - 1, x.stop - 1))
           found.setdefault(organ, []).append(_relative(box, body, grid))
     return cls({organ: np.mean(each, axis=0) for organ, each in found.items()})
 

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from medlsam_jax.data import oblique
 from medlsam_jax.data.nifti import read_label_nifti
 from medlsam_jax.errors import InputError
-from medlsam_jax.evaluation.case import Row, evaluate_case
+from medlsam_jax.evaluation.case import Row, Task, evaluate_case
 from medlsam_jax.geometry import Box, Volume
 from medlsam_jax.localization import boxes
 
@@ -92,8 +92,9 @@ def evaluate_saved(
   if labels_file is not None and Path(labels_file).exists():
     volume = read_label_nifti(labels_file)
     label_map = SavedLabels(volume, names)
-  expected = (("boxes",) if boxes_file is not None else ()) + (("masks",) if labels_file is not None else ())
-  return evaluate_case(name, findings, label_map, truth, values, baseline_boxes, expected=expected or None)  # type: ignore[arg-type]
+  given: dict[Task, object] = {"boxes": boxes_file, "masks": labels_file}
+  expected = tuple(task for task, file in given.items() if file is not None)
+  return evaluate_case(name, findings, label_map, truth, values, baseline_boxes, expected=expected or None)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 from jaxtyping import Float32, Int
@@ -116,11 +116,11 @@ class Bank:
       ConfigError: an unknown mode or convention, an interval that is not above 0.
       WeightsError: the network cannot localize.
     """
-    if mode not in ("SPL", "WPL"):
+    if mode not in get_args(Mode):
       raise ConfigError(f"mode {mode!r}; choose SPL or WPL")
     slices = _interval_slices(interval_mm)
-    convention = convention or network.header.get("working_grid", "consistent")  # type: ignore[assignment]
-    if convention not in ("published", "consistent"):
+    convention = convention or cast(Convention, network.header.get("working_grid", "consistent"))
+    if convention not in get_args(Convention):
       raise ConfigError(f"working grid {convention!r}; choose published or consistent")
     plans = template_points.plan(templates, organs, convention, slices if mode == "SPL" else None)
     outputs = template_points.run(network, templates, plans, convention, progress)
@@ -178,9 +178,9 @@ class Bank:
         organs[row["organ"]] = OrganBank.from_arrays(row, arrays)
       return cls(
         header["network_sha256"],
-        header["mode"],  # type: ignore[arg-type]
+        cast(Mode, _one_of(header["mode"], Mode)),
         float(header["interval_mm"]),
-        header["convention"],  # type: ignore[arg-type]
+        cast(Convention, _one_of(header["convention"], Convention)),
         organs,
         json.loads(header["versions"]),
       )
@@ -246,3 +246,10 @@ def _interval_slices(interval_mm: float) -> int:
       stacklevel=3,
     )
   return slices
+
+
+def _one_of(value: str, kind: Any) -> str:
+  """The value, if it is one of a Literal's; ValueError otherwise."""
+  if value not in get_args(kind):
+    raise ValueError(f"{value!r} is none of {get_args(kind)}")
+  return value

@@ -100,6 +100,7 @@ def _conv3_winograd(x: Array, kernel: Array) -> Array:
   # XLA would otherwise fuse a transform into whatever surrounds it and work it out again for each use
   products = [y.reshape(n, height, depth // _TILE, width + 1, -1) for y in lax.optimization_barrier(products)]
   y = lax.optimization_barrier(jnp.stack(_combine(_OUTPUT_TRANSFORM, products), 3))
+  # the last one as in `_conv3_stacked`: the sums of the norm are to see the sorted volume
   return lax.optimization_barrier(jnp.moveaxis(y[..., :width, :], 1, 3).reshape(*x.shape[:-1], kernel.shape[-1]))
 
 

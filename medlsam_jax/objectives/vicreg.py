@@ -66,7 +66,7 @@ def terms(
     spread = jnp.sqrt(jnp.diagonal(matrix) + _EPSILON)
     variance = variance + jnp.maximum(1.0 - spread, 0.0).mean() / 2
     covariance = covariance + (jnp.square(matrix).sum() - jnp.square(jnp.diagonal(matrix)).sum()) / width
-  return tuple(jnp.where(enough, term, 0.0) for term in (invariance, variance, covariance))  # type: ignore[return-value]
+  return jnp.where(enough, invariance, 0.0), jnp.where(enough, variance, 0.0), jnp.where(enough, covariance, 0.0)
 
 
 def loss(views: Views, settings: Settings) -> tuple[Array, dict[str, Array]]:

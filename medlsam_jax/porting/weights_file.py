@@ -98,7 +98,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray
     raise WeightsError(f"{path}: a PyTorch checkpoint; convert it first: medlsam convert {path} OUTPUT.safetensors")
   try:
     with safe_open(path, framework="numpy") as file:
-      return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+      return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118  not a dict
   except (SafetensorError, OSError, TypeError, ValueError, KeyError) as error:
     raise WeightsError(f"{path}: truncated, damaged or not a .safetensors file ({error})") from error
 

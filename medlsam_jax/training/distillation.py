@@ -20,6 +20,7 @@ from medlsam_jax.errors import ConfigError, WeightsError
 from medlsam_jax.models.network import Network
 from medlsam_jax.models.sam.sam import Sam, SamVariant
 from medlsam_jax.models.sam.tiny_vit import TinyViTSizes
+from medlsam_jax.training.slice_order import SliceOrder
 
 
 class EmbeddingBatch(NamedTuple):
@@ -58,17 +59,15 @@ class EmbeddingSource:
     steps: int,
   ):
     self._slices, self._grid, self._teachers = slices, variant.grid, seen_by_teacher
-    self._embeddings, self._images_per_step, self._rows, self._steps = embeddings, images_per_step, rows, steps
-    self._order = lru_cache(maxsize=4)(lambda epoch: np.random.default_rng([seed, epoch]).permutation(len(slices)))
+    self._embeddings, self._steps = embeddings, steps
+    self._order = SliceOrder(len(slices), images_per_step, seed, rows)
 
   def __len__(self) -> int:
     return self._steps
 
   def __getitem__(self, step: int) -> EmbeddingBatch:
     inputs, wanted, weights = [], [], []
-    for row in self._rows:
-      epoch, position = divmod(step * self._images_per_step + row, len(self._slices))
-      chosen = int(self._order(epoch)[position])
+    for _, chosen in self._order.of_step(step):
       item, embedding = self._slices.items[chosen], np.asarray(self._embeddings[chosen], np.float32)
       ours, theirs = self._slices.fit_of(item), self._teachers.fit_of(item)
       (rows, seen_rows), (columns, seen_columns) = (

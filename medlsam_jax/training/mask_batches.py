@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ from medlsam_jax.data.templates import read_templates
 from medlsam_jax.errors import ConfigError, InputError
 from medlsam_jax.models.sam.sam import SamVariant
 from medlsam_jax.training.finetune_settings import FinetuneDataSettings
+from medlsam_jax.training.slice_order import SliceOrder
 
 VALIDATION_SEED = 10**6
 """First phantom seed of validation."""
@@ -44,18 +44,15 @@ class MaskSource:
     steps: int,
   ):
     self._slices, self._embeddings, self._settings = slices, embeddings, settings
-    self._seed, self._rows, self._steps = seed, rows, steps
-    self._order = lru_cache(maxsize=4)(lambda epoch: np.random.default_rng([seed, epoch]).permutation(len(slices)))
+    self._seed, self._steps = seed, steps
+    self._order = SliceOrder(len(slices), settings.images_per_step, seed, rows)
 
   def __len__(self) -> int:
     return self._steps
 
   def __getitem__(self, step: int) -> MaskBatch:
     inputs, boxes, truth = [], [], []
-    for row in self._rows:
-      place = step * self._settings.images_per_step + row
-      epoch, position = divmod(place, len(self._slices))
-      chosen = int(self._order(epoch)[position])
+    for place, chosen in self._order.of_step(step):
       item, rng = self._slices.items[chosen], np.random.default_rng([self._seed, 1, place])
       organ = item.organs[rng.integers(len(item.organs))]
       inputs.append(self._slices.image(item) if self._embeddings is None else self._embeddings[chosen])

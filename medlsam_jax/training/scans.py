@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from typing import cast
 
 from medlsam_jax.data.ct import to_working_grid
 from medlsam_jax.data.loader import DataSet, InMemory, Prepared
@@ -56,7 +57,7 @@ def _weights(given: tuple[float, ...], count: int, what: str) -> list[float | No
 def fingerprint(data: DataSettings, sets: list[DataSet]) -> str:
   """Names what is drawn from, so that a resumed run can tell whether it is still the same."""
   told: list[object] = [
-    [s.index.fingerprint, s.weight] if isinstance(s, Prepared) else [[c.name for c in s.scans], s.weight]  # type: ignore[attr-defined]
+    [s.index.fingerprint if isinstance(s, Prepared) else [c.name for c in cast(InMemory, s).scans], s.weight]
     for s in sets
   ]
   told += [data.scans_per_step, data.patches_per_scan, data.crops_per_scan]

@@ -252,7 +252,7 @@ def make_step(
     return TrainState(state.step + 1, params, optimizer_state, average), metrics
 
   layout = jax.tree.map(lambda s: s.sharding, abstract_state(settings, mesh))
-  batches = Batch(*(sharding.batch_sharding(mesh),) * 2)  # type: ignore[arg-type]
+  batches = Batch(*(cast(Any, sharding.batch_sharding(mesh)),) * 2)
   out = (layout, sharding.replicated(mesh))
   return jax.jit(step, in_shardings=(layout, batches), out_shardings=out, donate_argnums=0)
 

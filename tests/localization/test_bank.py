@@ -1,3 +1,4 @@
+import dataclasses
 import warnings
 
 import numpy as np
@@ -185,6 +186,14 @@ def test_a_bank_without_the_arrays_it_lists_is_refused(bank, tmp_path, monkeypat
   monkeypatch.setattr(type(bank.organs["liver"]), "arrays", lambda self: {"faces": self.faces})
   bank.save(path)
   with pytest.raises(TemplateError, match="damaged"):
+    Bank.load(path)
+
+
+@pytest.mark.parametrize("field", ["mode", "convention"])
+def test_a_bank_of_an_unknown_mode_or_grid_is_refused(bank, tmp_path, field):
+  path = tmp_path / "bank.safetensors"
+  dataclasses.replace(bank, **{field: "other"}).save(path)
+  with pytest.raises(TemplateError, match="'other' is none of"):
     Bank.load(path)
 
 

@@ -11,12 +11,11 @@ import dataclasses
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from medlsam_jax.models.sam.layers import Conv, ConvNorm, Linear, gelu, layer_norm, product
+from medlsam_jax.models.sam.layers import Conv, ConvNorm, Linear, gelu, layer_norm, mix, product
 
 LAYER_NORM_EPSILON = 1e-5
 NECK_EPSILON = 1e-6
@@ -114,11 +113,7 @@ class WindowAttention(nn.Module):
     qkv = qkv.reshape(*qkv.shape[:2], heads, 3, size).astype(self.dtype)
     query, key, value = (qkv[:, :, :, i].swapaxes(1, 2) for i in range(3))
     logits = jnp.einsum("bhqd,bhkd->bhqk", query * size**-0.5, key, preferred_element_type=jnp.float32)
-    logits = logits + table[:, offset_index(window)]
-    weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
-    x = jnp.einsum("bhqk,bhkd->bhqd", weights.astype(self.dtype), value, preferred_element_type=jnp.float32)
-    # After the mix, there is a sixth (or less) as much to divide.
-    x = x / weights.sum(-1, keepdims=True)
+    x = mix(logits + table[:, offset_index(window)], value, self.dtype)
 
     x = x.swapaxes(1, 2).reshape(batch, rows, columns, window, window, channels).swapaxes(2, 3)
     x = x.reshape(batch, rows * window, columns * window, channels)[:, :height, :width]

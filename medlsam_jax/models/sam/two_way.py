@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from medlsam_jax.models.sam.layers import Affine, Mlp, layer_norm, product
+from medlsam_jax.models.sam.layers import Affine, Mlp, layer_norm, mix, product
 
 LAYER_NORM_EPSILON = 1e-5
 Weights = tuple[Float[Array, "i o"], Float[Array, " o"]]
@@ -67,8 +67,7 @@ class Attention(nn.Module):
     logits = jnp.matmul(q, k.astype(self.dtype).swapaxes(2, 3), preferred_element_type=jnp.float32)
     if present is not None:
       logits = jnp.where(present[:, None, None], logits, -jnp.inf)
-    weights = jax.nn.softmax(logits, -1).astype(self.dtype)
-    return jnp.matmul(weights, v.astype(self.dtype), preferred_element_type=jnp.float32).swapaxes(1, 2)
+    return mix(logits, v, self.dtype).swapaxes(1, 2)
 
   def _few_queries(
     self, query: Float[Array, "a q c"], key: Float[Array, "b k c"], value: Float[Array, "b k c"], maps: list[Weights]
@@ -79,15 +78,11 @@ class Attention(nn.Module):
     # The key's bias adds the same to all logits of a query, and so nothing.
     wanted = self._einsum("aqhs,chs->ahqc", q / jnp.sqrt(jnp.float32(size)), by_head[1])
     wanted = wanted.reshape(len(q), -1, key.shape[-1])
-    logits = self._product_with_all(wanted, key)
-    weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
-    mixed = jnp.matmul(weights.astype(self.dtype), value.astype(self.dtype), preferred_element_type=jnp.float32)
-    mixed = (mixed / weights.sum(-1, keepdims=True)).reshape(len(mixed), self.heads, -1, key.shape[-1])
+    all_keys = key.astype(self.dtype).swapaxes(1, 2)
+    logits = jnp.matmul(wanted.astype(self.dtype), all_keys, preferred_element_type=jnp.float32)
+    mixed = mix(logits, value, self.dtype)
+    mixed = mixed.reshape(len(mixed), self.heads, -1, key.shape[-1])
     return self._einsum("ahqc,chs->aqhs", mixed, by_head[2]) + maps[2][1].reshape(self.heads, size)
-
-  def _product_with_all(self, few: Float[Array, "a f c"], many: Float[Array, "b m c"]) -> Float[Array, "ab f m"]:
-    many = many.astype(self.dtype).swapaxes(1, 2)
-    return jnp.matmul(few.astype(self.dtype), many, preferred_element_type=jnp.float32)
 
   def _few_keys(
     self,
