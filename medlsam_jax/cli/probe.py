@@ -26,6 +26,9 @@ def add_to(commands: Any) -> None:
   )
   parser.add_argument("network", metavar="CHECKPOINT", help="folder of a pre-training run, a weights file, or `tiny`")
   parser.add_argument("--step", type=options.positive_int, metavar="N", help="checkpoint to take (default: the newest)")
+  parser.add_argument(
+    "--parts", action="store_true", help="besides, what the position head and the features find each alone"
+  )
   options.add_quiet(parser)
   parser.set_defaults(run=run)
 
@@ -37,7 +40,8 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   place = Path(arguments.network)
   network = _of_checkpoint(place, arguments.step) if place.is_dir() else _of_file(arguments.network)
   with terminal.bar("probing"):
-    found = Probe.of_phantoms()(network)
+    probe = Probe.of_phantoms()
+    found = probe(network) | (probe.parts(network) if arguments.parts else {})
   terminal.result(json.dumps({name: round(value, 4) for name, value in found.items()}, indent=1))
   return 0
 

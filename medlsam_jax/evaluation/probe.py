@@ -6,7 +6,7 @@ Templates and queries are people whom no run trains or validates on. The search 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -16,7 +16,11 @@ from medlsam_jax.data.templates import Template
 from medlsam_jax.errors import ConfigError
 from medlsam_jax.evaluation.baseline import MeanBoxes
 from medlsam_jax.evaluation.case import Row, evaluate_case
+from medlsam_jax.evaluation.feature_search import find_by_features
+from medlsam_jax.evaluation.localization import Found
+from medlsam_jax.geometry import Volume
 from medlsam_jax.localization.bank import Bank
+from medlsam_jax.localization.search_settings import SearchSettings
 from medlsam_jax.models.network import Network
 
 ORGANS = ("liver", "spleen", "kidney_right", "kidney_left", "urinary_bladder", "aorta", "sacrum", "hip_left")
@@ -61,16 +65,35 @@ class Probe:
       `probe_box_iou`, `probe_wall_mm`, `probe_ale_mm` (point error), `probe_baseline_iou`, `probe_baseline_wall_mm`.
       An organ that was not found counts as IoU 0 and with the scan's diagonal.
     """
+    found = self._scores(network, lambda n, bank, scan: pipeline.localize(network, bank, scan, key=n))
+    return {f"probe_{name}": value for name, value in found.items()}
+
+  def parts(self, network: Network) -> dict[str, float]:
+    """What the position head finds alone, and what the features find alone from the templates' mean boxes on.
+
+    The latter does not depend on the head: networks whose objectives leave it untrained are compared by it.
+
+    Returns:
+      `box_iou`, `wall_mm` and `ale_mm` with `head_` and `features_` before them.
+    """
+    coarse, mean_boxes = SearchSettings(feature_scales=()), MeanBoxes.of(self.templates)
+    head = self._scores(network, lambda n, bank, scan: pipeline.localize(network, bank, scan, key=n, settings=coarse))
+    features = self._scores(network, lambda _, bank, scan: find_by_features(network, bank, scan, mean_boxes))
+    named = {"head": head, "features": features}
+    return {f"{part}_{name}": each[name] for part, each in named.items() for name in ("box_iou", "wall_mm", "ale_mm")}
+
+  def _scores(self, network: Network, search: Callable[[int, Bank, Volume], Mapping[str, Found]]) -> dict[str, float]:
+    """Means over the queries of a search, which is given the query's number, the templates' bank and the scan."""
     bank = Bank.build(network, self.templates, mode="WPL")
     mean_boxes = MeanBoxes.of(self.templates)
     rows: list[Row] = []
     for number, query in enumerate(self.queries):
-      found = pipeline.localize(network, bank, query.scan, key=number)
+      found = search(number, bank, query.scan)
       values = {organ: query.names[organ] for organ in self.organs if organ in query.names and organ in bank.organs}
       rows += evaluate_case(f"query {number}", found, None, query.labels, values, mean_boxes.place(query.scan))
     scores = {
-      "probe_box_iou": "box_iou", "probe_wall_mm": "wall_distance_mm", "probe_ale_mm": "point_error_mm",
-      "probe_baseline_iou": "baseline_box_iou", "probe_baseline_wall_mm": "baseline_wall_distance_mm",
+      "box_iou": "box_iou", "wall_mm": "wall_distance_mm", "ale_mm": "point_error_mm",
+      "baseline_iou": "baseline_box_iou", "baseline_wall_mm": "baseline_wall_distance_mm",
     }  # fmt: skip
     means = {}
     for name, field in scores.items():

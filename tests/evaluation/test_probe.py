@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from medlsam_jax.errors import ConfigError
-from medlsam_jax.evaluation import probe
+from medlsam_jax.evaluation import feature_search, probe
+from medlsam_jax.evaluation.baseline import MeanBoxes
 from medlsam_jax.evaluation.localization import truth_points
 from medlsam_jax.geometry import Box
+from medlsam_jax.localization.bank import OrganBank
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +59,33 @@ def test_probe_phantoms_are_in_no_training_or_validation():
   from medlsam_jax.training.loop import VALIDATION_SEED
 
   assert min(probe.TEMPLATE_SEEDS + probe.QUERY_SEEDS) > VALIDATION_SEED + 10_000
+
+
+def test_parts_search_with_the_head_alone_and_with_features_alone(monkeypatch, small):
+  asked, query = [], small.queries[0]
+  found = {organ: truth(query.labels.array == query.names[organ], query.scan.grid) for organ in small.organs}
+  bank = types.SimpleNamespace(organs=dict.fromkeys(small.organs))
+  monkeypatch.setattr(probe.Bank, "build", lambda *_, **__: bank)
+  monkeypatch.setattr(probe.pipeline, "localize", lambda *_, settings, **__: asked.append(settings) or found)
+  monkeypatch.setattr(probe, "find_by_features", lambda *_: {})
+  scores = small.parts(None)
+  assert [settings.feature_scales for settings in asked] == [()]
+  assert scores["head_box_iou"] == pytest.approx(1) and scores["features_box_iou"] == 0
+
+
+def test_features_are_looked_for_around_the_faces_of_the_mean_box(monkeypatch, small):
+  """Points that settle where they were sent give back the mean boxes, whatever the head says."""
+  mean_boxes, query = MeanBoxes.of(small.templates), small.queries[0]
+  random = np.random.default_rng(0)
+  organs = {
+    organ: OrganBank(organ, 1, "WPL", ("a",), np.arange(6)[None], random.random((1, 6, 3), np.float32), {})
+    for organ in small.organs
+  }
+  bank = types.SimpleNamespace(organs=organs, convention="consistent")
+  monkeypatch.setattr(feature_search.programs, "prepare", lambda network: (None, None))
+  monkeypatch.setattr(feature_search.fine, "settle", lambda module, variables, padded, targets, *_: (targets, None))
+  found = feature_search.find_by_features(None, bank, query.scan, mean_boxes)
+  for organ, box in mean_boxes.place(query.scan).items():
+    # whole working voxels of 3 mm in a scan of 15 mm
+    np.testing.assert_allclose(found[organ].box.array(), box.array(), atol=0.5 * 3 / 15 + 1e-6)
+    assert found[organ].whole_points.shape == (6, 3)

@@ -1,0 +1,79 @@
+"""Localization without the position head: every point is looked for by its features, near a face of the mean box.
+
+A network whose objectives never train the head cannot be searched with as published, but its features can be compared
+with other networks' in this way: where the search starts is the same for all of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Float
+
+from medlsam_jax.data import ct
+from medlsam_jax.evaluation.baseline import MeanBoxes
+from medlsam_jax.geometry import FACES, Box, Volume, WorkingGrid
+from medlsam_jax.localization import boxes, fine, programs
+from medlsam_jax.localization.bank import Bank
+from medlsam_jax.localization.search_settings import SearchSettings
+from medlsam_jax.models.network import Network
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Settled:
+  """Where an organ's points came to rest; what scoring needs of a finding, without a judgement of it."""
+
+  points: Float[np.ndarray, "parts 6 3"]
+  """Scan voxels, in the order of `FACES`."""
+  verdict: str = "found"
+
+  @property
+  def box(self) -> Box:
+    """Smallest box around all parts."""
+    return Box.around(boxes.part_boxes(self.points))
+
+  @property
+  def whole_points(self) -> Float[np.ndarray, "6 3"]:
+    """Six extreme points of the organ as a whole."""
+    return boxes.whole_points(self.points)
+
+
+def find_by_features(network: Network, bank: Bank, scan: Volume, mean_boxes: MeanBoxes) -> dict[str, Settled]:
+  """Organs that `mean_boxes` has, in the bank's order.
+
+  Args:
+    network: the one that the bank was built with.
+    bank: of mode WPL.
+    scan: in HU; its labels are not looked at.
+    mean_boxes: of the bank's templates.
+
+  Raises:
+    InputError: the scan shows no body.
+  """
+  placed = mean_boxes.place(scan)
+  organs = [organ for organ in bank.organs.values() if organ.organ in placed]
+  working = ct.to_working_grid(scan, bank.convention)
+  module, variables = programs.prepare(network)
+  targets = []
+  for organ in organs:
+    own = np.zeros((len(organ.mean_positions), 3), int)
+    own[organ.faces[0]] = np.rint(_face_centres(placed[organ.organ], working.grid))
+    targets.append(own + fine.MARGIN)
+  padded = ct.pad_for_patches(working.intensity)
+  taps = [organ.taps for organ in organs]
+  voxels, _ = fine.settle(module, variables, padded, np.concatenate(targets), taps, SearchSettings())
+  found, start = {}, 0
+  for organ in organs:
+    own = voxels[start : start + len(organ.mean_positions)] - fine.MARGIN
+    start += len(organ.mean_positions)
+    found[organ.organ] = Settled(boxes.points_to_scan(own[organ.faces], working.grid))
+  return found
+
+
+def _face_centres(box: Box, grid: WorkingGrid) -> Float[np.ndarray, "6 3"]:
+  """Working voxels in the middle of each face of a box in scan voxels, in the working grid's order of `FACES`."""
+  edges = np.sort(grid.from_scan(box.array() + np.array([[-0.5], [0.5]])), axis=0)
+  outermost = edges + np.array([[0.5], [-0.5]])
+  middle = edges.mean(0)
+  return np.stack([np.where(np.arange(3) == face % 3, outermost[face // 3], middle) for face in range(len(FACES))])
