@@ -119,7 +119,7 @@ def check_boxes(arguments: argparse.Namespace) -> None:
   Raises:
     ConfigError: there is one.
   """
-  for option in ("templates", "bank", "save_bank", "mode", "interval_mm", "labels", "steps", "search"):
+  for option in ("templates", "bank", "save_bank", "mode", "interval_mm", "template_edge", "labels", "steps", "search"):
     if getattr(arguments, option) is not None:
       name = option.replace("_", "-")
       raise ConfigError(f"--{name} is about finding organs; with --boxes nothing is searched: leave one of them away")

@@ -74,7 +74,7 @@ def add_network(parser: Any) -> None:
 
 
 def add_bank_building(parser: Any) -> None:
-  """`--mode`, `--interval-mm`, `--labels`: how templates become a bank."""
+  """`--mode`, `--interval-mm`, `--template-edge`, `--labels`: how templates become a bank."""
   parser.add_argument(
     "--mode",
     choices=("SPL", "WPL"),
@@ -82,6 +82,13 @@ def add_bank_building(parser: Any) -> None:
   )
   parser.add_argument(
     "--interval-mm", type=float, metavar="MM", help="least height of a part in SPL, a multiple of 3 (default: 12)"
+  )
+  parser.add_argument(
+    "--template-edge",
+    type=positive_int,
+    metavar="VOXELS",
+    help="edge of the cube around a template point that is compared, in voxels of 3 mm (default: as the network asks "
+    "for, 16 for tiny; else the published 8)",
   )
   parser.add_argument("--labels", metavar="FILE", help="labels.json for all templates (default: the one beside them)")
 

@@ -22,7 +22,7 @@ def check_search(arguments: argparse.Namespace) -> None:
   """
   if (arguments.templates is None) == (arguments.bank is None):
     raise ConfigError("give --templates PATH (example scans with organs marked) or --bank FILE, one of them")
-  for option in ("mode", "interval_mm", "labels", "save_bank"):
+  for option in ("mode", "interval_mm", "template_edge", "labels", "save_bank"):
     if arguments.bank is not None and getattr(arguments, option) is not None:
       name = option.replace("_", "-")
       raise ConfigError(f"--{name} is about building a bank from --templates; {arguments.bank} is built already")
@@ -51,7 +51,7 @@ def bank_of(arguments: argparse.Namespace, network: Network, terminal: Terminal)
 
 
 def build_bank(arguments: argparse.Namespace, templates: str, network: Network, terminal: Terminal) -> Bank:
-  """A bank from a folder or list of templates, with `--organs`, `--labels`, `--mode` and `--interval-mm`."""
+  """A bank from a folder or list of templates, with `--organs` and what `options.add_bank_building` adds."""
   from medlsam_jax.data.templates import read_templates
   from medlsam_jax.localization.bank import Bank
 
@@ -64,6 +64,7 @@ def build_bank(arguments: argparse.Namespace, templates: str, network: Network, 
       arguments.mode or "SPL",
       12.0 if arguments.interval_mm is None else arguments.interval_mm,
       organs=arguments.organs,
+      template_edge=arguments.template_edge,
       progress=report,
     )
   terminal.say(f"bank: {len(bank.organs)} organs from {len(read)} templates ({', '.join(t.name for t in read)})")

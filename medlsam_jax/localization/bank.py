@@ -19,12 +19,15 @@ import numpy as np
 from jaxtyping import Float32, Int
 
 from medlsam_jax.errors import ConfigError, TemplateError
-from medlsam_jax.geometry import WORKING_SPACING_MM, Convention
+from medlsam_jax.geometry import PATCH_EDGE, WORKING_SPACING_MM, Convention
 from medlsam_jax.localization import bank_file, template_points
 from medlsam_jax.models.network import Network
 
 if TYPE_CHECKING:
   from medlsam_jax.data.templates import Template
+
+PUBLISHED_TEMPLATE_EDGE = 8
+"""Working voxels along an edge of the cube of features around a template point: 24 mm."""
 
 Mode = Literal["SPL", "WPL"]
 """Sub-patch localization cuts an organ into parts along z, whole-patch localization does not."""
@@ -98,6 +101,7 @@ class Bank:
     *,
     organs: Sequence[str] | None = None,
     convention: Convention | None = None,
+    template_edge: int | None = None,
     progress: Callable[[int, int], None] | None = None,
   ) -> Bank:
     """Run the network at the points of every organ of every template.
@@ -109,11 +113,14 @@ class Bank:
       interval_mm: height of a part, rounded to whole slices of 3 mm with a warning (published: 12).
       organs: names, in the order of the bank; None takes all.
       convention: of the working grid; None takes the one the network was trained with, else `consistent`.
+      template_edge: working voxels along an edge of the cube of features that is kept around a point; None takes what
+        the network asks for, else the published 8.
       progress: called with patches done and in all.
 
     Raises:
       TemplateError: no template, two of one name, an organ in none of them, no organ at all.
-      ConfigError: an unknown mode or convention, an interval that is not above 0.
+      ConfigError: an unknown mode or convention, an interval that is not above 0, a `template_edge` that does not hold
+        an even number of features at every scale or exceeds a patch.
       WeightsError: the network cannot localize.
     """
     if mode not in get_args(Mode):
@@ -122,8 +129,9 @@ class Bank:
     convention = convention or cast(Convention, network.header.get("working_grid", "consistent"))
     if convention not in get_args(Convention):
       raise ConfigError(f"working grid {convention!r}; choose published or consistent")
+    edge = _template_edge(network, template_edge)
     plans = template_points.plan(templates, organs, convention, slices if mode == "SPL" else None)
-    outputs = template_points.run(network, templates, plans, convention, progress)
+    outputs = template_points.run(network, templates, plans, convention, edge, progress)
     found = {}
     for plan in plans:
       values = [outputs[name][plan.organ] for name in plan.points]
@@ -187,6 +195,12 @@ class Bank:
     except (KeyError, ValueError, TypeError) as error:
       raise TemplateError(f"{path}: a damaged template bank ({error!r}); build it again") from error
 
+  @property
+  def template_edge(self) -> int | None:
+    """Working voxels along an edge of the cube of features around a point; None without features."""
+    first = next(iter(self.organs.values()), None)
+    return next((volume.shape[2] * stride for stride, volume in first.features.items()), None) if first else None
+
   def check_network(self, network: Network) -> None:
     """Refuse a network whose coordinates and features mean something else.
 
@@ -232,6 +246,17 @@ class Bank:
       }
       for organ in self.organs.values()
     ]
+
+
+def _template_edge(network: Network, given: int | None) -> int:
+  """Edge of the cube kept around a point: as given, as the network's header says, or as published."""
+  edge = int(network.header.get("template_edge", PUBLISHED_TEMPLATE_EDGE)) if given is None else given
+  step = 2 * max(network.module.feature_scales, default=1)
+  if not 0 < edge <= PATCH_EDGE or edge % step:
+    raise ConfigError(
+      f"template_edge {edge}; it must be a multiple of {step} for this network, and at most {PATCH_EDGE}"
+    )
+  return edge
 
 
 def _interval_slices(interval_mm: float) -> int:

@@ -15,9 +15,6 @@ from jaxtyping import Array, Float
 
 from medlsam_jax.models import ops
 
-TEMPLATE_EDGE = 8
-"""Edge in full-resolution voxels of the cube around a template point; `TEMPLATE_EDGE // stride` taps at a scale."""
-
 _SMALLEST_NORM = 1e-12
 
 
@@ -28,9 +25,9 @@ def normalise_channels(features: Float[Array, "*n c"]) -> Float[Array, "*n c"]:
   return features / jnp.maximum(norm, _SMALLEST_NORM)
 
 
-def centre_cube(features: Float[Array, "n z y x c"], stride: int) -> Float[Array, "n k k k c"]:
-  """The taps of template patches: normalised features of the patch's middle, `TEMPLATE_EDGE` voxels wide."""
-  half = TEMPLATE_EDGE // stride // 2
+def centre_cube(features: Float[Array, "n z y x c"], stride: int, edge: int) -> Float[Array, "n k k k c"]:
+  """The taps of template patches: normalised features of the patch's middle, `edge` full-resolution voxels wide."""
+  half = edge // stride // 2
   middle = tuple(slice(size // 2 - half, size // 2 + half) for size in features.shape[1:4])
   return normalise_channels(features[(slice(None), *middle)])
 

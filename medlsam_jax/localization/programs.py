@@ -54,19 +54,20 @@ def positions(module: MedLAM, variables: Any, patches: Float[Array, "n z y x 1"]
   return _each(lambda patch: _run(module, variables, patch, ()).position[0], patches, len(patches))
 
 
-@functools.partial(jax.jit, static_argnames=("module", "scales"))
+@functools.partial(jax.jit, static_argnames=("module", "scales", "edge"))
 def template_outputs(
   module: MedLAM,
   variables: Any,
   patches: Float[Array, "n z y x 1"],
   used: Bool[Array, " n"],
   scales: tuple[int, ...],
+  edge: int,
 ) -> tuple[Float[Array, "n 3"], dict[int, Float[Array, "n k k k c"]]]:
-  """What a bank keeps of patches around template points: coordinates and the taps of every scale."""
+  """What a bank keeps of patches around template points: coordinates, and taps of every scale, `edge` voxels wide."""
 
   def run(patch: Array) -> tuple[Array, dict[int, Array]]:
     out = _run(module, variables, patch, scales)
-    taps = {stride: correlation.centre_cube(volume, stride)[0] for stride, volume in out.features.items()}
+    taps = {stride: correlation.centre_cube(volume, stride, edge)[0] for stride, volume in out.features.items()}
     return out.position[0], taps
 
   return _each(_unless_padding(run, patches), (patches, used), len(patches))

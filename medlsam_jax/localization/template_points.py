@@ -132,9 +132,10 @@ def run(
   templates: Sequence[Template],
   plans: list[OrganPlan],
   convention: Convention,
+  edge: int,
   progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, dict[str, Outputs]]:
-  """The network's outputs at all planned points: template name -> organ -> outputs."""
+  """The network's outputs at all planned points, taps `edge` voxels wide: template name -> organ -> outputs."""
   module, variables = programs.prepare(network)
   total = sum(len(where) for plan in plans for where in plan.points.values())
   done, results = 0, {}
@@ -147,7 +148,7 @@ def run(
     rows: list[Outputs] = []
     for start in range(0, len(centres), programs.POINTS_PER_CALL):
       chunk = centres[start : start + programs.POINTS_PER_CALL]
-      rows.append(_outputs(module, variables, padded, chunk))
+      rows.append(_outputs(module, variables, padded, chunk, edge))
       done += len(chunk)
       if progress is not None:
         progress(done, total)
@@ -161,9 +162,9 @@ def run(
   return results
 
 
-def _outputs(module: programs.MedLAM, variables: dict, padded: np.ndarray, centres: np.ndarray) -> Outputs:
+def _outputs(module: programs.MedLAM, variables: dict, padded: np.ndarray, centres: np.ndarray, edge: int) -> Outputs:
   patches = programs.pad_batch(programs.crop_patches(padded, centres))
   used = np.arange(programs.POINTS_PER_CALL) < len(centres)
-  position, taps = programs.template_outputs(module, variables, patches, used, module.feature_scales)
+  position, taps = programs.template_outputs(module, variables, patches, used, module.feature_scales, edge)
   count = len(centres)
   return np.asarray(position)[:count], {stride: np.asarray(volume)[:count] for stride, volume in taps.items()}

@@ -28,6 +28,7 @@ def weights_header(settings: PretrainSettings) -> dict[str, str]:
     "base_channels": str(settings.network.base_channels),
     "patch_edge": str(settings.network.patch_edge),
     "feature_scales": ",".join(map(str, settings.network.search_scales or settings.network.feature_scales)),
+    "template_edge": str(settings.network.template_edge),
     "working_grid": "consistent",
     "trained_as": settings.name,
   }

@@ -23,6 +23,8 @@ class NetworkSettings:
   feature_scales: tuple[int, ...] = (4, 2, 1)
   search_scales: tuple[int, ...] | None = None
   """Those of the strides that a search compares, written into the exported network; None: all of them."""
+  template_edge: int = 8
+  """Voxels along an edge of the cube of features that a search compares, written into the exported network."""
   dropout: float = 0.2
   patch_edge: int = 64
   """A multiple of 16; localization needs 64."""

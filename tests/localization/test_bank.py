@@ -103,6 +103,24 @@ def test_an_interval_is_rounded_to_whole_slices_with_a_note(asked, used):
     bank._interval_slices(0.0)
 
 
+@pytest.mark.parametrize(
+  ("asked", "header", "edge"), [(None, {}, 8), (None, {"template_edge": "16"}, 16), (24, {}, 24)]
+)
+def test_the_cube_around_a_point_is_as_asked_for_or_as_the_network_says(network, make_template, asked, header, edge):
+  given = dataclasses.replace(network, header={**network.header, **header})
+  bank = Bank.build(given, [make_template("a", liver=LIVER)], mode="WPL", template_edge=asked)
+  assert bank.template_edge == edge
+  assert {s: v.shape[2] for s, v in bank.organs["liver"].features.items()} == {
+    stride: edge // stride for stride in network.module.feature_scales
+  }
+
+
+@pytest.mark.parametrize("edge", [0, 12, 72, -8])
+def test_a_cube_without_a_middle_or_beyond_the_patch_is_refused(network, make_template, edge):
+  with pytest.raises(ConfigError, match="template_edge"):
+    Bank.build(network, [make_template("a", liver=LIVER)], template_edge=edge)
+
+
 def test_unknown_mode_and_convention_are_refused(network, make_template):
   with pytest.raises(ConfigError, match="mode"):
     Bank.build(network, [make_template(liver=LIVER)], mode="XPL")

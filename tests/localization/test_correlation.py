@@ -47,10 +47,11 @@ def test_correlation_is_not_lowered_to_a_convolution():
   assert "dot_general" in program
 
 
-def test_taps_cut_from_a_patch_find_its_middle_one_voxel_on():
+@pytest.mark.parametrize("edge", [8, 16])
+def test_taps_cut_from_a_patch_find_its_middle_one_voxel_on(edge):
   """The even taps put the centre of a patch at its own index minus nothing: 64 / 2 = 32, map voxel 32."""
   features = {s: _volume((64 // s,) * 3 + (4,), s) for s in (4, 2)}
-  taps = {s: np.asarray(correlation.centre_cube(v[None], s)[0]) for s, v in features.items()}
+  taps = {s: np.asarray(correlation.centre_cube(v[None], s, edge)[0]) for s, v in features.items()}
   found = correlation.similarity(
     {s: jnp.asarray(v) for s, v in features.items()}, {s: jnp.asarray(t) for s, t in taps.items()}, 64
   )
@@ -61,7 +62,7 @@ def test_taps_cut_from_a_patch_find_its_middle_one_voxel_on():
 
 def test_a_patch_is_wholly_similar_to_itself_in_the_middle():
   features = jnp.ones((64, 64, 64, 3))
-  taps = {1: correlation.centre_cube(features[None], 1)[0]}
+  taps = {1: correlation.centre_cube(features[None], 1, 8)[0]}
   scores = np.asarray(correlation.similarity({1: features}, taps, 64))
   assert np.isclose(scores[32, 32, 32], 1, atol=1e-5)
   assert scores.max() <= 1 + 1e-5

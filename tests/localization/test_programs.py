@@ -25,7 +25,7 @@ def _arguments(name):
   if name == "positions":
     return (_MODULE, variables, patches)
   if name == "template_outputs":
-    return (_MODULE, variables, patches, jax.ShapeDtypeStruct((POINTS,), jnp.bool_), SCALES)
+    return (_MODULE, variables, patches, jax.ShapeDtypeStruct((POINTS,), jnp.bool_), SCALES, 8)
   taps = {s: jax.ShapeDtypeStruct((POINTS, SEATS, *(8 // s,) * 3, 4), jnp.float32) for s in SCALES}
   return (_MODULE, variables, patches, jax.ShapeDtypeStruct((POINTS, SEATS), jnp.bool_), taps, "bfloat16")
 

@@ -280,7 +280,7 @@ def test_padding_of_a_batch_changes_nothing_and_is_skipped(network, templates):
   module, variables = programs.prepare(network)
   patches = programs.crop_patches(pad_for_patches(templates[0].scan.array), np.array([[40, 40, 40]]))
   used = np.array([True, False])
-  position, taps = programs.template_outputs(module, variables, programs.pad_batch(patches, 2), used, (4,))
+  position, taps = programs.template_outputs(module, variables, programs.pad_batch(patches, 2), used, (4,), 8)
   assert np.asarray(position)[0].any() and not np.asarray(position)[1].any()
   assert not np.asarray(taps[4])[1].any()
 
