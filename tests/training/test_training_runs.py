@@ -125,18 +125,29 @@ def test_eight_devices_go_on_where_one_stopped_and_give_the_same_losses(unbroken
   assert_same(found, {step: loss for step, loss in unbroken[0].items() if step > 3})
 
 
-@pytest.mark.slow
-def test_two_processes_give_the_losses_of_one(unbroken, tmp_path):
+def of_a_cluster(directory, devices, **sections):
+  """Two processes of one run."""
   with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
-    port = free.getsockname()[1]
-  both = [
-    started(
-      tmp_path,
-      {"cluster": {"kind": "flags", "coordinator": f"127.0.0.1:{port}", "processes": 2, "process": number}},
-      devices=4,
-    )
-    for number in range(2)
+    coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+  cluster = {"kind": "flags", "coordinator": coordinator, "processes": 2, "timeout_seconds": 10}
+  return [
+    started(directory, {**sections, "cluster": {**cluster, "process": number}}, devices=devices) for number in range(2)
   ]
-  for process in both:
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_losses_of_one(unbroken, tmp_path):
+  for process in of_a_cluster(tmp_path, devices=4):
     assert_same(losses_from(process), unbroken[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [0, 1])
+def test_when_a_host_dies_the_other_ends_with_an_error(tmp_path, lost):
+  both = of_a_cluster(tmp_path, devices=1, optimizer={"total_steps": 1_000_000})
+  for process in both:
+    assert process.stdout.readline()  # it trains
+  both[lost].kill()
+  out_and_error = both[1 - lost].communicate(timeout=60)
+  assert both[1 - lost].returncode not in (0, None), out_and_error[1][-1000:]
