@@ -96,25 +96,29 @@ def batches(paths: Sequence[Path], size: int, count: int, workers: int) -> Itera
 
 
 class PeerTraining:
-  """Network and optimizer; `step` takes a joined item through both and returns the loss."""
+  """Network and optimizer; `step` takes a joined item through both."""
 
   def __init__(self, width: int):
     self.network = PeerMedLAM(width, dropout=0.2).train()
     self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-4, weight_decay=1e-4)
 
-  def step(self, batch: Item) -> float:
-    """One update."""
+  def step(self, batch: Item, parts: int = 1) -> float:
+    """One update from the mean gradient of `parts` equal parts of a batch; the last part's loss."""
+    self.optimizer.zero_grad()
+    for chunks in zip(*(value.chunk(parts) for value in batch.values()), strict=True):
+      loss = self.loss(dict(zip(batch, chunks, strict=True)))
+      (loss / parts).backward()
+    self.optimizer.step()
+    return float(loss.detach())
+
+  def loss(self, batch: Item) -> torch.Tensor:
+    """UAM of the plain views and MSS between plain and warped, from four runs of the whole network."""
     warped = [self.network(batch["warped"][:, i], True) for i in range(2)]
     plain = [self.network(batch["plain"][:, i], True) for i in range(2)]
     centres = [batch["plain_mm"][:, i, :, PATCH // 2, PATCH // 2, PATCH // 2] for i in range(2)]
     predicted = OFFSET_RANGE_MM * torch.tanh(plain[0][0] - plain[1][0])
-    loss = functional.mse_loss(predicted, centres[0] - centres[1])
     terms = [_similarity_loss(batch, i, plain[i][1], warped[i][1]) for i in range(2)]
-    loss = loss + (terms[0] + terms[1]) / (POINTS * len(STRIDES))
-    self.optimizer.zero_grad()
-    loss.backward()
-    self.optimizer.step()
-    return float(loss.detach())
+    return functional.mse_loss(predicted, centres[0] - centres[1]) + (terms[0] + terms[1]) / (POINTS * len(STRIDES))
 
 
 def _points(image: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+import jax
+
 from bench.common import HAVE_TORCH, Row
 from bench.timing import mean_seconds, seconds
 from bench.training_scans import TrainingScans, training_scans
@@ -15,17 +17,20 @@ from medlsam_jax.training.step import init_state, make_step
 
 PAIRS = 2
 """Scans of a step, with two patches each."""
-STEPS = {8: 4, 24: 2}
+STEPS = {8: 4, 24: 1}
 """Timed steps with data, by width."""
+PARTS = {8: 1, 24: 2}
+"""Parts that the pairs of a step go through one after the other: at width 24 both at once take over 13 GB."""
 OURS_CROPS, PEER_CROPS = 400, 40
 PEER_WORKERS = 2
+WARM = 3
 TARGET_STEP, TARGET_LOADER = 0.5, 0.05
 
 
 def published(width: int, prepared: str) -> PretrainSettings:
   """The published recipe in float32, two scans a step."""
-  data = {"index": [prepared], "scans_per_step": PAIRS}
-  return from_mapping(PretrainSettings, {"network": {"base_channels": width}, "data": data})
+  data, optimizer = {"index": [prepared], "scans_per_step": PAIRS}, {"accumulate": PARTS[width]}
+  return from_mapping(PretrainSettings, {"network": {"base_channels": width}, "data": data, "optimizer": optimizer})
 
 
 def source(settings: PretrainSettings, steps: int) -> loader.BatchSource:
@@ -35,45 +40,50 @@ def source(settings: PretrainSettings, steps: int) -> loader.BatchSource:
   return loader.BatchSource(data_sets(data), plan, range(data.scans_per_step), steps)
 
 
-def step() -> Iterator[Row]:
+def step(width: int) -> Iterator[Row]:
   """Four forwards, UAM and MSS, backward and Adam: with the data of each step, and on one batch again and again."""
-  scans = training_scans()
-  for width, steps in STEPS.items():
-    ours, ours_alone = _our_step(published(width, scans.prepared), steps)
-    theirs, theirs_alone = _their_step(width, scans, steps) if HAVE_TORCH else (None, None)
-    name = f"training step, width {width}, {PAIRS} pairs"
-    note = f"mean of {steps} steps; peer: {PEER_WORKERS} loader processes"
-    yield Row(f"{name}, data included", ours, theirs, TARGET_STEP, note=note)
-    note = "warps are part of ours, and not of the peer's here"
-    yield Row(f"{name}, on one batch", ours_alone, theirs_alone, note=note)
+  scans, steps = training_scans(), STEPS[width]
+  ours, ours_alone = _timed(our_step(published(width, scans.prepared)), steps)
+  theirs, theirs_alone = _timed(their_step(width, scans, steps), steps) if HAVE_TORCH else (None, None)
+  name = f"training step, width {width}, {PAIRS} pairs"
+  split = f" in {PARTS[width]} parts" if PARTS[width] > 1 else ""
+  note = f"mean of {steps} step(s){split}; peer: {PEER_WORKERS} loader processes"
+  yield Row(f"{name}, data included", ours, theirs, TARGET_STEP, note=note)
+  note = "ours warps its views in the step, the peer's are ready"
+  yield Row(f"{name}, on one batch", ours_alone, theirs_alone, note=note)
 
 
-def _our_step(settings: PretrainSettings, steps: int) -> tuple[float, float]:
-  """Seconds of a step with and without data."""
+def _timed(run: Callable[[bool], Any], steps: int) -> tuple[float, float]:
+  """Seconds of a step with the next batch and with the same one. The first runs are slow: fresh memory costs most."""
+  for _ in range(WARM):
+    jax.block_until_ready(run(False))
+  return mean_seconds(partial(run, True), steps), seconds(partial(run, False), 1, warm=False)
+
+
+def our_step(settings: PretrainSettings) -> Callable[[bool], Any]:
+  """A step on the next batch, or on the first one again."""
   mesh, data = sharding.make_mesh(settings.mesh), settings.data
   state, update = init_state(settings, mesh), make_step(settings, mesh)
   ahead = loader.batches(source(settings, 100), 0, data.threads)
+  same = sharding.put_batch(next(ahead), PAIRS, mesh)
 
-  def run(batch: Any = None) -> Any:
+  def run(fresh: bool) -> Any:
     nonlocal state  # the state given is donated
-    batch = sharding.put_batch(next(ahead), PAIRS, mesh) if batch is None else batch
-    state, metrics = update(state, batch)
+    state, metrics = update(state, sharding.put_batch(next(ahead), PAIRS, mesh) if fresh else same)
     return metrics
 
-  same = sharding.put_batch(next(ahead), PAIRS, mesh)
-  alone = seconds(partial(run, same), 1)
-  return mean_seconds(run, steps), alone
+  return run
 
 
-def _their_step(width: int, scans: TrainingScans, steps: int) -> tuple[float, float]:
+def their_step(width: int, scans: TrainingScans, steps: int) -> Callable[[bool], Any]:
+  """As `our_step`."""
   from bench import peer_training
 
   training = peer_training.PeerTraining(width)
   # the workers stay ahead by as many batches after the timed steps as before them
   ahead = peer_training.batches(scans.peers, PAIRS, steps + 1 + PEER_WORKERS, PEER_WORKERS)
   same = next(ahead)
-  alone = seconds(partial(training.step, same), 1)
-  return mean_seconds(lambda: training.step(next(ahead)), steps), alone
+  return lambda fresh: training.step(next(ahead) if fresh else same, PARTS[width])
 
 
 def crops() -> Iterator[Row]:
@@ -116,4 +126,6 @@ def _their_crops(scans: TrainingScans, augment: bool) -> float:
     itk.SetGlobalDefaultNumberOfThreads(itk_threads)
 
 
-STAGES: dict[str, Callable[[], Iterator[Row]]] = {"step": step, "loader": crops}
+STAGES: dict[str, Callable[[], Iterator[Row]]] = {
+  "step": partial(step, 8), "step-wide": partial(step, 24), "loader": crops,
+}  # fmt: skip
