@@ -6,10 +6,11 @@ from typing import Any
 
 import jax
 
-from bench.common import HAVE_TORCH, Row
+from bench.common import HAVE_TORCH, Row, gflop_of
 from bench.timing import mean_seconds, seconds
 from bench.training_scans import TrainingScans, training_scans
 from medlsam_jax.data import loader
+from medlsam_jax.models.medlam import MedLAM
 from medlsam_jax.training import sharding
 from medlsam_jax.training.scans import data_sets
 from medlsam_jax.training.settings import PretrainSettings, from_mapping
@@ -48,9 +49,11 @@ def step(width: int) -> Iterator[Row]:
   name = f"training step, width {width}, {PAIRS} pairs"
   split = f" in {PARTS[width]} parts" if PARTS[width] > 1 else ""
   note = f"mean of {steps} step(s){split}; peer: {PEER_WORKERS} loader processes"
-  yield Row(f"{name}, data included", ours, theirs, TARGET_STEP, note=note)
+  # forward and backward of two views of each patch
+  work = 3 * 4 * PAIRS * gflop_of(MedLAM(base_channels=width), (4, 2, 1))
+  yield Row(f"{name}, data included", ours, theirs, TARGET_STEP, work, note=note)
   note = "ours warps its views in the step, the peer's are ready"
-  yield Row(f"{name}, on one batch", ours_alone, theirs_alone, note=note)
+  yield Row(f"{name}, on one batch", ours_alone, theirs_alone, None, work, note=note)
 
 
 def _timed(run: Callable[[bool], Any], steps: int) -> tuple[float, float]:
