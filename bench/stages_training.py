@@ -24,7 +24,7 @@ PARTS = {8: 1, 24: 2}
 """Parts that the pairs of a step go through one after the other: at width 24 both at once take over 13 GB."""
 OURS_CROPS, PEER_CROPS = 400, 40
 PEER_WORKERS = 2
-WARM = 3
+WARM = 4
 TARGET_STEP, TARGET_LOADER = 0.5, 0.05
 
 
