@@ -20,14 +20,14 @@ class Stage(nn.Sequential):
 
 
 class PeerMedLAM(nn.Module):
-  """MedLAM as published, patches `(n, 1, z, y, x)`."""
+  """MedLAM as published, patches `(n, 1, z, y, x)`; `dropout` is the rate after the deepest stage while training."""
 
-  def __init__(self, b: int):
+  def __init__(self, b: int, dropout: float = 0.0):
     super().__init__()
     self.down = nn.ModuleList(
       [Stage(1, 2 * b, 2 * b), Stage(2 * b, 2 * b, 2 * b), Stage(2 * b, 2 * b, 4 * b), Stage(4 * b, 4 * b, 8 * b)]
     )
-    self.deepest = Stage(8 * b, 8 * b, 16 * b)
+    self.deepest = nn.Sequential(Stage(8 * b, 8 * b, 16 * b), nn.Dropout(dropout))
     self.up = nn.ModuleList(
       [Stage(24 * b, 8 * b, 8 * b), Stage(12 * b, 4 * b, 4 * b), Stage(6 * b, 4 * b, 4 * b), Stage(6 * b, 4 * b, 4 * b)]
     )

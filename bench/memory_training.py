@@ -1,0 +1,54 @@
+"""Memory of the training step on one device by batch, with and without rematerialisation.
+
+python -m bench.memory_training [--width 8]
+
+From XLA's buffer assignment for the CPU, float32, traced with XLA's own convolution as accelerators have it: nothing
+runs. A chip's compiler fuses more and needs room for its convolutions; bfloat16 halves what is kept between stages.
+"""
+
+import argparse
+
+import jax
+import jax.numpy as jnp
+from rich.console import Console
+from rich.table import Table
+
+from bench.lowering import accelerator_convolution
+from medlsam_jax.data.pairs import Batch
+from medlsam_jax.training import sharding
+from medlsam_jax.training.settings import PretrainSettings, from_mapping
+from medlsam_jax.training.step import abstract_state, make_step
+
+SCANS = (1, 2, 4)
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(prog="python -m bench.memory_training", description=__doc__)
+  parser.add_argument("--width", type=int, default=8, help="base channels of MedLAM (default: 8)")
+  width = parser.parse_args().width
+  columns = ("scans a device", "state and batch GB", "temporary GB", "TFLOP", "temporary GB, remat", "TFLOP, remat")
+  table, console = Table(*columns), Console(width=120)
+  for scans in SCANS:
+    (kept, plain, work), (_, less, more) = (memory(width, scans, remat) for remat in (False, True))
+    figures = (kept / 1e9, plain / 1e9, work / 1e12, less / 1e9, more / 1e12)
+    table.add_row(str(scans), *(f"{figure:.2f}" for figure in figures))
+  console.print(table)
+
+
+def memory(width: int, scans: int, remat: bool) -> tuple[int, int, float]:
+  """Bytes of a step's arguments and of its temporaries, and its operations, for the published recipe."""
+  network, data = {"base_channels": width, "remat": remat}, {"scans_per_step": scans}
+  settings = from_mapping(PretrainSettings, {"network": network, "data": data})
+  mesh, edge = sharding.make_mesh(settings.mesh, jax.devices()[:1]), settings.network.cube_edge
+  place = sharding.batch_sharding(mesh)
+  shapes = ((scans, 2, edge, edge, edge), (scans, 2, 3))
+  batch = Batch(*(jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place) for shape in shapes))  # type: ignore[arg-type]
+  with accelerator_convolution():
+    lowered = make_step(settings, mesh).lower(abstract_state(settings, mesh), batch)  # type: ignore[attr-defined]
+  program = lowered.compile()
+  found = program.memory_analysis()
+  return found.argument_size_in_bytes, found.temp_size_in_bytes, program.cost_analysis()["flops"]
+
+
+if __name__ == "__main__":
+  main()
