@@ -63,7 +63,8 @@ class MedLAM(nn.Module):
     dropout: rate after the deepest stage while training.
     feature_scales: strides that the network has decoder stages for; the classification needs stride 1.
     dtype: of the operands; sums are float32, as are parameters and the position.
-    remat: keep a stage's input alone for the backward pass and work the stage out again.
+    remat: keep a stage's input alone for the backward pass and work the stage out again, for one of every k patches
+      (`featured`) at a time, so that the values within a stage exist for that one only.
   """
 
   base_channels: int = 24
@@ -103,21 +104,30 @@ class MedLAM(nn.Module):
     widths = ((2 * b, 2 * b), (2 * b, 2 * b), (2 * b, 4 * b), (4 * b, 8 * b))
     skips, x = [], patches
     for level, (first, second) in enumerate(widths):
-      x = self._stage(first, second, level)(x)
+      x = self._stage(x, first, second, level, featured[1])
       skips.append(x)
       x = ops.max_pool2(x)
-    x = self._stage(8 * b, 16 * b, 4)(x)
+    x = self._stage(x, 8 * b, 16 * b, 4, featured[1])
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
     position = self._head(x)
     scales = self.feature_scales if feature_scales is None else feature_scales
     if featured[0] < featured[1]:
       x, *skips = (_first_of_each(a, *featured) for a in (x, *skips))
-    features, probability = self._decode(x, skips, scales, classify)
+    features, probability = self._decode(x, skips, scales, classify, featured[0])
     return MedLAMOutput(position, features, probability)
 
-  def _stage(self, first: int, second: int, level: int) -> nn.Module:
-    stage = nn.remat(Stage) if self.remat else Stage
-    return stage(first, second, self.dtype, name=f"conv{level}")
+  def _stage(self, x: Float[Array, "n z y x c"], first: int, second: int, level: int, of: int) -> Array:
+    """One stage; with `remat` over one of every `of` patches at a time. Those of a scan, as scans lie on devices."""
+    name = f"conv{level}"
+    if not self.remat:
+      return Stage(first, second, self.dtype, name=name)(x)
+    stage = nn.remat(Stage)(first, second, self.dtype, name=name)
+    over = nn.scan(
+      lambda module, _, part: (None, module(part)),
+      variable_broadcast="params", split_rngs={"params": False}, in_axes=1, out_axes=1,
+    )  # fmt: skip
+    found = over(stage, None, x.reshape(-1, of, *x.shape[1:]))[1]
+    return found.reshape(-1, *found.shape[2:])
 
   def _head(self, x: Float[Array, "n z y x c"]) -> Float[Array, "n 3"]:
     """Three linear layers without activations between; flattened channels first, as the released weights expect."""
@@ -128,7 +138,7 @@ class MedLAM(nn.Module):
     return nn.Dense(3, name="fc3", kernel_init=nn.initializers.normal(0.01))(flat)
 
   def _decode(
-    self, x: Array, skips: list[Array], feature_scales: tuple[int, ...], classify: bool
+    self, x: Array, skips: list[Array], feature_scales: tuple[int, ...], classify: bool, of: int
   ) -> tuple[dict[int, Array], Array | None]:
     unknown = set(feature_scales) - set(self.feature_scales) | ({1} if classify else set()) - set(self.feature_scales)
     if unknown:
@@ -141,7 +151,7 @@ class MedLAM(nn.Module):
       if stride < finest:
         break
       x = ops.join_channels(ops.upsample2(x), skips[8 - level])
-      x = self._stage(width, width, level)(x)
+      x = self._stage(x, width, width, level, of)
       if stride in feature_scales:
         features[stride] = x
     if not classify:

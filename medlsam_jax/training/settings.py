@@ -31,7 +31,8 @@ class NetworkSettings:
   dtype: Literal["float32", "bfloat16"] = "float32"
   """Of the operands; parameters, sums and losses are float32 whatever it is."""
   remat: bool = False
-  """Work stages out again in the backward pass instead of keeping their values: less memory, a third more work."""
+  """Work stages out again in the backward pass, view by view, instead of keeping their values: less memory, more
+  work (docs/scaling.md)."""
 
   def __post_init__(self) -> None:
     """Refuse search scales that another network would be needed for."""

@@ -147,3 +147,24 @@ def test_native_lowering_has_the_same_gradient_as_the_cpu_one(channels):
 def test_upsampling_by_two_equals_the_half_pixel_resize():
   x = jax.random.normal(jax.random.key(0), (1, 3, 4, 5, 2))
   np.testing.assert_allclose(ops.upsample2(x), ops.resize_linear(x, (6, 8, 10)), rtol=1e-5, atol=1e-6)
+
+
+def test_rematerialisation_keeps_parameters_outputs_and_gradients_and_takes_less_memory(monkeypatch):
+  monkeypatch.setattr(jax.lax, "platform_dependent", lambda *operands, default, **_: default(*operands))
+  patches = jax.random.uniform(jax.random.key(1), (8, 16, 16, 16, 1))
+  found = []
+  for remat in (False, True):
+    module, variables, _ = small(remat=remat, dropout=0.0, feature_scales=(4,))
+
+    def loss(v, module=module):
+      out = module.apply(v, patches, featured=(3, 4), train=True)
+      return sum(jnp.sin(f).sum() for f in out.features.values()) + out.position.sum()
+
+    lowered = jax.jit(jax.value_and_grad(loss)).lower(variables)
+    program = lowered.compile({"xla_backend_optimization_level": 0})
+    found.append((variables, program(variables), program.memory_analysis().temp_size_in_bytes))
+  (plain, values, kept), (again, values_again, less) = found
+  jax.tree.map(np.testing.assert_array_equal, plain, again)
+  for a, b in zip(jax.tree.leaves(values), jax.tree.leaves(values_again), strict=True):
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * max(np.abs(a).max(), 1e-3))
+  assert less < 0.8 * kept
