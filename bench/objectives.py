@@ -108,7 +108,7 @@ def _draw(results: dict[str, dict[int, dict[str, float]]], output: Path) -> None
   first = next(iter(next(iter(results.values())).values()))
   axes[0].axhline(first["probe_baseline_iou"], color="grey", linestyle=":", label="mean boxes")
   axes[0].set_ylabel("box IoU on held-out phantoms")
-  axes[0].legend(fontsize="small")
+  figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize="small")
   figure.savefig(output, dpi=100)
   plt.close(figure)
 

@@ -87,8 +87,8 @@ def check_predictions(arguments: argparse.Namespace) -> None:
   Raises:
     ConfigError: there is one.
   """
-  made = ("bank", "save_bank", "mode", "interval_mm", "template_edge", "steps", "search", "preset")
-  made += ("propagate", "axes", "config")
+  building = ("bank", "save_bank", "mode", "interval_mm", "template_edge")
+  made = (*building, "steps", "search", "preset", "propagate", "axes", "config")
   for option in (*made, "rest"):
     if getattr(arguments, option):
       name = arguments.rest[0] if option == "rest" else "--" + option.replace("_", "-")
