@@ -95,5 +95,5 @@ def keep_freed_memory() -> None:
     return  # another C library: its mallopt, if any, means something else
   mallopt(_M_ARENA_MAX, 1)  # one heap for all threads, or each would keep its own
   mallopt(_M_MMAP_MAX, 0)
-  mallopt(_M_TRIM_THRESHOLD, -1)  # never; a number would end at 2 GiB, and a training step takes more
+  mallopt(_M_TRIM_THRESHOLD, -1)  # never; a number would end at 2 GiB
   mallopt(_M_TOP_PAD, 64 << 20)
