@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -83,7 +83,7 @@ def measure(width: int) -> dict[str, Any]:
       jax.block_until_ready(validate(state.best_network, held_out))
     programs = sum(compiled)
     batch = sharding.put_batch(_batch(settings, 0), SCANS, mesh)
-    program = step.lower(state, batch).compile()  # type: ignore[attr-defined]
+    program = cast(Any, step).lower(state, batch).compile()
   return {
     "programs": programs, "flops": program.cost_analysis()["flops"],
     "temporary": program.memory_analysis().temp_size_in_bytes, **summary(collectives(program.as_text()), state.params),

@@ -5,10 +5,8 @@ import math
 import re
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8, "u64": 8}
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][\w-]*)\(([^)]*)\)")
-_ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
-_SOURCE = re.compile(r'op_name="([^"]*)"')
+_ARRAY = re.compile(r"\b[a-z]+\d*\[([\d,]*)\]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,16 +16,8 @@ class Collective:
   kind: str
   sizes: tuple[int, ...]
   """Numbers in each operand, on one device."""
-  operand_bytes: int
-  source: str
-  """The traced operation that it came from."""
   repeated: bool
   """Within a loop or a branch: the count of runs is not known."""
-
-  @property
-  def backward(self) -> bool:
-    """Part of the gradient's computation."""
-    return "transpose(" in self.source
 
 
 def collectives(text: str) -> list[Collective]:
@@ -44,15 +34,10 @@ def collectives(text: str) -> list[Collective]:
     kind = operation.removesuffix("-start")
     if kind in KINDS:
       arrays = [array for operand in re.findall(r"%([\w.-]+)", operands) for array in _arrays(shapes[operand])]
-      source = _SOURCE.search(line)
-      sizes = tuple(size for size, _ in arrays)
-      total = sum(size * width for size, width in arrays)
-      found.append(Collective(kind, sizes, total, source.group(1) if source else "", not entry))
+      found.append(Collective(kind, tuple(arrays), not entry))
   return found
 
 
-def _arrays(shape: str) -> list[tuple[int, int]]:
-  """Numbers, and bytes of one, of each array of a shape that may be a tuple."""
-  return [
-    (math.prod(int(edge) for edge in edges.split(",") if edge), _BYTES[dtype]) for dtype, edges in _ARRAY.findall(shape)
-  ]
+def _arrays(shape: str) -> list[int]:
+  """Numbers of each array of a shape that may be a tuple."""
+  return [math.prod(int(edge) for edge in edges.split(",") if edge) for edges in _ARRAY.findall(shape)]

@@ -14,7 +14,7 @@ import dataclasses
 import math
 import re
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -114,12 +114,12 @@ def _traced_step(settings: PretrainSettings) -> tuple[Any, int]:
   shape = (data.scans_per_step, data.patches_per_scan)
   batch = Batch(
     *(
-      jax.ShapeDtypeStruct(shape + rest, jnp.float32, sharding=sharding.batch_sharding(mesh))  # type: ignore[arg-type]
+      cast(Any, jax.ShapeDtypeStruct(shape + rest, jnp.float32, sharding=sharding.batch_sharding(mesh)))
       for rest in ((edge,) * 3, (3,))
     )
   )
   size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.params))
-  return make_step(settings, mesh).trace(state, batch), size
+  return cast(Any, make_step(settings, mesh)).trace(state, batch), size
 
 
 def convolution_bytes(text: str) -> int:

@@ -21,11 +21,10 @@ SCANS = 4
 
 @dataclasses.dataclass(frozen=True)
 class TrainingScans:
-  """Where they lie: the prepared set, the peer's files, and the untouched CTs."""
+  """Where they lie: the prepared set, and the peer's files."""
 
   prepared: str
   peers: tuple[Path, ...]
-  raw: tuple[Path, ...]
 
 
 def training_scans() -> TrainingScans:
@@ -44,4 +43,4 @@ def training_scans() -> TrainingScans:
   prepared = FOLDER / "prepared"
   if not (prepared / INDEX).exists():
     prepare(raw, str(prepared))
-  return TrainingScans(str(prepared), peers, raw)
+  return TrainingScans(str(prepared), peers)

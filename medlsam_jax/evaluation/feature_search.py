@@ -6,13 +6,12 @@ with other networks' in this way: where the search starts is the same for all of
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 from jaxtyping import Float
 
 from medlsam_jax.data import ct
 from medlsam_jax.evaluation.baseline import MeanBoxes
+from medlsam_jax.evaluation.localization import PlacedPoints
 from medlsam_jax.geometry import FACES, Box, Volume, WorkingGrid
 from medlsam_jax.localization import boxes, fine, programs
 from medlsam_jax.localization.bank import Bank
@@ -20,26 +19,7 @@ from medlsam_jax.localization.search_settings import SearchSettings
 from medlsam_jax.models.network import Network
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Settled:
-  """Where an organ's points came to rest; what scoring needs of a finding, without a judgement of it."""
-
-  points: Float[np.ndarray, "parts 6 3"]
-  """Scan voxels, in the order of `FACES`."""
-  verdict: str = "found"
-
-  @property
-  def box(self) -> Box:
-    """Smallest box around all parts."""
-    return Box.around(boxes.part_boxes(self.points))
-
-  @property
-  def whole_points(self) -> Float[np.ndarray, "6 3"]:
-    """Six extreme points of the organ as a whole."""
-    return boxes.whole_points(self.points)
-
-
-def find_by_features(network: Network, bank: Bank, scan: Volume, mean_boxes: MeanBoxes) -> dict[str, Settled]:
+def find_by_features(network: Network, bank: Bank, scan: Volume, mean_boxes: MeanBoxes) -> dict[str, PlacedPoints]:
   """Organs that `mean_boxes` has, in the bank's order.
 
   Args:
@@ -67,7 +47,7 @@ def find_by_features(network: Network, bank: Bank, scan: Volume, mean_boxes: Mea
   for organ in organs:
     own = voxels[start : start + len(organ.mean_positions)] - fine.MARGIN
     start += len(organ.mean_positions)
-    found[organ.organ] = Settled(boxes.points_to_scan(own[organ.faces], working.grid))
+    found[organ.organ] = PlacedPoints(boxes.points_to_scan(own[organ.faces], working.grid), "found")
   return found
 
 

@@ -47,6 +47,25 @@ class Found(Protocol):
     ...
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class PlacedPoints:
+  """A finding without its confidence: what a file keeps of one, or a search that does not judge."""
+
+  points: Float[np.ndarray, "parts 6 3"]
+  """Scan voxels (z, y, x), in the order of the scan's `FACES`."""
+  verdict: str
+
+  @property
+  def box(self) -> Box:
+    """Smallest box around all parts."""
+    return Box.around(boxes.part_boxes(self.points))
+
+  @property
+  def whole_points(self) -> Float[np.ndarray, "6 3"]:
+    """Six extreme points of the organ as a whole."""
+    return boxes.whole_points(self.points)
+
+
 @dataclasses.dataclass(frozen=True)
 class BoxScores:
   """Scores of one organ's box and points; distances in mm."""

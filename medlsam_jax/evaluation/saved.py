@@ -10,35 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from medlsam_jax.data import oblique
 from medlsam_jax.data.nifti import read_label_nifti
 from medlsam_jax.errors import InputError
 from medlsam_jax.evaluation.case import Row, Task, evaluate_case
+from medlsam_jax.evaluation.localization import PlacedPoints
 from medlsam_jax.geometry import Box, Volume
-from medlsam_jax.localization import boxes
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class SavedFinding:
-  """What a file keeps of a finding, in scan voxels (z, y, x)."""
-
-  points: Float[np.ndarray, "parts 6 3"]
-  verdict: str
-
-  @property
-  def box(self) -> Box:
-    """Smallest box around all parts."""
-    return Box.around(boxes.part_boxes(self.points))
-
-  @property
-  def whole_points(self) -> Float[np.ndarray, "6 3"]:
-    """Six extreme points of the organ as a whole."""
-    return boxes.whole_points(self.points)
-
-
-def findings_from_dict(data: Mapping[str, Any], source: str = "<dict>") -> dict[str, SavedFinding]:
+def findings_from_dict(data: Mapping[str, Any], source: str = "<dict>") -> dict[str, PlacedPoints]:
   """Findings of a parsed `NAME_boxes.json`.
 
   Args:
@@ -60,7 +41,7 @@ def findings_from_dict(data: Mapping[str, Any], source: str = "<dict>") -> dict[
       raise InputError(f'{source}: {organ}: needs "verdict" and "points_vox" ({error!r})') from error
     if points.ndim != 3 or points.shape[1:] != (6, 3) or not len(points) or not np.isfinite(points).all():
       raise InputError(f'{source}: {organ}: "points_vox" must be parts x 6 x 3 finite numbers, got {points.shape}')
-    result[organ] = SavedFinding(points, verdict)
+    result[organ] = PlacedPoints(points, verdict)
   return result
 
 
@@ -85,7 +66,7 @@ def evaluate_saved(
     findings = findings_from_dict(data, str(boxes_file))
     # the file counts a tilted scan's own voxels, `truth` was straightened when it was read
     findings = {
-      organ: SavedFinding(oblique.points_from_file(each.points, truth), each.verdict)
+      organ: PlacedPoints(oblique.points_from_file(each.points, truth), each.verdict)
       for organ, each in findings.items()
     }
     names |= {organ: int(e["label"]) for organ, e in data["organs"].items() if "label" in e}

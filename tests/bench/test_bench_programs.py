@@ -24,12 +24,11 @@ ENTRY %main (a: f32[3,3], b: bf16[5]) -> f32[3,3] {
 """
 
 
-def test_collectives_are_counted_once_with_the_bytes_of_their_operands():
+def test_collectives_are_counted_once_with_the_sizes_of_their_operands():
   gathered, combined, begun = hlo.collectives(COMPILED)
-  assert (gathered.kind, gathered.operand_bytes, gathered.repeated) == ("all-gather", 16, True)
-  assert (combined.kind, combined.sizes, combined.operand_bytes) == ("all-reduce", (9, 5), 46)
-  assert combined.backward and not combined.repeated
-  assert (begun.kind, begun.sizes, begun.backward) == ("all-reduce", (1,), False)
+  assert (gathered.kind, gathered.sizes, gathered.repeated) == ("all-gather", (4,), True)
+  assert (combined.kind, combined.sizes, combined.repeated) == ("all-reduce", (9, 5), False)
+  assert (begun.kind, begun.sizes, begun.repeated) == ("all-reduce", (1,), False)
 
 
 def test_bytes_of_convolutions_are_those_of_operands_and_results():

@@ -8,8 +8,7 @@ import pytest
 from medlsam_jax import metrics
 from medlsam_jax.errors import InputError
 from medlsam_jax.evaluation.case import evaluate_case
-from medlsam_jax.evaluation.localization import truth_points
-from medlsam_jax.evaluation.saved import SavedFinding
+from medlsam_jax.evaluation.localization import PlacedPoints, truth_points
 from medlsam_jax.geometry import Box, Grid, Volume
 
 VALUES = {"liver": 2, "spleen": 5, "tail": 9}
@@ -37,7 +36,7 @@ def _truth(codes="RAS"):
 
 
 def _finding(points, verdict="found"):
-  return SavedFinding(np.asarray(points, float).reshape(-1, 6, 3), verdict)
+  return PlacedPoints(np.asarray(points, float).reshape(-1, 6, 3), verdict)
 
 
 def _perfect(truth, organ):
