@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 import numpy as np
 from jaxtyping import Float32, Int
 
-from medlsam_jax.errors import ConfigError, TemplateError
+from medlsam_jax.errors import ConfigError, TemplateError, WeightsError
 from medlsam_jax.geometry import PATCH_EDGE, WORKING_SPACING_MM, Convention
 from medlsam_jax.localization import bank_file, template_points
 from medlsam_jax.models.network import Network
@@ -121,7 +121,7 @@ class Bank:
       TemplateError: no template, two of one name, an organ in none of them, no organ at all.
       ConfigError: an unknown mode or convention, an interval that is not above 0, a `template_edge` that does not hold
         an even number of features at every scale or exceeds a patch.
-      WeightsError: the network cannot localize.
+      WeightsError: the network cannot localize, or its header is damaged.
     """
     if mode not in get_args(Mode):
       raise ConfigError(f"mode {mode!r}; choose SPL or WPL")
@@ -250,7 +250,10 @@ class Bank:
 
 def _template_edge(network: Network, given: int | None) -> int:
   """Edge of the cube kept around a point: as given, as the network's header says, or as published."""
-  edge = int(network.header.get("template_edge", PUBLISHED_TEMPLATE_EDGE)) if given is None else given
+  asked = network.header.get("template_edge", str(PUBLISHED_TEMPLATE_EDGE))
+  if given is None and not asked.isdecimal():
+    raise WeightsError(f"{network.source}: template_edge {asked!r} in its header is not a whole number")
+  edge = int(asked) if given is None else given
   step = 2 * max(network.module.feature_scales, default=1)
   if not 0 < edge <= PATCH_EDGE or edge % step:
     raise ConfigError(

@@ -6,7 +6,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from medlsam_jax.data.points import part_points
-from medlsam_jax.errors import ConfigError, OutputError, TemplateError
+from medlsam_jax.errors import ConfigError, OutputError, TemplateError, WeightsError
 from medlsam_jax.localization import template_points
 from medlsam_jax.localization.bank import Bank
 
@@ -119,6 +119,12 @@ def test_the_cube_around_a_point_is_as_asked_for_or_as_the_network_says(network,
 def test_a_cube_without_a_middle_or_beyond_the_patch_is_refused(network, make_template, edge):
   with pytest.raises(ConfigError, match="template_edge"):
     Bank.build(network, [make_template("a", liver=LIVER)], template_edge=edge)
+
+
+def test_a_header_whose_cube_is_no_number_is_refused(network, make_template):
+  damaged = dataclasses.replace(network, header={**network.header, "template_edge": "wide"})
+  with pytest.raises(WeightsError, match="'wide'"):
+    Bank.build(damaged, [make_template("a", liver=LIVER)])
 
 
 def test_unknown_mode_and_convention_are_refused(network, make_template):

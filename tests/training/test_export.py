@@ -10,6 +10,7 @@ from medlsam_jax.errors import ConfigError, OutputError, WeightsError
 from medlsam_jax.loading import load
 from medlsam_jax.models.medlam import MedLAM, init_variables
 from medlsam_jax.training import checkpoint, cluster, export
+from medlsam_jax.training.export import weights_header
 from medlsam_jax.training.settings import CheckpointSettings, ClusterSettings, PretrainSettings, from_mapping
 from medlsam_jax.training.step import TrainState
 
@@ -102,3 +103,8 @@ def test_weights_in_half_the_space_load_to_three_digits(tmp_path):
   assert {leaf.dtype for leaf in jax.tree.leaves(network.params)} == {np.dtype("float32")}
   with pytest.raises(ConfigError, match="float32"):
     export.export(tmp_path, tmp_path / "published.safetensors", published=True, float16=True)
+
+
+def test_the_header_says_which_cubes_a_search_is_to_compare():
+  settings = from_mapping(PretrainSettings, {"network": {"template_edge": 16}})
+  assert weights_header(settings)["template_edge"] == "16"
