@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+  from medlsam_jax import errors as errors
   from medlsam_jax import metrics as metrics
   from medlsam_jax.data.scans import read_volume as read_volume
   from medlsam_jax.data.templates import read_templates as read_templates
@@ -25,9 +26,9 @@ _HOMES = {
   "localize": "medlsam_jax.pipeline",
   "segment": "medlsam_jax.pipeline",
 }
-_MODULES = ("metrics",)
+_MODULES = ("errors", "metrics")
 
-__all__ = ["Bank", "load", "localize", "metrics", "read_templates", "read_volume", "segment"]
+__all__ = ["Bank", "errors", "load", "localize", "metrics", "read_templates", "read_volume", "segment"]
 
 
 def __getattr__(name: str) -> Any:

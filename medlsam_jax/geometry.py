@@ -113,6 +113,11 @@ class Volume:
   source: str = "<array>"
   file_grid: Grid | None = None
   """The file's own grid where that is tilted and `array` was resampled (`data.oblique`); None where `grid` is it."""
+  notes: tuple[str, ...] = ()
+  """What reading had to settle, mend or leave out, a sentence each; result files repeat it."""
+  doubts: tuple[str, ...] = ()
+  """Why whatever is found in this scan may be wrong (values that are no HU, a thin slab), a sentence each. No organ of
+  such a scan is called `found`."""
 
   @property
   def affine(self) -> Float[np.ndarray, "4 4"]:

@@ -31,7 +31,16 @@ def test_asking_for_a_name_starts_no_backend():
 
 
 def test_every_promised_name_is_there():
-  assert set(ml.__all__) == {"Bank", "load", "localize", "metrics", "read_templates", "read_volume", "segment"}
+  assert set(ml.__all__) == {
+    "Bank",
+    "errors",
+    "load",
+    "localize",
+    "metrics",
+    "read_templates",
+    "read_volume",
+    "segment",
+  }
   assert dir(ml) == ml.__all__
   for name in ml.__all__:
     assert getattr(ml, name) is not None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import warnings
 
 import numpy as np
 from jaxtyping import Num
 
+from medlsam_jax import notices
 from medlsam_jax.errors import InputError
 
 MAX_VOXELS = 600_000_000
@@ -51,8 +51,7 @@ def warn_range(array: Num[np.ndarray, "z y x"], source: str) -> None:
   """Warns when the values cannot be Hounsfield units of a body in air: MR, or a CT that was normalised before."""
   low = float(array.min())
   if low > CT_MINIMUM_BELOW_HU:
-    warnings.warn(
+    notices.warn(
       f"{source}: values from {low:g} to {float(array.max()):g} do not look like CT in Hounsfield units (air is near "
       "-1000): an MR scan, or a CT that was normalised? Results will be poor; give the original CT",
-      stacklevel=3,
     )

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Float32
 
+from medlsam_jax import notices
 from medlsam_jax.data import checks, oblique
 from medlsam_jax.errors import InputError
 from medlsam_jax.geometry import Grid, Volume
@@ -106,7 +106,7 @@ def _headers(directory: Path) -> list[_Slice]:
   if not slices:
     raise InputError(f"{directory}: no DICOM slices in this folder; give the folder that holds one CT series")
   if ignored:
-    warnings.warn(f"{directory}: left out what is no DICOM image: {_names(ignored)}", stacklevel=4)
+    notices.warn(f"{directory}: left out what is no DICOM image: {_names(ignored)}")
   return slices
 
 

@@ -12,7 +12,6 @@ import gzip
 import io
 import os
 import tempfile
-import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError, ImageDataError
 from nibabel.wrapstruct import WrapStructError
 
+from medlsam_jax import notices
 from medlsam_jax.data import checks, oblique
 from medlsam_jax.errors import InputError, OutputError
 from medlsam_jax.geometry import Grid, Volume
@@ -208,13 +208,12 @@ def _grid(image: nibabel.Nifti1Image, path: Path) -> Grid:
     raise InputError(f"{path}: singular affine {columns.tolist()}; its axes do not span space, convert the scan again")
   header = image.header
   if header["sform_code"] == 0 and header["qform_code"] == 0:
-    warnings.warn(f"{path}: the file states no orientation; taken as LAS, centred, as nibabel does", stacklevel=3)
+    notices.warn(f"{path}: the file states no orientation; taken as LAS, centred, as nibabel does")
   spacing = np.asarray(header.get_zooms()[:3], float)
   if np.abs(norms / spacing - 1).max() > _SPACING_DISAGREES:
-    warnings.warn(
+    notices.warn(
       f"{path}: the header says a spacing of {spacing.tolist()} mm, its affine {norms.round(4).tolist()} mm (x y z); "
       "the affine is used",
-      stacklevel=3,
     )
   x, y, z = image.shape[:3]
   return Grid((z, y, x), affine)

@@ -8,12 +8,12 @@ World millimetres are the same on both grids.
 from __future__ import annotations
 
 import math
-import warnings
 
 import numpy as np
 from jaxtyping import Float, Integer, Num
 from scipy import ndimage
 
+from medlsam_jax import notices
 from medlsam_jax.data import checks
 from medlsam_jax.geometry import Box, Grid, Volume
 
@@ -59,10 +59,9 @@ def straighten(volume: Volume, labels: bool = False) -> Volume:
     return volume
   grid = straight_grid(volume.grid)
   checks.refuse_size(grid.shape, volume.source)
-  warnings.warn(
+  notices.warn(
     f"{volume.source}: its axes are tilted by {math.degrees(tilt):.1f} degrees; resampled to the nearest axes "
     f"({grid.axis_codes}, {'x'.join(map(str, grid.shape))} voxels z y x); result files are on its own grid",
-    stacklevel=3,
   )
   fill = 0 if labels else float(volume.array.min())
   array = _resampled(volume.array, volume.grid, grid, 0 if labels else 1, fill)

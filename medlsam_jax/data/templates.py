@@ -16,13 +16,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
+from medlsam_jax import notices
 from medlsam_jax.data import alignment, nifti, point_files, scans
 from medlsam_jax.errors import InputError, TemplateError
 from medlsam_jax.geometry import Volume
@@ -92,7 +92,7 @@ def read_templates(
     if values or points:
       templates.append(_template(dataclasses.replace(case, values=values, points=points), numbers))
     elif not case.values and not case.points:
-      warnings.warn(f"{case.scan}: no organ is marked in it; left out of the templates", stacklevel=2)
+      notices.warn(f"{case.scan}: no organ is marked in it; left out of the templates")
   if not templates:
     raise TemplateError(f"{path}: no organ is marked in any template")
   return templates
@@ -133,7 +133,7 @@ def _pairs(path: Path) -> list[tuple[Path, list[Path]]]:
   if not marked:
     raise TemplateError(f"{path}: no annotations; each scan NAME needs one of NAME{', NAME'.join(ANNOTATION_ENDINGS)}")
   if bare:
-    warnings.warn(f"{path}: left out of the templates, no annotation beside them: {', '.join(bare)}", stacklevel=3)
+    notices.warn(f"{path}: left out of the templates, no annotation beside them: {', '.join(bare)}")
   names = [scans.scan_name(scan) for scan, _ in marked]
   twice = next((name for name in names if names.count(name) > 1), None)
   if twice is not None:

@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import json
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 import numpy as np
 from jaxtyping import Float32, Int
 
+from medlsam_jax import notices
 from medlsam_jax.errors import ConfigError, TemplateError, WeightsError
 from medlsam_jax.geometry import PATCH_EDGE, WORKING_SPACING_MM, Convention
 from medlsam_jax.localization import bank_file, template_points
@@ -268,10 +268,9 @@ def _interval_slices(interval_mm: float) -> int:
     raise ConfigError(f"interval of {interval_mm} mm; it must be above 0")
   slices = max(round(interval_mm / WORKING_SPACING_MM), 1)
   if abs(slices * WORKING_SPACING_MM - interval_mm) > 1e-6:
-    warnings.warn(
+    notices.warn(
       f"an interval of {interval_mm:g} mm is not a multiple of {WORKING_SPACING_MM:g} mm slices: "
       f"{slices * WORKING_SPACING_MM:g} mm is used",
-      stacklevel=3,
     )
   return slices
 

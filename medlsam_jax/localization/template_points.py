@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float32, Int
 
+from medlsam_jax import notices
 from medlsam_jax.data import ct, points
 from medlsam_jax.errors import TemplateError
 from medlsam_jax.geometry import PATCH_EDGE, Convention, WorkingGrid
@@ -102,14 +102,13 @@ def _plan_organ(organ: str, value: int, marked: list[_Marked], interval_slices: 
     elif organ in case.template.points:
       by_points[case.template.name] = case.six_points(organ)
     elif organ in case.template.values:
-      warnings.warn(f"{case.template.name}: {organ} is too small for 3 mm voxels; left out for it", stacklevel=2)
+      notices.warn(f"{case.template.name}: {organ} is too small for 3 mm voxels; left out for it")
   if not masks and not by_points:
     raise TemplateError(f"{organ} is too small for 3 mm voxels in every template that has it; leave it out")
   parts = 0
   if interval_slices is not None and by_points:
-    warnings.warn(
+    notices.warn(
       f"{organ}: given by six points in {', '.join(by_points)}, which carry no parts: it is located as a whole (WPL)",
-      stacklevel=2,
     )
   elif interval_slices is not None:
     parts = points.part_count([points.z_extent(mask) for mask in masks.values()], interval_slices)

@@ -6,7 +6,6 @@ Written in LPS, as Slicer itself does, for schema 1.0.3 (Slicer 5.0 and later). 
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from medlsam_jax import notices
 from medlsam_jax.errors import InputError
 from medlsam_jax.geometry import Grid
 from medlsam_jax.results.boxes_file import box_to_world
@@ -112,7 +112,7 @@ def _corners(item: dict[str, Any], organ: str, path: Path) -> Float[np.ndarray, 
   if size.min() <= 0:
     raise InputError(f"{path}: {organ}: an ROI of size {size.tolist()} mm; draw a box")
   if np.sort(np.abs(turned), axis=1)[:, :2].max() > _ROTATED:
-    warnings.warn(f"{path}: {organ}: the ROI is rotated; the upright box around it is used", stacklevel=2)
+    notices.warn(f"{path}: {organ}: the ROI is rotated; the upright box around it is used")
   half = np.abs(turned) @ size / 2
   if system == "LPS":
     centre = centre * _FLIP

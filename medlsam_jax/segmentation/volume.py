@@ -8,7 +8,6 @@ memory does not grow with the scan or with the number of organs.
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Literal
@@ -16,6 +15,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Array, Float, Integer, Num
 
+from medlsam_jax import notices
 from medlsam_jax.data.labels import LabelMap, check_values
 from medlsam_jax.data.slices import ImageFit, display_view, window_to_bytes
 from medlsam_jax.errors import ConfigError, InputError
@@ -174,7 +174,7 @@ def plan_slices(
       raise InputError(f"{volume.source}: {organ}: {error}") from error
     if not found:
       reason = "its boxes lie outside the scan" if parts else "it has no box"
-      warnings.warn(f"{volume.source}: {organ} stays empty: {reason}", stacklevel=3)
+      notices.warn(f"{volume.source}: {organ} stays empty: {reason}")
     for index, edges in found.items():
       plan.setdefault(index, []).append((organ, edges))
   return plan

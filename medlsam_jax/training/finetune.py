@@ -7,7 +7,6 @@ import functools
 import json
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -19,6 +18,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
+from medlsam_jax import notices
 from medlsam_jax.data import loader
 from medlsam_jax.data.labelled_slices import LabelledSlices
 from medlsam_jax.errors import ConfigError, OutputError, WeightsError
@@ -353,7 +353,7 @@ class _Loop:
         "choose another --workdir"
       )
     if position["drawn_from"] != identity:
-      warnings.warn(f"resuming at step {position['next_step']} with other slices than before", stacklevel=2)
+      notices.warn(f"resuming at step {position['next_step']} with other slices than before")
     return TuneState(**{"batch_stats": None, **values}), int(position["next_step"])
 
   def _score(self, step: int, state: TuneState) -> dict[str, float]:

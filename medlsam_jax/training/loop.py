@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from medlsam_jax import notices
 from medlsam_jax.data import loader
 from medlsam_jax.data.pairs import Batch, cut_group, joined
 from medlsam_jax.errors import ConfigError
@@ -134,7 +134,7 @@ class _Parts:
     state = init_state(settings, self.mesh, self.network) if restored is None else restored[0]
     first = 0 if restored is None else int(restored[1]["next_step"])
     if restored is not None and restored[1]["drawn_from"] != drawn_from:
-      warnings.warn(f"resuming at step {first} with other data than before", stacklevel=2)
+      notices.warn(f"resuming at step {first} with other data than before")
     step_function, validate = make_step(settings, self.mesh), make_validation(settings)
     check = None if held_out is None else sharding.put_replicated(held_out, self.mesh)
     pace, waiting = Pace(settings.data.scans_per_step), Waiting(self.directory)
