@@ -43,8 +43,11 @@ class _Slice:
   thickness: float | None
 
 
-def read_series(directory: str | os.PathLike[str]) -> Volume:
+def read_series(directory: str | os.PathLike[str], series: str | None = None) -> Volume:
   """Reads the one CT series in a folder; files in it that are no images are left out with a warning.
+
+  Args:
+    series: which one where a folder holds several: its SeriesInstanceUID, or an ending of that which only it has.
 
   Returns:
     `array` float32 HU (each slice's own slope and intercept applied), affine in RAS.
@@ -56,7 +59,7 @@ def read_series(directory: str | os.PathLike[str]) -> Volume:
   directory = Path(directory)
   if not directory.is_dir():
     raise InputError(f"{directory}: no such folder")
-  slices = _sorted(directory, _one_series(directory, _headers(directory)))
+  slices = _sorted(directory, _one_series(directory, _chosen(directory, _headers(directory), series)))
   first = slices[0]
   shape = (len(slices), *first.shape)
   checks.refuse_size(shape, str(directory))
@@ -137,6 +140,16 @@ def _slice(path: Path, header: pydicom.Dataset) -> _Slice:
     )
   except (TypeError, ValueError) as error:
     raise InputError(f"{path}: damaged position, orientation or spacing ({error})") from error
+
+
+def _chosen(directory: Path, slices: list[_Slice], series: str | None) -> list[_Slice]:
+  if series is None:
+    return slices
+  matching = {item.series for item in slices if item.series.endswith(series)}
+  if len(matching) != 1:
+    have = ", ".join(sorted({item.series for item in slices}))
+    raise InputError(f"{directory}: {len(matching)} series here end in {series}; there are {have}")
+  return [item for item in slices if item.series in matching]
 
 
 def _one_series(directory: Path, slices: list[_Slice]) -> list[_Slice]:

@@ -147,6 +147,14 @@ def test_mixed_series_are_refused_with_their_names_and_files(tmp_path, stored):
     dicom.read_series(tmp_path)
 
 
+def test_a_series_is_chosen_by_the_ending_of_its_uid(tmp_path, stored):
+  write_series(tmp_path, stored)
+  write_slice(tmp_path / "scout.dcm", stored[0], (0, 0, 0), series="1.2.3.4")
+  assert dicom.read_series(tmp_path, series="498.1").array.shape == (5, 6, 7)
+  with pytest.raises(InputError, match="0 series here end in 9.9"):
+    dicom.read_series(tmp_path, series="9.9")
+
+
 def test_slices_of_two_sizes_or_directions_are_refused(tmp_path, stored):
   write_series(tmp_path, stored)
   odd = write_slice(tmp_path / "odd.dcm", np.zeros((6, 8)), (-30, -40, 112.5))
