@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from medlsam_jax.cli import options
 from medlsam_jax.errors import ConfigError, InputError
+from medlsam_jax.installation import install_hint
 
 if TYPE_CHECKING:
   from medlsam_jax.cli.terminal import Terminal
@@ -53,7 +54,7 @@ def _packages() -> Any:
     from medlsam_jax.data import prepare, shards
   except ImportError as error:
     raise ConfigError(
-      f"prepared sets need packages that are not here ({error.name}); run: pip install 'medlsam_jax[train]'"
+      f"prepared sets need packages that are not here ({error.name}); run: {install_hint('train')}"
     ) from error
   return prepare, shards
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from medlsam_jax.cli import options
 from medlsam_jax.errors import ConfigError
+from medlsam_jax.installation import install_hint
 
 if TYPE_CHECKING:
   from medlsam_jax.cli.terminal import Terminal
@@ -41,7 +42,7 @@ def training_packages() -> Any:
     from medlsam_jax.training import checkpoint, export
   except ImportError as error:
     raise ConfigError(
-      f"reading checkpoints needs packages that are not here ({error.name}); run: pip install 'medlsam_jax[train]'"
+      f"reading checkpoints needs packages that are not here ({error.name}); run: {install_hint('train')}"
     ) from error
   return checkpoint, export
 

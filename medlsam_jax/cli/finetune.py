@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from medlsam_jax.cli import options
 from medlsam_jax.errors import ConfigError
+from medlsam_jax.installation import install_hint
 
 if TYPE_CHECKING:
   from medlsam_jax.cli.terminal import Terminal
@@ -54,7 +55,7 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
     from medlsam_jax.training.records import Records
   except ImportError as error:
     raise ConfigError(
-      f"training needs packages that are not here ({error.name}); run: pip install 'medlsam_jax[train]'"
+      f"training needs packages that are not here ({error.name}); run: {install_hint('train')}"
     ) from error
   from medlsam_jax.loading import load
   from medlsam_jax.porting.weights_file import write_weights

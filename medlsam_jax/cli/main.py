@@ -103,9 +103,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _version() -> str:
-  from importlib.metadata import version
+  from medlsam_jax.installation import version
 
-  return f"medlsam_jax {version('medlsam_jax')}"
+  return f"medlsam_jax {version()}"
 
 
 if __name__ == "__main__":

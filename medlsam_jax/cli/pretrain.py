@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from medlsam_jax.cli import options, probe
 from medlsam_jax.errors import ConfigError
+from medlsam_jax.installation import install_hint
 
 if TYPE_CHECKING:
   from medlsam_jax.cli.terminal import Terminal
@@ -61,7 +62,7 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
     from medlsam_jax.training.settings import PretrainSettings
   except ImportError as error:
     raise ConfigError(
-      f"training needs packages that are not here ({error.name}); run: pip install 'medlsam_jax[train]'"
+      f"training needs packages that are not here ({error.name}); run: {install_hint('train')}"
     ) from error
   from medlsam_jax.porting.weights_file import write_weights
 

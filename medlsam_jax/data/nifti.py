@@ -11,7 +11,6 @@ import contextlib
 import gzip
 import io
 import os
-import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ from nibabel.spatialimages import HeaderDataError, ImageDataError
 from nibabel.wrapstruct import WrapStructError
 
 from medlsam_jax import notices
+from medlsam_jax.atomic import replacing
 from medlsam_jax.data import checks, oblique
 from medlsam_jax.errors import InputError, OutputError
 from medlsam_jax.geometry import Grid, Volume
@@ -111,32 +111,17 @@ def write_label_nifti(
   dtype = dtype or smallest_integer(int(array_zyx.min(initial=0)), int(array_zyx.max(initial=0)))
   image = nibabel.Nifti1Image(array_zyx.astype(dtype, copy=False).T, grid.affine)
   image.header.set_xyzt_units("mm")
-  temporary = None
   try:
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=suffix, dir=path.parent)
-    os.close(handle)
-    nibabel.save(image, temporary)
-    os.chmod(temporary, 0o666 & ~_umask())
-    os.replace(temporary, path)
-    temporary = None
+    with replacing(path, suffix) as temporary:
+      nibabel.save(image, temporary)
   except OSError as error:
     raise OutputError(f"{path}: cannot be written ({error.strerror or error}); choose another folder") from error
-  finally:
-    if temporary is not None:
-      Path(temporary).unlink(missing_ok=True)
 
 
 def smallest_integer(low: int, high: int) -> np.dtype:
   """The smallest integer type for values `low..high`, unsigned where none is negative."""
   kinds = ("uint8", "uint16", "uint32", "uint64") if low >= 0 else ("int8", "int16", "int32", "int64")
   return next(np.dtype(k) for k in kinds if np.iinfo(k).min <= low and high <= np.iinfo(k).max)
-
-
-def _umask() -> int:
-  # mkstemp makes files private; the result should be as readable as any other new file. Reading the mask sets it.
-  mask = os.umask(0o022)
-  os.umask(mask)
-  return mask
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.ndimage import gaussian_filter
 
+from medlsam_jax.atomic import replacing
 from medlsam_jax.data import phantom_organs as organs
 from medlsam_jax.data import phantom_trunk as trunk
 from medlsam_jax.data.phantom_canvas import Window, smooth_lattice
@@ -232,15 +233,13 @@ def write_phantoms(
       stem = name.format(seed=seed)
       for ending, array in (("seg", phantom.labels.array), ("ct", np.round(phantom.scan.array).astype(np.int16))):
         target = folder / f"{stem}_{ending}.nii.gz"
-        part = folder / f".{os.getpid()}_{stem}_{ending}.nii.gz"
-        nibabel.save(nibabel.Nifti1Image(array.T, phantom.scan.affine), part)
-        os.replace(part, target)
+        with replacing(target, ".nii.gz") as part:
+          nibabel.save(nibabel.Nifti1Image(array.T, phantom.scan.affine), part)
       written.append(target)
       if progress is not None:
         progress(seed)
-    part = folder / f".{os.getpid()}_labels.json"
-    part.write_text(json.dumps(LABEL_VALUES, indent=1))
-    os.replace(part, folder / "labels.json")
+    with replacing(folder / "labels.json") as part:
+      part.write_text(json.dumps(LABEL_VALUES, indent=1))
   except OSError as error:
     raise OutputError(f"cannot write phantoms to {folder}: {error}") from error
   return written

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medlsam_jax.atomic import replacing
 from medlsam_jax.errors import OutputError
 from medlsam_jax.evaluation.case import SCAN_FAILED, Row
 from medlsam_jax.evaluation.localization import OUTSIDE, UNCERTAIN
@@ -176,11 +177,8 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     OutputError: it cannot be written.
   """
   target = Path(path)
-  part = target.with_name(f".{os.getpid()}_{target.name}")
   try:
-    part.write_text(text)
-    os.replace(part, target)
+    with replacing(target) as part:
+      part.write_text(text)
   except OSError as error:
     raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
-  finally:
-    part.unlink(missing_ok=True)

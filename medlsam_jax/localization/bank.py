@@ -11,7 +11,6 @@ import functools
 import json
 import os
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
@@ -20,6 +19,7 @@ from jaxtyping import Float32, Int
 from medlsam_jax import notices
 from medlsam_jax.errors import ConfigError, TemplateError, WeightsError
 from medlsam_jax.geometry import PATCH_EDGE, WORKING_SPACING_MM, Convention
+from medlsam_jax.installation import version
 from medlsam_jax.localization import bank_file, template_points
 from medlsam_jax.models.network import Network
 

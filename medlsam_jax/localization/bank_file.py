@@ -9,6 +9,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from medlsam_jax.atomic import replacing
 from medlsam_jax.errors import OutputError, TemplateError
 
 FORMAT = "medlsam_jax bank 1"
@@ -21,16 +22,13 @@ def write(path: str | os.PathLike[str], tensors: dict[str, np.ndarray], header: 
     OutputError: it cannot be written.
   """
   path = Path(path)
-  temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
   # safetensors writes the buffer as it lies in memory, so that a transposed view would be written wrongly
   whole = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
   try:
-    save_file(whole, temporary, metadata={"format": FORMAT, **header})
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+      save_file(whole, temporary, metadata={"format": FORMAT, **header})
   except (OSError, SafetensorError) as error:
     raise OutputError(f"{path}: the bank cannot be written ({error})") from error
-  finally:
-    temporary.unlink(missing_ok=True)
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:

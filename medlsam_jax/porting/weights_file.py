@@ -12,6 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from medlsam_jax.atomic import replacing
 from medlsam_jax.errors import OutputError, WeightsError
 
 FORMAT = "medlsam_jax 1"
@@ -44,17 +45,11 @@ def write_weights(path: str | os.PathLike[str], variables: dict[str, Any], heade
     # safetensors writes the buffer as it lies in memory, so that a transposed view would be written wrongly
     tensors[name] = np.ascontiguousarray(array).reshape(array.shape)
   path = Path(path)
-  temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
   try:
-    temporary.touch()
-    usual_rights = temporary.stat().st_mode
-    save_file(tensors, temporary, metadata={"format": FORMAT, **header})
-    temporary.chmod(usual_rights)  # safetensors makes files that only their owner reads
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+      save_file(tensors, temporary, metadata={"format": FORMAT, **header})
   except (OSError, SafetensorError) as error:
     raise OutputError(f"{path}: cannot be written ({error})") from error
-  finally:
-    temporary.unlink(missing_ok=True)
 
 
 def read_weights(path: str | os.PathLike[str], as_float32: bool = True) -> tuple[dict[str, Any], dict[str, str]]:

@@ -6,13 +6,13 @@ import dataclasses
 import hashlib
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from medlsam_jax.installation import version
 from medlsam_jax.localization.bank import Bank
 from medlsam_jax.models.network import Network
 
@@ -66,9 +66,4 @@ def of_settings(settings: Any) -> dict[str, Any]:
 def of_machine() -> dict[str, str]:
   """Versions of what computed, and on what kind of device."""
   versions = {"python": platform.python_version(), "device": jax.default_backend()}
-  for name in LIBRARIES:
-    try:
-      versions[name] = version(name)
-    except PackageNotFoundError:
-      versions[name] = "unknown"
-  return versions
+  return versions | {name: version(name) for name in LIBRARIES}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float16
 
+from medlsam_jax.atomic import replacing
 from medlsam_jax.data.labelled_slices import LabelledSlices
 from medlsam_jax.errors import OutputError
 from medlsam_jax.models.sam.layers import fold_batch_norm
@@ -60,8 +60,7 @@ def _write(module: Sam, variables: Any, slices: LabelledSlices, path: Path, prog
   variables = jax.jit(fold_batch_norm)(variables) if not module.folded else variables
   encode, size, total = make_encoder(folded), images_at_once(), len(slices)
   grid, width = module.variant.grid, module.variant.encoder.neck
-  temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-  try:
+  with replacing(path) as temporary:
     kept = np.lib.format.open_memmap(temporary, "w+", np.float16, (total, grid, grid, width))
     for start in range(0, total, size):
       items = slices.items[start : start + size]
@@ -71,9 +70,6 @@ def _write(module: Sam, variables: Any, slices: LabelledSlices, path: Path, prog
       progress(start + len(items), total)
     kept.flush()
     del kept
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
 
 
 def _fingerprint(module: Sam, network_sha256: str, slices: LabelledSlices) -> str:

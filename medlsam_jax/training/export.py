@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from medlsam_jax.atomic import replacing
 from medlsam_jax.errors import ConfigError, OutputError, WeightsError
 from medlsam_jax.models.medlam import FEATURE_STRIDES
 from medlsam_jax.porting import medlam
@@ -87,12 +88,9 @@ def write_published(output: Path, params: Any, settings: PretrainSettings) -> No
       f"of {settings.network.patch_edge} and {list(settings.network.feature_scales)}"
     )
   tensors = medlam.TABLE.backward({"params": params}, source=str(output))
-  temporary = output.with_name(f".{output.name}.{os.getpid()}.part")
   try:
     named = {PUBLISHED_PREFIX + name: np.ascontiguousarray(a, np.float32) for name, a in tensors.items()}
-    save_file(named, temporary)
-    os.replace(temporary, output)
-  except OSError as error:
+    with replacing(output) as temporary:
+      save_file(named, temporary)
+  except (OSError, SafetensorError) as error:
     raise OutputError(f"{output}: cannot be written ({error})") from error
-  finally:
-    temporary.unlink(missing_ok=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from medlsam_jax import notices
+from medlsam_jax.atomic import replacing
 from medlsam_jax.data import loader
 from medlsam_jax.data.labelled_slices import LabelledSlices
 from medlsam_jax.errors import ConfigError, OutputError, WeightsError
@@ -266,15 +266,12 @@ def _validation(
 
 
 def _keep_scores(path: Path, step: int, scores: dict[str, dict[str, float]]) -> None:
-  part = path.with_name(f".{path.name}.{os.getpid()}.part")
   try:
     before = json.loads(path.read_text()) if path.is_file() else {}
-    part.write_text(json.dumps(before | {str(step): scores}, indent=1) + "\n")
-    os.replace(part, path)
+    with replacing(path) as part:
+      part.write_text(json.dumps(before | {str(step): scores}, indent=1) + "\n")
   except (OSError, ValueError) as error:
     raise OutputError(f"{path}: cannot be written ({error})") from error
-  finally:
-    part.unlink(missing_ok=True)
 
 
 @dataclasses.dataclass

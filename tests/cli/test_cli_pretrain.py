@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from medlsam_jax.installation import install_hint
+
 
 @pytest.fixture
 def no_training(monkeypatch):
@@ -84,7 +86,7 @@ def test_missing_training_packages_are_named(medlsam, tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, "medlsam_jax.training.loop", None)
   monkeypatch.delattr("medlsam_jax.training.loop", raising=False)
   result = medlsam("pretrain", "--config", "configs/medlam.py:smoke", "--workdir", tmp_path / "run")
-  assert result.code == 2 and "medlsam_jax[train]" in result.err
+  assert result.code == 2 and install_hint("train") in result.err
 
 
 def test_demo_runs_from_phantoms_to_the_picture(medlsam, painter, small_network_file, tmp_path, monkeypatch):
