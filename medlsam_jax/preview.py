@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
-from scipy import ndimage
 
+from medlsam_jax.data.label_boxes import LabelBox, find_labels
 from medlsam_jax.data.labels import LabelMap
 from medlsam_jax.data.slices import DISPLAY_AXIS_CODES, display_view
 from medlsam_jax.geometry import Box, Grid, Volume
@@ -64,7 +64,7 @@ class _Scene:
 
   scan: Num[np.ndarray, "slice row column"]
   labels: Integer[np.ndarray, "slice row column"] | None
-  where: list[tuple[slice, ...] | None]
+  where: dict[int, LabelBox]
   spacing_mm: Float[np.ndarray, "3"]
   grid: Grid
 
@@ -72,12 +72,12 @@ class _Scene:
   def of(cls, scan: Volume, labels: LabelMap | None) -> _Scene:
     order, _ = scan.grid.axes_to(DISPLAY_AXIS_CODES)
     view = None if labels is None else display_view(labels.array, labels.grid)
-    where = [] if view is None else ndimage.find_objects(view)
+    where = {} if view is None else find_labels(view)
     return cls(display_view(scan.array, scan.grid), view, where, scan.spacing_mm[list(order)], scan.grid)
 
   def mask_box(self, value: int) -> tuple[slice, ...] | None:
     """Where an organ is painted."""
-    return self.where[value - 1] if 0 < value <= len(self.where) else None
+    return self.where.get(value)
 
   def box(self, box: Box) -> Float[np.ndarray, "2 3"]:
     """Outer edges of a box of scan voxels, mm from the outer corner of the first display voxel."""

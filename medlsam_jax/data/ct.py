@@ -8,11 +8,14 @@ preprocessing.
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 from jaxtyping import Float, Float32, Integer, Num
 from scipy import ndimage, sparse
 
+from medlsam_jax.data import checks
+from medlsam_jax.data.label_boxes import find_labels
 from medlsam_jax.errors import InputError
 from medlsam_jax.geometry import (
   PATCH_EDGE,
@@ -34,6 +37,8 @@ PATCH_MARGIN = PATCH_EDGE // 2
 
 _NEGLIGIBLE_WEIGHT = 1e-17
 """A cubic spline's reach falls by a quarter a voxel: what is dropped is below 1e-11 HU."""
+MAX_WORKING_VOXELS = 200_000_000
+"""5.4 cubic metres at 3 mm: a body with all the air that a scanner can see around it is a tenth of that."""
 AIR_INTENSITY = 0.001
 """Working-grid intensity below which a voxel is air, where no agent starts and no training patch is centred."""
 
@@ -80,10 +85,11 @@ def to_working_grid(volume: Volume, convention: Convention = "consistent") -> Wo
   of fine voxels averages out; HU are clipped first, so that metal and padding values do not ring.
 
   Raises:
-    InputError: the array is not 3D or is empty.
+    InputError: the array is not 3D or is empty; the working grid would be larger than any body.
   """
   _refuse_shape(volume)
   grid = working_grid(volume.grid, convention)
+  _refuse_size(volume, grid)
   counts = _counts(volume.grid)
   if convention == "published":
     matrices = [_spline_matrix(n, f, size) for n, f, size in zip(counts, grid.zoom, grid.shape, strict=True)]
@@ -106,10 +112,11 @@ def labels_to_working_grid(
     Labels in the type of `volume.array`, and their grid.
 
   Raises:
-    InputError: the array is not 3D, is empty, or holds negative labels.
+    InputError: the array is not 3D, is empty, or holds negative labels; the working grid would be larger than any body.
   """
   _refuse_shape(volume)
   grid = working_grid(volume.grid, convention)
+  _refuse_size(volume, grid)
   if convention == "published":
     sizes = [max(int(n * f), 1) for n, f in zip(_counts(volume.grid), grid.zoom, strict=True)]
     grid = dataclasses.replace(grid, shape=(sizes[0], sizes[1], sizes[2]))
@@ -120,10 +127,7 @@ def labels_to_working_grid(
   result = np.zeros(grid.shape, labels.dtype)
   most = np.zeros(grid.shape, np.float32)
   whole = tuple(slice(0, n) for n in labels.shape)
-  boxes = [whole, *ndimage.find_objects(labels)]
-  for value, box in enumerate(boxes):
-    if box is None:
-      continue
+  for value, box in ({0: whole} | find_labels(labels)).items():
     near = [t.within(part) for t, part in zip(taps, box, strict=True)]
     inside = tuple(part for part, _, _ in near)
     if any(part.start >= part.stop for part in inside):
@@ -173,6 +177,20 @@ class _Taps:
 def _refuse_shape(volume: Volume) -> None:
   if volume.array.ndim != 3 or volume.array.size == 0:
     raise InputError(f"{volume.source}: array of shape {volume.array.shape}; a scan has three axes, none empty")
+
+
+def _refuse_size(volume: Volume, grid: WorkingGrid) -> None:
+  """Refuses before anything is allocated; arrays half way, resampled along some axes, count too."""
+  count, size = _counts(volume.grid), grid.shape
+  half_way = [count[0] * count[1] * size[2], *(count[a] * size[a - 1] * size[a - 2] for a in range(3))]
+  if math.prod(size) <= MAX_WORKING_VOXELS and max(half_way) <= checks.MAX_VOXELS:
+    return
+  spacing = " x ".join(f"{mm:g}" for mm in volume.spacing_mm)
+  extent = " x ".join(f"{n * mm / 1000:.3g}" for n, mm in zip(volume.grid.shape, volume.spacing_mm, strict=True))
+  raise InputError(
+    f"{volume.source}: a spacing of {spacing} mm (z y x) makes the scan {extent} m large, {math.prod(size):.3g} voxels "
+    f"of {WORKING_SPACING_MM:g} mm; correct the spacing, or crop the scan"
+  )
 
 
 def _counts(scan: Grid) -> list[int]:

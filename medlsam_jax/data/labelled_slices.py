@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Integer, Num, UInt8
-from scipy import ndimage
 
+from medlsam_jax.data.label_boxes import count_labels, find_labels
 from medlsam_jax.data.slices import ImageFit, Pixels, display_view, window_to_bytes
 from medlsam_jax.errors import ConfigError, InputError
 from medlsam_jax.geometry import Volume
@@ -47,8 +47,8 @@ class LabelledScan:
     if not np.isfinite(scan.array).all():
       raise InputError(f"{scan.source}: has NaN or infinite voxels; mend the scan first")
     shown = display_view(labels.array, labels.grid)
-    where = ndimage.find_objects(shown)
-    held = {o: v for o, v in values.items() if 0 < v <= len(where) and where[v - 1] is not None}
+    where = find_labels(shown)
+    held = {organ: value for organ, value in values.items() if value in where}
     return cls(name, display_view(scan.array, scan.grid), shown, held, f"{scan.source} {name}")
 
 
@@ -98,8 +98,8 @@ class LabelledSlices:
       x, y = own.scale_xy
       least = least_pixels / (x * y) * (own.image_size / AREA_FRAME) ** 2
       for index in range(0, len(scan.hu), step):
-        areas = np.bincount(scan.labels[index].ravel(), minlength=max(scan.values.values(), default=0) + 1)
-        organs = tuple(organ for organ, value in scan.values.items() if areas[value] >= max(least, 1))
+        areas = count_labels(scan.labels[index])
+        organs = tuple(organ for organ, value in scan.values.items() if areas.get(value, 0) >= max(least, 1))
         plane = scan.hu[index]
         for name in windows if organs else ():
           low, high = WINDOWS_HU[name]

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Integer
 
 from medlsam_jax.data import oblique
+from medlsam_jax.data.label_boxes import count_labels
 from medlsam_jax.errors import InputError
 from medlsam_jax.geometry import Grid
 
@@ -48,12 +49,8 @@ class LabelMap:
     """Volume of each organ in millilitres, as counted in the file that `save` writes."""
     array, grid = self._in_file
     voxel_ml = abs(float(np.linalg.det(grid.affine[:3, :3]))) / 1000
-    # By slabs: one pass over all labels without an index array of the whole volume.
-    counts = np.zeros(max(self.names.values(), default=0) + 1, np.int64)
-    for plane in array:
-      found = np.bincount(plane.ravel(), minlength=len(counts))
-      counts += found[: len(counts)]
-    return {organ: float(counts[value]) * voxel_ml for organ, value in self.names.items()}
+    counts = count_labels(array)
+    return {organ: counts.get(value, 0) * voxel_ml for organ, value in self.names.items()}
 
   def save(self, path: str | os.PathLike[str]) -> None:
     """Writes NIfTI: grid and affine of the scan's file, smallest integer type, whole or not at all.

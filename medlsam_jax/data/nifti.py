@@ -25,7 +25,7 @@ from nibabel.wrapstruct import WrapStructError
 
 from medlsam_jax import notices
 from medlsam_jax.atomic import replacing
-from medlsam_jax.data import checks, oblique
+from medlsam_jax.data import checks, label_values, oblique
 from medlsam_jax.errors import InputError, OutputError
 from medlsam_jax.geometry import Grid, Volume
 
@@ -67,23 +67,20 @@ def read_label_nifti(path: str | os.PathLike[str]) -> Volume:
   """Reads a label map.
 
   Returns:
-    `array` in the smallest integer type that holds its values, (z, y, x) as in `read_nifti`.
+    `array` in the smallest integer type that holds its values, (z, y, x) as in `read_nifti`; `notes` say what
+    `data.label_values` had to mend.
 
   Raises:
-    InputError: as `read_nifti`, and when a value is not a whole number.
+    InputError: as `read_nifti` (NaN is background here), and as `label_values.whole_labels`.
   """
   path = Path(path)
   with _opened(path) as image:
     grid = _grid(image, path)
     array = np.asanyarray(image.dataobj).T.reshape(grid.shape)
-  if not np.issubdtype(array.dtype, np.integer):
-    checks.refuse_nonfinite(array, str(path))
-    whole = np.rint(array)
-    if np.abs(array - whole).max() > 1e-3:
-      raise InputError(f"{path}: not a label map, some values are not whole numbers (a scan or a probability map?)")
-    array = whole.astype(np.int64)
-  array = np.ascontiguousarray(array, dtype=smallest_integer(int(array.min()), int(array.max())))
-  return oblique.straighten(Volume(array, grid, str(path)), labels=True)
+  array, notes = label_values.whole_labels(array, str(path))
+  for note in notes:
+    notices.warn(note)
+  return oblique.straighten(Volume(array, grid, str(path), notes=notes), labels=True)
 
 
 def write_label_nifti(

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import ndimage
 
+from medlsam_jax.data.label_boxes import find_labels
 from medlsam_jax.errors import InputError
 from medlsam_jax.geometry import WORKING_AXIS_CODES, WORKING_SPACING_MM, Box, Grid, Volume
 
@@ -109,9 +110,9 @@ class MeanBoxes:
         low, high = np.min(points, axis=0), np.max(points, axis=0)
         box = Box((low[0], low[1], low[2]), (high[0], high[1], high[2]))
         found.setdefault(organ, []).append(_relative(box, body, grid))
-      where = ndimage.find_objects(template.labels.array) if template.labels is not None else []
+      where = find_labels(template.labels.array) if template.labels is not None else {}
       for organ, value in template.values.items():
-        cut = where[value - 1] if 0 < value <= len(where) else None
+        cut = where.get(value)
         if cut is not None and organ not in template.points:
           z, y, x = cut
           box = Box((z.start, y.start, x.start), (z.stop - 1, y.stop - 1, x.stop - 1))

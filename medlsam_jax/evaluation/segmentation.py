@@ -6,9 +6,9 @@ import dataclasses
 
 import numpy as np
 from jaxtyping import Integer
-from scipy import ndimage
 
 from medlsam_jax import metrics
+from medlsam_jax.data.label_boxes import find_labels
 from medlsam_jax.geometry import Grid
 
 
@@ -25,13 +25,11 @@ class LabelBoxes:
 
   def __init__(self, array: Integer[np.ndarray, "z y x"]):
     self.array = array
-    self._where = ndimage.find_objects(array)
+    self._where = find_labels(array)
 
   def slices(self, value: int | None) -> tuple[slice, ...] | None:
     """The tight box of a value's voxels, or None where it has none."""
-    if value is None or not 0 < value <= len(self._where):
-      return None
-    return self._where[value - 1]
+    return None if value is None else self._where.get(value)
 
   def count(self, value: int | None) -> int:
     """Voxels of a value."""

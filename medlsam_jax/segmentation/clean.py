@@ -6,6 +6,8 @@ import numpy as np
 from jaxtyping import Integer
 from scipy import ndimage
 
+from medlsam_jax.data.label_boxes import find_labels
+
 
 def clean_labels(array: Integer[np.ndarray, "z y x"], largest_component: bool, fill_holes: bool) -> None:
   """Cleans each label of `array` (z, y, x) in place, inside the label's own bounding box.
@@ -15,9 +17,7 @@ def clean_labels(array: Integer[np.ndarray, "z y x"], largest_component: bool, f
     largest_component: keep of each label only the largest piece whose voxels share faces.
     fill_holes: give background that a label encloses on all sides to it; other labels are left alone.
   """
-  for value, bounds in enumerate(ndimage.find_objects(array), 1):
-    if bounds is None:
-      continue
+  for value, bounds in find_labels(array).items():
     block = array[bounds]
     if largest_component:
       pieces, count = ndimage.label(block == value)
