@@ -10,6 +10,10 @@ from medlsam_jax.porting import medlam
 KINDS = ("medlam", "litemedsam", "mobilesam", "sam-vit-b", "sam-vit-l", "sam-vit-h", "medsam")
 """Kinds by which checkpoints are known, whether or not a network for them is here."""
 
+_DECODER = "mask_decoder.iou_token.weight"
+ANCHORS = (medlam.ANCHOR, _DECODER)
+"""A published name for each family that no network of another family has, by which a network is found in a file."""
+
 _VIT_SIZES = {(768, 12): "sam-vit-b", (1024, 24): "sam-vit-l", (1280, 32): "sam-vit-h"}
 """Encoder width and depth of the published ViT members."""
 _TINY_VIT_PATCH_EDGES = {1: "litemedsam", 3: "mobilesam"}
@@ -17,7 +21,7 @@ _TINY_VIT_PATCH_EDGES = {1: "litemedsam", 3: "mobilesam"}
 
 
 def detect_kind(shapes: Mapping[str, tuple[int, ...]], source: str) -> str:
-  """Kind of a checkpoint from its published names (without `module.`) and shapes.
+  """Kind of a checkpoint from its published names (without prefixes, `unwrapping`) and shapes.
 
   MedSAM is SAM ViT-B trained on, with the same names and shapes: both are told as `sam-vit-b` here.
 
@@ -26,7 +30,7 @@ def detect_kind(shapes: Mapping[str, tuple[int, ...]], source: str) -> str:
   """
   if medlam.is_medlam(shapes):
     return medlam.KIND
-  if "mask_decoder.iou_token.weight" not in shapes:
+  if _DECODER not in shapes:
     shown = ", ".join(list(shapes)[:3])
     raise WeightsError(f"{source}: no known kind of network (its tensors: {shown}, ...); known: {', '.join(KINDS)}")
   tiny = shapes.get("image_encoder.patch_embed.seq.0.c.weight", ())

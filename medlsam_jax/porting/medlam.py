@@ -12,6 +12,8 @@ from medlsam_jax.errors import WeightsError
 from medlsam_jax.porting.rules import CONV3D, LINEAR, Rule, RuleTable
 
 KIND = "medlam"
+ANCHOR = "conv0_1.model.conv1_1.Conv.weight"
+"""The name of the first weight, which no other kind has."""
 
 # The head's first layer sees channels first, here as there, so that its kernel is a plain transpose.
 TABLE = RuleTable(
@@ -34,8 +36,8 @@ TABLE = RuleTable(
 
 
 def is_medlam(shapes: Mapping[str, tuple[int, ...]]) -> bool:
-  """Whether published names (without `module.`) are MedLAM's."""
-  return "conv0_1.model.conv1_1.Conv.weight" in shapes and "fc1.weight" in shapes
+  """Whether published names (without prefixes) are MedLAM's."""
+  return ANCHOR in shapes and "fc1.weight" in shapes
 
 
 def settings(shapes: Mapping[str, tuple[int, ...]], source: str) -> dict[str, str]:
@@ -46,10 +48,7 @@ def settings(shapes: Mapping[str, tuple[int, ...]], source: str) -> dict[str, st
   Raises:
     WeightsError: the widths are those of no MedLAM with one input channel and cubic patches.
   """
-  first, deepest, head = (
-    shapes.get(name, ())
-    for name in ("conv0_1.model.conv1_1.Conv.weight", "conv4_2.model.conv1_1.Conv.weight", "fc1.weight")
-  )
+  first, deepest, head = (shapes.get(name, ()) for name in (ANCHOR, "conv4_2.model.conv1_1.Conv.weight", "fc1.weight"))
   if len(first) != 5 or len(deepest) != 5 or len(head) != 2 or first[0] % 2:
     raise WeightsError(f"{source}: named like MedLAM, but its first, deepest or head layer is missing or misshapen")
   base = first[0] // 2

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from medlsam_jax import notices
 from medlsam_jax.errors import WeightsError
 
 _SHOWN = 6
@@ -84,10 +85,11 @@ class RuleTable:
       source: the file, for messages.
 
     Raises:
-      WeightsError: a name that no rule or skip knows, a target left empty, or a shape that does not fit. Nothing is
-        copied before all names and shapes have been checked.
+      WeightsError: a name that no rule or skip knows, a target left empty, a shape that does not fit, or numbers that
+        are no weights (`as_weights`). Nothing is copied before all names and shapes have been checked.
     """
     placed: dict[str, np.ndarray] = {}
+    published: dict[str, str] = {}
     problems = _Problems()
     for name, tensor in tensors.items():
       if any(_match(skip.source, name) is not None for skip in self.skips):
@@ -98,10 +100,13 @@ class RuleTable:
         continue
       self._refuse_ambiguity(name, [rule for rule, _ in found])
       rule, match = found[0]
-      _place(placed, problems, template, rule.target.format(**match), name, tensor, rule.transform.forward)
+      target = rule.target.format(**match)
+      published[target] = name
+      _place(placed, problems, template, target, name, tensor, rule.transform.forward)
     problems.missing = [name for name in template if name not in placed]
     problems.raise_if_any(f"{source}: does not fill a network of kind {self.kind}", "weights that it lacks")
-    return unflatten_dict({name: np.ascontiguousarray(a, np.float32) for name, a in placed.items()}, sep=".")
+    ready = as_weights({published[target]: array for target, array in placed.items()}, source)
+    return unflatten_dict({target: ready[published[target]] for target in placed}, sep=".")
 
   def backward(
     self, variables: Any, template: Mapping[str, tuple[int, ...]] | None = None, source: str = "<variables>"
@@ -135,6 +140,33 @@ class RuleTable:
     if len(rules) > 1:
       sources = ", ".join(rule.source for rule in rules)
       raise ValueError(f"rules of {self.kind}: {name} is matched by more than one rule ({sources})")
+
+
+def as_weights(tensors: Mapping[str, np.ndarray], source: str) -> dict[str, np.ndarray]:
+  """Tensors in float32, contiguous. Float16 and bfloat16 are exact in it; that float64 is rounded is said in a warning.
+
+  Raises:
+    WeightsError: a tensor of whole numbers (a quantised network), or with NaN or infinite values (a training that
+      diverged), or with values beyond float32; the tensors are named.
+  """
+  whole = [f"{name} ({a.dtype.name})" for name, a in tensors.items() if a.dtype.kind in "iub"]
+  if whole:
+    raise WeightsError(
+      f"{source}: weights that are whole numbers: {_shortened(whole)}; a quantised network is not read, "
+      "give its float weights"
+    )
+  with np.errstate(over="ignore"):
+    result = {name: np.asarray(a, np.float32, order="C") for name, a in tensors.items()}
+  bad = [name for name, a in result.items() if not np.isfinite(a).all()]
+  if bad:
+    raise WeightsError(
+      f"{source}: NaN or infinite values in {_shortened(bad)}; its training diverged or the file is damaged: "
+      "take an earlier checkpoint"
+    )
+  rounded = [name for name, a in tensors.items() if a.dtype == np.float64 and not np.array_equal(a, result[name])]
+  if rounded:
+    notices.warn(f"{source}: stored in float64, rounded to float32: {_shortened(rounded)}")
+  return result
 
 
 @dataclasses.dataclass

@@ -6,21 +6,16 @@ import os
 import re
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from medlsam_jax import notices
 from medlsam_jax.errors import WeightsError
 from medlsam_jax.porting.torch_pickle import RefusedError, Storage, Tensor, read_pickle
+from medlsam_jax.porting.unwrapping import network_of
 from medlsam_jax.porting.weights_file import read_safetensors
 
-CONTAINER_KEYS = ("state_dict", "model", "net")
-"""Keys under which training programs keep the network's weights, beside optimizer and bookkeeping."""
-PARALLEL_PREFIX = "module."
-"""What PyTorch's data-parallel wrapper puts before every name."""
-
 _MAX_PICKLE_BYTES = 64 << 20
-_MAX_NESTING = 4
 _LEGACY_START = re.compile(rb"\x80[\x02-\x05]\x8a\n\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\.")
 """The pickled magic number that PyTorch wrote before its zip format."""
 
@@ -28,8 +23,9 @@ _LEGACY_START = re.compile(rb"\x80[\x02-\x05]\x8a\n\x6c\xfc\x9c\x46\xf9\x20\x6a\
 def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
   """The network's tensors of a published checkpoint, by published name.
 
-  Nested dictionaries (`state_dict`, `model`, `net`) are entered, a `module.` prefix is removed where every name has it,
-  and entries that are not tensors (epoch, losses, settings, optimizer) are left out.
+  Dictionaries around it (`state_dict`, `model`), prefixes of its names (`module.`, `_orig_mod.`, `model.`) and whatever
+  else the file holds (epoch, losses, settings, optimizer) are left out, by the rule of `unwrapping`; a choice between a
+  network and its averaged weights is said in a warning.
 
   Args:
     path: a zip-format file of `torch.save`, whatever its ending, or a .safetensors file.
@@ -39,7 +35,7 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
   Raises:
     WeightsError: the file is missing, truncated, in PyTorch's older format, asks for anything but tensors and plain
-      values, or has no network in it. Nothing from the file is run in any case.
+      values, or has no network in it, or several. Nothing from the file is run in any case.
   """
   path = Path(path)
   if not path.is_file():
@@ -50,16 +46,14 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
   except OSError as error:
     raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
   if start.startswith(b"PK\x03\x04"):
-    tensors = _read_zip(path)
+    tensors, notes = _read_zip(path)
   else:
     # a .safetensors file opens with a length, whose bytes can look like any other format's, and then its JSON header
     if start[8:9] != b"{":
       _refuse_known_strangers(path, start)
-    tensors, _ = read_safetensors(path)
-  if not tensors:
-    raise WeightsError(f"{path}: holds no tensors")
-  while all(name.startswith(PARALLEL_PREFIX) for name in tensors):
-    tensors = {name.removeprefix(PARALLEL_PREFIX): tensor for name, tensor in tensors.items()}
+    tensors, notes = _of_safetensors(path)
+  for note in notes:
+    notices.warn(f"{path}: {note}")
   return tensors
 
 
@@ -68,7 +62,7 @@ def _refuse_known_strangers(path: Path, start: bytes) -> None:
   if _LEGACY_START.match(start):
     raise WeightsError(
       f"{path}: PyTorch's older checkpoint format (before 1.6), which is not read here. Save it again with a newer "
-      f"PyTorch: torch.save(torch.load({path.name!r}, weights_only=True), 'new.pth')"
+      f"PyTorch: torch.save(torch.load({path.name!r}, map_location='cpu', weights_only=True), 'new.pth')"
     )
   for found, what in (
     (start[257:262] == b"ustar", "a tar archive; unpack it and give the checkpoint that is inside"),
@@ -80,38 +74,29 @@ def _refuse_known_strangers(path: Path, start: bytes) -> None:
       raise WeightsError(f"{path}: {what}")
 
 
-def _read_zip(path: Path) -> dict[str, np.ndarray]:
+def _of_safetensors(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
+  arrays, _ = read_safetensors(path)
+  if not arrays:
+    raise WeightsError(f"{path}: holds no tensors")
+  try:
+    network, notes = network_of(arrays, lambda value: isinstance(value, np.ndarray), lambda one, other: one is other)
+  except RefusedError as error:
+    raise WeightsError(f"{path}: {error}") from error
+  return network.tensors, notes
+
+
+def _read_zip(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
   try:
     with zipfile.ZipFile(path) as archive:
       records = _Records(archive, path.stat().st_size)
       saved = read_pickle(records.program(), records.storage_size)
-      return {name: tensor.view(records.storage(tensor.storage)) for name, tensor in _network_of(saved).items()}
+      network, notes = network_of(saved, lambda value: isinstance(value, Tensor), Tensor.is_same)
+      return {name: tensor.view(records.storage(tensor.storage)) for name, tensor in network.tensors.items()}, notes
   except RefusedError as error:
     raise WeightsError(f"{path}: refused, and nothing from it was run: {error}") from error
   # A damaged or hostile file fails in whatever way its author or the damage chose; each is the file's fault.
   except Exception as error:
     raise WeightsError(f"{path}: truncated or damaged checkpoint ({type(error).__name__}: {error})") from error
-
-
-def _network_of(saved: Any) -> dict[str, Tensor]:
-  """The one dictionary of tensors in what a file holds."""
-  for _ in range(_MAX_NESTING):
-    if not isinstance(saved, dict):
-      break
-    inner = [key for key in CONTAINER_KEYS if _may_hold_tensors(saved.get(key))]
-    if len(inner) > 1:
-      raise RefusedError(f"it holds several networks ({', '.join(inner)}); save the wanted state_dict alone")
-    if not inner:
-      tensors = {name: value for name, value in saved.items() if isinstance(value, Tensor)}
-      if not tensors or not all(isinstance(name, str) for name in tensors):
-        break
-      return tensors
-    saved = saved[inner[0]]
-  raise RefusedError(f"it holds no dictionary of named tensors, neither at the top nor in {', '.join(CONTAINER_KEYS)}")
-
-
-def _may_hold_tensors(value: Any) -> bool:
-  return isinstance(value, dict) and any(isinstance(v, Tensor | dict) for v in value.values())
 
 
 class _Records:

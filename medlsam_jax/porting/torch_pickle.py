@@ -34,9 +34,12 @@ _STORAGE_DTYPES = {
 }
 _DTYPE_NAMES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
 _NEEDLESS_OPCODES = frozenset(
-  ("EXT1", "EXT2", "EXT4", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "PERSID", "NEXT_BUFFER", "READONLY_BUFFER")
+  ("EXT1", "EXT2", "EXT4", "INST", "OBJ", "NEWOBJ_EX", "PERSID", "NEXT_BUFFER", "READONLY_BUFFER")
 )
 """Opcodes that saving tensors never writes, and that reach past `find_class` or make objects in another way."""
+_WAY_OUT = (
+  "If you trust its author, load it in PyTorch and save the weights alone: torch.save(model.state_dict(), 'new.pth')"
+)
 
 
 class RefusedError(Exception):
@@ -52,14 +55,15 @@ def read_pickle(program: bytes, record_size: Callable[[str], int]) -> Any:
 
   Returns:
     Dictionaries, lists, tuples and plain values, with a `Tensor` for each tensor. NumPy scalars become Python numbers;
-    NumPy arrays (loss curves, random states), devices and dtypes become empty stand-ins.
+    NumPy arrays (loss curves, random states), devices, dtypes and settings (`argparse.Namespace`, OmegaConf, paths)
+    become empty stand-ins.
 
   Raises:
     RefusedError: see there. Damaged pickles raise whatever `pickle` makes of them.
   """
   for opcode, argument, _ in pickletools.genops(program):
     if opcode.name in _NEEDLESS_OPCODES:
-      raise RefusedError(f"its pickle uses {opcode.name}, which weights do not need")
+      raise RefusedError(f"its pickle uses {opcode.name}, which weights do not need. {_WAY_OUT}")
     # the unpickler reserves memory up to the highest memo slot
     if opcode.name.endswith("PUT") and int(str(argument)) > len(program):
       raise RefusedError("its pickle declares more values than it has")
@@ -91,6 +95,11 @@ class Tensor(_Sealed):
 
   def __init__(self, storage: Storage, offset: int, shape: tuple[int, ...], stride: tuple[int, ...]) -> None:
     self.storage, self.offset, self.shape, self.stride = storage, offset, shape, stride
+
+  def is_same(self, other: Tensor) -> bool:
+    """Whether both are the same elements of one storage."""
+    mine, its = ((t.storage.key, t.offset, t.shape, t.stride) for t in (self, other))
+    return mine == its
 
   def view(self, elements: np.ndarray) -> np.ndarray:
     """This tensor as a view of its storage's elements, without a copy."""
@@ -127,6 +136,37 @@ class _Dict(dict):
     pass
 
 
+class _PassedOver:
+  """What settings become: takes whatever a pickle makes and fills them with, and keeps nothing.
+
+  A class, not a `_Constructor`, since pickles make such objects by NEWOBJ, which takes classes only. What a pickle can
+  do with the class is to make these.
+  """
+
+  __slots__ = ()
+
+  def __new__(cls, *arguments: Any) -> _PassedOver:
+    return super().__new__(cls)
+
+  def __init__(self, *arguments: Any) -> None:
+    pass
+
+  def __setstate__(self, state: Any) -> None:
+    pass
+
+  def __setitem__(self, key: Any, value: Any) -> None:
+    pass
+
+  def append(self, item: Any) -> None:
+    """Drops it."""
+
+  def extend(self, items: Any) -> None:
+    """Drops them."""
+
+  def add(self, item: Any) -> None:
+    """Drops it."""
+
+
 class _NumpyDtype(_Sealed):
   __slots__ = ("code", "order")
 
@@ -146,16 +186,16 @@ class _NumpyArray(_Sealed):
 
   def __setstate__(self, state: Any) -> None:
     if not isinstance(state, tuple) or not isinstance(state[2], _NumpyDtype) or not isinstance(state[4], bytes):
-      raise RefusedError("its pickle holds a NumPy array of objects, which could hide code")
+      raise RefusedError(f"its pickle holds a NumPy array of objects, which could hide code. {_WAY_OUT}")
 
 
 def _numpy_dtype(code: Any, *flags: Any) -> _NumpyDtype:
-  if not isinstance(code, str) or not re.fullmatch(r"[fiu][1248]|b1", code):
-    raise RefusedError("its pickle holds a NumPy type that is not a plain number")
+  if not isinstance(code, str) or not re.fullmatch(r"[fiu][1248]|b1|[SU][0-9]{1,4}", code):
+    raise RefusedError(f"its pickle holds a NumPy type that is not a plain number. {_WAY_OUT}")
   return _NumpyDtype(code)
 
 
-def _numpy_scalar(dtype: Any, data: Any) -> int | float | bool:
+def _numpy_scalar(dtype: Any, data: Any) -> int | float | bool | str | bytes:
   if not isinstance(dtype, _NumpyDtype) or not isinstance(data, bytes):
     raise RefusedError("its pickle holds a NumPy scalar that is not a plain number")
   return np.frombuffer(data, np.dtype(dtype.order + dtype.code), count=1)[0].item()
@@ -206,7 +246,39 @@ def _whole_numbers(values: Any) -> tuple[int, ...]:
   return tuple(values)
 
 
+def _dictionary(*arguments: Any) -> _Dict:
+  """A `defaultdict`, empty until the pickle fills it; what it would make of a missing key is dropped."""
+  return _Dict()
+
+
+_SETTINGS = (
+  ("argparse", ("Namespace",)),
+  ("types", ("SimpleNamespace",)),
+  ("pathlib", ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")),
+  ("pathlib._local", ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")),
+  ("collections", ("Counter",)),
+  ("datetime", ("datetime", "date", "timedelta")),
+  ("builtins", ("dict", "list", "tuple", "set", "frozenset", "int", "float", "str", "bool")),
+  ("__builtin__", ("dict", "list", "tuple", "set", "frozenset", "int", "long", "float", "str", "unicode", "bool")),
+  ("typing", ("Any",)),
+  ("omegaconf.dictconfig", ("DictConfig",)),
+  ("omegaconf.listconfig", ("ListConfig",)),
+  ("omegaconf.base", ("ContainerMetadata", "Metadata")),
+  ("omegaconf.nodes", ("AnyNode", "BooleanNode", "FloatNode", "IntegerNode", "StringNode", "PathNode", "BytesNode")),
+  ("easydict", ("EasyDict",)),
+  ("yacs.config", ("CfgNode",)),
+  ("addict.addict", ("Dict",)),
+  ("munch", ("Munch",)),
+  ("ml_collections.config_dict.config_dict", ("ConfigDict", "FrozenConfigDict")),
+  ("lightning_fabric.utilities.data", ("AttributeDict",)),
+  ("lightning.fabric.utilities.data", ("AttributeDict",)),
+  ("pytorch_lightning.utilities.parsing", ("AttributeDict",)),
+)
+"""What training programs keep beside the weights, by module: plain data, of which nothing is kept here."""
+
 _ALLOWED: dict[tuple[str, str], Any] = {
+  **{(module, name): _PassedOver for module, names in _SETTINGS for name in names},
+  ("collections", "defaultdict"): _Constructor(_dictionary),
   ("collections", "OrderedDict"): _Constructor(_Dict),
   ("torch", "Size"): _Constructor(_whole_numbers),
   ("torch", "device"): _Constructor(_plain),
@@ -236,10 +308,7 @@ class _Reader(pickle.Unpickler):
     try:
       return _ALLOWED[module, name]
     except KeyError:
-      raise RefusedError(
-        f"it asks for {module[:60]}.{name[:60]}, which weights do not need. If you trust its author, load it in "
-        "PyTorch and save the model's state_dict()"
-      ) from None
+      raise RefusedError(f"it asks for {module[:60]}.{name[:60]}, which weights do not need. {_WAY_OUT}") from None
 
   def persistent_load(self, pid: Any) -> Storage:
     """The storage that a persistent id names, after checking that its record is as long as declared."""

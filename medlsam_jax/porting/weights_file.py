@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 from medlsam_jax.atomic import replacing
 from medlsam_jax.errors import OutputError, WeightsError
+from medlsam_jax.porting.rules import as_weights
 
 FORMAT = "medlsam_jax 1"
 COLLECTIONS = ("params", "batch_stats", "constants")
@@ -61,7 +62,7 @@ def read_weights(path: str | os.PathLike[str], as_float32: bool = True) -> tuple
       parameters in; False leaves them as stored.
 
   Raises:
-    WeightsError: the file is missing, truncated, a PyTorch file, or not one of ours.
+    WeightsError: the file is missing, truncated, a PyTorch file, or not one of ours, or holds NaN or infinite values.
   """
   tensors, header = read_safetensors(path)
   if header.get("format") != FORMAT or not header.get("kind"):
@@ -75,8 +76,9 @@ def read_weights(path: str | os.PathLike[str], as_float32: bool = True) -> tuple
   ]
   if strangers:
     raise WeightsError(f"{path}: holds tensors that no weights file of ours has: {', '.join(sorted(strangers)[:6])}")
+  checked = as_weights(tensors, str(path))
   if as_float32:
-    tensors = {name: array.astype(np.float32, copy=False) for name, array in tensors.items()}
+    tensors = checked
   return unflatten_dict(tensors, sep="."), header
 
 

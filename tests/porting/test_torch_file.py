@@ -89,7 +89,7 @@ def test_tensors_of_one_storage_share_memory(tmp_path):
   np.testing.assert_array_equal(read["b"], [[2, 3], [4, 5]])
 
 
-@pytest.mark.parametrize("key", ["state_dict", "model", "net"])
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "net", "network"])
 def test_enters_the_dictionaries_of_training_programs(tmp_path, key):
   path = write_arrays(tmp_path / "x.pth", TWO, lambda tensors: {"epoch": 3, key: {"model": tensors}, "note": "text"})
   assert_same(read_tensors(path), TWO)
@@ -126,7 +126,9 @@ def test_a_loss_tensor_beside_the_network_is_not_taken_for_it(tmp_path):
 
 
 def test_refuses_to_choose_between_two_networks(tmp_path):
-  path = write_arrays(tmp_path / "x.pth", TWO, lambda tensors: {"model": tensors, "net": tensors})
+  path = write_arrays(
+    tmp_path / "x.pth", TWO, lambda tensors: {"model": {"w": tensors["a"]}, "net": {"w": tensors["b"]}}
+  )
   with pytest.raises(WeightsError, match=r"several networks \(model, net\)"):
     read_tensors(path)
 
