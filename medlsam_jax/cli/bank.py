@@ -65,11 +65,13 @@ def run_build(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
   from medlsam_jax.cli import sources
   from medlsam_jax.loading import load
-  from medlsam_jax.results.staging import require_writable
+  from medlsam_jax.results.staging import make_folder, require_writable
 
   require_writable(Path(arguments.out).parent)
   sources.fetch(arguments.network, terminal)
   bank = sources.build_bank(arguments, arguments.templates, load(arguments.network), terminal)
+  terminal.warn_replaced(arguments.out)
+  make_folder(Path(arguments.out).parent)
   bank.save(arguments.out)
   terminal.say(f"wrote {arguments.out}")
   return 0

@@ -30,6 +30,7 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Converts one file."""
   from medlsam_jax import loading
 
+  terminal.warn_replaced(arguments.output)
   with terminal.bar(f"converting {arguments.input}"):
     header = loading.convert(arguments.input, arguments.output, arguments.kind)
   terminal.say(f"{arguments.output}: {header['kind']}, from {header['source_name']} ({header['source_sha256'][:12]})")

@@ -61,6 +61,8 @@ def _packages() -> Any:
 
 def run_prepare(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Prepares a list; 1 when some scan was bad."""
+  from medlsam_jax.cli.terminal import count
+
   prepare, _ = _packages()
   sources = prepare.sources_of(arguments.scans)
   with terminal.bar("preparing") as bar:
@@ -68,19 +70,22 @@ def run_prepare(arguments: argparse.Namespace, terminal: Terminal) -> int:
   for bad in report.bad:
     terminal.warn(f"{bad['source']}: left out ({bad['error']})")
   terminal.result(
-    f"{arguments.out}: {report.scans} scans, {report.kept} of them from before; {len(report.bad)} left out"
+    f"{arguments.out}: {count(report.scans, 'scan')}, {report.kept} of them from before; {len(report.bad)} left out"
   )
   return 1 if report.bad else 0
 
 
 def run_check(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Checks a set."""
+  from medlsam_jax.cli.terminal import count
+
   _, shards = _packages()
   with terminal.bar("checking"):
     problems = shards.check(arguments.set)
   for problem in problems:
     terminal.warn(problem)
   if problems:
-    raise InputError(f"{arguments.set}: {len(problems)} problem(s); delete the shard and its .json, and prepare again")
+    found = count(len(problems), "problem")
+    raise InputError(f"{arguments.set}: {found}; delete the shard and its .json, and prepare again")
   terminal.result(f"{arguments.set}: all shards are whole")
   return 0

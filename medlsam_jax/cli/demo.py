@@ -61,11 +61,12 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _make_phantoms(folder: Path, seeds: tuple[int, ...], terminal: Terminal) -> None:
+  from medlsam_jax.cli.terminal import count
   from medlsam_jax.data.phantom import write_phantoms
 
   done: list[int] = []
 
-  with terminal.bar(f"making {len(seeds)} phantoms") as report:
+  with terminal.bar(f"making {count(len(seeds), 'phantom')}") as report:
 
     def step(seed: int) -> None:
       done.append(seed)

@@ -220,8 +220,11 @@ def _expected(arguments: argparse.Namespace, folder: Path, cases: Sequence[Case]
 def tell(out: Path, rows: Sequence[Any], terminal: Terminal) -> int:
   """Prints and writes the scores; 1 if a scan failed."""
   from medlsam_jax.evaluation.report import Report
+  from medlsam_jax.results.staging import make_folder
 
   result = Report(rows)
+  make_folder(out)
+  terminal.warn_replaced(out / f"{RESULT_NAME}.csv", out / f"{RESULT_NAME}.json")
   result.write_csv(out / f"{RESULT_NAME}.csv")
   result.write_json(out / f"{RESULT_NAME}.json")
   terminal.result()

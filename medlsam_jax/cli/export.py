@@ -53,6 +53,7 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   output = Path(arguments.output)
   if output.suffix != ".safetensors":
     raise ConfigError(f"{output}: weights are written as .safetensors; give the output that ending")
+  terminal.warn_replaced(output)
   step, _ = export.export(Path(arguments.run_folder), output, arguments.step, arguments.published, arguments.float16)
   terminal.say(f"{output}: weights after step {step}")
   return 0

@@ -22,7 +22,7 @@ from medlsam_jax.localization.finding import Finding
 from medlsam_jax.localization.search_settings import PRESETS as SEARCH_PRESETS
 from medlsam_jax.models.network import Network
 from medlsam_jax.pipeline import PipelineSettings
-from medlsam_jax.results import box_input, provenance
+from medlsam_jax.results import box_input, provenance, writing
 from medlsam_jax.results.given import GivenBoxes, Shown
 from medlsam_jax.segmentation.volume import PRESETS
 
@@ -163,6 +163,13 @@ def provenance_of_boxes(arguments: argparse.Namespace, settings: PipelineSetting
     },
     "versions": provenance.of_machine(),
   }
+
+
+def warn_replaced(terminal: Terminal, arguments: argparse.Namespace, names: Sequence[str], segmented: bool) -> None:
+  """Says before the work which results of an earlier run it will replace."""
+  text = "" if arguments.skip_existing else writing.replaced(arguments.out, names, segmented)
+  if text:
+    terminal.warn(text)
 
 
 def tell(

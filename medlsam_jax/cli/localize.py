@@ -35,8 +35,8 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   from medlsam_jax.data.scans import list_scans
   from medlsam_jax.results.staging import require_writable
 
-  sources.check_search(arguments)
   settings = job.settings_of(arguments)
+  sources.check_search(arguments)
   queries = list_scans(arguments.query)
   require_writable(arguments.out)
   return localize_all(arguments, settings, queries, terminal)[0].exit_code
@@ -49,6 +49,7 @@ def localize_all(arguments: argparse.Namespace, settings: Any, queries: list[Pat
     The summary, and the search that was prepared.
   """
   from medlsam_jax.cli import job, scans
+  from medlsam_jax.data.scans import scan_name
   from medlsam_jax.results import writing
 
   search = job.Search.prepare(arguments, settings, terminal)
@@ -64,5 +65,6 @@ def localize_all(arguments: argparse.Namespace, settings: Any, queries: list[Pat
       path.exists() for path in writing.result_paths(arguments.out, name, segmented=False)
     )
 
+  job.warn_replaced(terminal, arguments, [scan_name(path) for path in queries], segmented=False)
   with scans.ReadAhead(queries, is_done) as read:
     return scans.run_over(terminal, queries, work, is_done), search

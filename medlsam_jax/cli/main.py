@@ -26,6 +26,7 @@ from medlsam_jax.cli import (
   study,
   weights,
 )
+from medlsam_jax.cli.parsing import Parser
 from medlsam_jax.errors import MedlsamError
 
 COMMANDS = (demo, weights, convert, bank, localize, segment, evaluate, data, pretrain, finetune, probe, study, export)
@@ -48,7 +49,7 @@ that, MEDLSAM_CACHE=FOLDER moves weights and all."""
 
 def build_parser() -> argparse.ArgumentParser:
   """The parser of all commands."""
-  parser = argparse.ArgumentParser(
+  parser = Parser(
     prog="medlsam", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument("--version", action="store_true", help="print the version and exit")
@@ -71,9 +72,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   if arguments.command is None:
     parser.print_help(sys.stderr)
     return BAD_INPUT
-  if rest and not getattr(arguments, "takes_settings", False):
-    print(f"medlsam {arguments.command}: unknown argument {rest[0]}; see medlsam {arguments.command} --help",
-          file=sys.stderr)  # fmt: skip
+  wrong = arguments.parser.typo(rest)
+  if rest and not wrong and not getattr(arguments, "takes_settings", False):
+    wrong = f"unknown argument {rest[0]}; see {arguments.parser.prog} --help"
+  if wrong:
+    print(f"{arguments.parser.prog}: {wrong}", file=sys.stderr)
     return BAD_INPUT
   arguments.rest = rest
   return _run(arguments)

@@ -16,6 +16,7 @@ def command(commands: Any, name: str, help_line: str, example: str) -> argparse.
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
+  parser.set_defaults(parser=parser)
   return parser
 
 

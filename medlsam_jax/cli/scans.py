@@ -88,8 +88,8 @@ def run_over(terminal: Terminal, scans: Sequence[Path], work: Work, is_done: Cal
       summary.done.append(name)
     except MedlsamError as error:
       terminal.stop_if_asked()
-      summary.failed[name] = str(error)
-      terminal.error(f"{name}: {error}")
+      summary.failed[name] = str(error).removeprefix(f"{path}: ")
+      terminal.error(_about(name, path, str(error)))
     except Exception as error:
       terminal.stop_if_asked()
       summary.failed[name] = f"a defect of medlsam: {type(error).__name__}: {error}"
@@ -98,6 +98,11 @@ def run_over(terminal: Terminal, scans: Sequence[Path], work: Work, is_done: Cal
   if len(scans) > 1 or summary.skipped:
     _tell(terminal, summary)
   return summary
+
+
+def _about(name: str, path: Path, reason: str) -> str:
+  """A reason behind the scan's name, unless it names the scan itself."""
+  return reason if str(path) in reason else f"{name}: {reason}"
 
 
 def _tell(terminal: Terminal, summary: Summary) -> None:

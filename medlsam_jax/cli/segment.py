@@ -73,11 +73,11 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   from medlsam_jax.data.scans import list_scans
   from medlsam_jax.results.staging import require_writable
 
+  settings = job.settings_of(arguments)
   if arguments.boxes is not None:
     job.check_boxes(arguments)
   else:
     sources.check_search(arguments)
-  settings = job.settings_of(arguments)
   queries = list_scans(arguments.query)
   job.check_boxes_queries(arguments, queries)
   require_writable(arguments.out)
@@ -92,10 +92,12 @@ def segment_all(arguments: argparse.Namespace, settings: Any, queries: list[Path
   """
   from medlsam_jax import pipeline
   from medlsam_jax.cli import job, scans, sources
+  from medlsam_jax.data.scans import scan_name
   from medlsam_jax.results import writing
 
-  search = job.Search.prepare(arguments, settings, terminal) if arguments.boxes is None else None
+  # the painter first: weights that cannot be had are told before a bank is built
   predictor = sources.predictor_of(arguments.model, terminal)
+  search = job.Search.prepare(arguments, settings, terminal) if arguments.boxes is None else None
 
   def work(path: Path, name: str, title: str) -> None:
     found: Mapping[str, Shown]
@@ -118,5 +120,6 @@ def segment_all(arguments: argparse.Namespace, settings: Any, queries: list[Path
       path.exists() for path in writing.result_paths(arguments.out, name, segmented=True)
     )
 
+  job.warn_replaced(terminal, arguments, [scan_name(path) for path in queries], segmented=True)
   with scans.ReadAhead(queries, is_done) as read:
     return scans.run_over(terminal, queries, work, is_done), search

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medlsam_jax.cli.terminal import Terminal
-from medlsam_jax.errors import ConfigError, WeightsError
+from medlsam_jax.cli.terminal import Terminal, count
+from medlsam_jax.errors import ConfigError
 
 if TYPE_CHECKING:
   from medlsam_jax.localization.bank import Bank
@@ -19,13 +20,18 @@ def check_search(arguments: argparse.Namespace) -> None:
 
   Raises:
     ConfigError: neither or both of `--templates` and `--bank`, or options of building with a finished bank.
+    OutputError: `--save-bank` cannot be written.
   """
+  from medlsam_jax.results.staging import require_writable
+
   if (arguments.templates is None) == (arguments.bank is None):
     raise ConfigError("give --templates PATH (example scans with organs marked) or --bank FILE, one of them")
   for option in ("mode", "interval_mm", "template_edge", "labels", "save_bank"):
     if arguments.bank is not None and getattr(arguments, option) is not None:
       name = option.replace("_", "-")
       raise ConfigError(f"--{name} is about building a bank from --templates; {arguments.bank} is built already")
+  if arguments.save_bank is not None:
+    require_writable(Path(arguments.save_bank).parent)
 
 
 def bank_of(arguments: argparse.Namespace, network: Network, terminal: Terminal) -> tuple[Bank, str]:
@@ -36,6 +42,7 @@ def bank_of(arguments: argparse.Namespace, network: Network, terminal: Terminal)
     OutputError: `--save-bank` cannot be written.
   """
   from medlsam_jax.localization.bank import Bank
+  from medlsam_jax.results.staging import make_folder
 
   if arguments.bank is not None:
     bank, source = Bank.load(arguments.bank), arguments.bank
@@ -45,6 +52,8 @@ def bank_of(arguments: argparse.Namespace, network: Network, terminal: Terminal)
     return bank, source
   bank = build_bank(arguments, arguments.templates, network, terminal)
   if arguments.save_bank is not None:
+    terminal.warn_replaced(arguments.save_bank)
+    make_folder(Path(arguments.save_bank).parent)
     bank.save(arguments.save_bank)
     terminal.say(f"bank: {arguments.save_bank}")
   return bank, arguments.templates
@@ -57,7 +66,7 @@ def build_bank(arguments: argparse.Namespace, templates: str, network: Network, 
 
   with terminal.bar("reading templates"):
     read = read_templates(templates, arguments.organs, arguments.labels)
-  with terminal.bar(f"building the bank from {len(read)} templates") as report:
+  with terminal.bar(f"building the bank from {count(len(read), 'template')}") as report:
     bank = Bank.build(
       network,
       read,
@@ -67,7 +76,8 @@ def build_bank(arguments: argparse.Namespace, templates: str, network: Network, 
       template_edge=arguments.template_edge,
       progress=report,
     )
-  terminal.say(f"bank: {len(bank.organs)} organs from {len(read)} templates ({', '.join(t.name for t in read)})")
+  names = ", ".join(template.name for template in read)
+  terminal.say(f"bank: {count(len(bank.organs), 'organ')} from {count(len(read), 'template')} ({names})")
   return bank
 
 
@@ -92,9 +102,6 @@ def fetch(name: str, terminal: Terminal) -> None:
   if name not in PUBLISHED or cached_weights(name).is_file():
     return
   terminal.say(f"fetching the published weights {name} ({PUBLISHED[name].licence}), once")
-  try:
-    with terminal.bar(f"fetching {name}") as report:
-      path = loading.get(name, progress=report)
-  except WeightsError as error:
-    raise WeightsError(f"{error} (without a network: medlsam weights get {name} --file FILE)") from error
+  with terminal.bar(f"fetching {name}") as report:
+    path = loading.get(name, progress=report)
   terminal.say(f"weights: {path}")

@@ -52,13 +52,14 @@ def add_to(commands: Any) -> None:
 def run_prompts(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Asks, scores and writes the report."""
   from medlsam_jax.cli import sources
+  from medlsam_jax.cli.terminal import count
   from medlsam_jax.data.labelled_slices import LabelledScan, LabelledSlices
   from medlsam_jax.data.slices import DISPLAY_AXIS_CODES
   from medlsam_jax.data.templates import read_templates
   from medlsam_jax.errors import InputError
   from medlsam_jax.evaluation import prompt_report, prompts
   from medlsam_jax.evaluation.prompt_making import MODES
-  from medlsam_jax.results.staging import require_writable
+  from medlsam_jax.results.staging import make_folder, require_writable
   from medlsam_jax.segmentation.everything import EverythingSettings
 
   modes = tuple(arguments.modes or MODES)
@@ -88,7 +89,7 @@ def run_prompts(arguments: argparse.Namespace, terminal: Terminal) -> int:
     spacings.append((float(spacing[1]), float(spacing[2])))
   everything = EverythingSettings(points_per_side=arguments.grid, predicted_iou=0.0, stability=0.0)
   settings = prompts.StudySettings(modes, not arguments.no_disturbing, everything, arguments.seed)
-  with terminal.bar(f"asking about {len(slices)} slices") as bar:
+  with terminal.bar(f"asking about {count(len(slices), 'slice')}") as bar:
     rows = prompts.run_study(slices, spacings, predictor, settings, bar)
   about = {
     "scans": ", ".join(scan.name for scan in scans),
@@ -101,6 +102,8 @@ def run_prompts(arguments: argparse.Namespace, terminal: Terminal) -> int:
     "everything mode": f"{arguments.grid} x {arguments.grid} points, no filters",
   }
   out = Path(arguments.out)
+  make_folder(out)
+  terminal.warn_replaced(out / f"{NAME}.html", out / f"{NAME}.csv")
   prompt_report.write_csv(out / f"{NAME}.csv", rows)
   prompt_report.write_html(out / f"{NAME}.html", rows, about)
   terminal.table(prompt_report.mode_table(rows))

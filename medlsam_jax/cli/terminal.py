@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -54,6 +55,12 @@ class Terminal:
     """Something that went on but should be known."""
     self._err.print(f"warning: {_one_line(text)}", style="yellow")
 
+  def warn_replaced(self, *paths: str | os.PathLike[str]) -> None:
+    """Names the files that are there already, before a command writes them anew."""
+    there = [str(path) for path in paths if os.path.exists(path)]
+    if there:
+      self.warn(f"{', '.join(there)}: there already, replaced")
+
   def error(self, text: str) -> None:
     """Something that did not work, and what to do."""
     self._err.print(f"medlsam: {_one_line(text)}", style="red")
@@ -63,14 +70,26 @@ class Terminal:
     self._err.print(text.rstrip())
 
   def table(self, rows: Sequence[Sequence[str]], footer: bool = False) -> None:
-    """Rows of text under a heading, the first of them; numbers to the right. `footer` sets the last row apart."""
+    """Rows of text under a heading, the first of them; numbers to the right. `footer` sets the last row apart.
+
+    Columns that do not fit into the terminal's width follow in a further table, whose first column is the same. A pipe
+    gets one table, however wide.
+    """
+    # a pipe or a narrow window must not cost columns
+    widths = [max(len(row[column]) for row in rows) + 2 for column in range(len(rows[0]))]
+    limit = self._out.width if self._out.is_terminal else sum(widths)
+    for number, columns in enumerate(_blocks(widths, limit)):
+      if number:
+        self._out.print()
+      self._print([[row[column] for column in columns] for row in rows], footer)
+
+  def _print(self, rows: Sequence[Sequence[str]], footer: bool) -> None:
     heading, *body = rows
     table = Table(box=None, pad_edge=False, show_edge=False, header_style="bold")
     for number, title in enumerate(heading):
       table.add_column(title, justify="left" if number == 0 else "right", no_wrap=True)
     for number, row in enumerate(body):
       table.add_row(*row, style="bold" if footer and number == len(body) - 1 else None)
-    # a pipe or a narrow window must not cost columns
     width = sum(max(len(row[column]) for row in rows) + 2 for column in range(len(heading)))
     Console(file=sys.stdout, markup=False, highlight=False, width=width).print(table)
 
@@ -136,6 +155,23 @@ class Terminal:
       warnings.filterwarnings("always", category=UserWarning)
       warnings.showwarning = show
       yield
+
+
+def count(number: int, thing: str) -> str:
+  """`1 template`, `2 templates`."""
+  return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def _blocks(widths: Sequence[int], limit: int) -> list[list[int]]:
+  """Columns of tables that are at most `limit` wide, each beginning with column 0 and holding one more at least."""
+  blocks, used = [[0]], widths[0]
+  for column in range(1, len(widths)):
+    if used + widths[column] > limit and len(blocks[-1]) > 1:
+      blocks.append([0])
+      used = widths[0]
+    blocks[-1].append(column)
+    used += widths[column]
+  return blocks
 
 
 def _one_line(text: str) -> str:

