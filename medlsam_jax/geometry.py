@@ -118,6 +118,8 @@ class Volume:
   doubts: tuple[str, ...] = ()
   """Why whatever is found in this scan may be wrong (values that are no HU, a thin slab), a sentence each. No organ of
   such a scan is called `found`."""
+  judged: bool = False
+  """Whether `data.checks` has looked for doubts; where it has not, `pipeline.localize` does."""
 
   @property
   def affine(self) -> Float[np.ndarray, "4 4"]:

@@ -15,7 +15,7 @@ from jaxtyping import Num
 
 from medlsam_jax.data import checks
 from medlsam_jax.data.labels import LabelMap
-from medlsam_jax.errors import ConfigError, InputError
+from medlsam_jax.errors import ConfigError
 from medlsam_jax.geometry import Box, Volume
 from medlsam_jax.loading import load
 from medlsam_jax.localization import search
@@ -98,11 +98,11 @@ def localize(
     By organ name, in the bank's order. Points and boxes are in voxels of the scan and may lie outside it.
 
   Raises:
-    InputError: NaN voxels, a scan over the size limit, or one whose middle is air.
+    InputError: NaN voxels inside the scan, a scan over the size limit, or one whose middle is air.
     TemplateError: the bank belongs to another network, or lacks an organ.
     ConfigError: an unknown preset, or a feature scale that the network lacks.
   """
-  _check(scan)
+  scan = checks.check_scan(scan)
   if isinstance(settings, str):
     settings = _preset(SEARCH_PRESETS, settings)
   if organs is not None:
@@ -138,11 +138,11 @@ def segment(
     Label map on the scan's grid, `labels["liver"]` being a mask; every organ of `found` is among its names.
 
   Raises:
-    InputError: NaN voxels, a scan over the size limit, or two organs with one label value.
+    InputError: NaN voxels inside the scan, a scan over the size limit, or two organs with one label value.
     WeightsError: the model's weights are missing or of another kind.
     ConfigError: an unknown preset.
   """
-  _check(scan)
+  scan = checks.check_scan(scan)
   if isinstance(settings, str):
     settings = _preset(PRESETS, settings)
   if clean_up:
@@ -176,11 +176,3 @@ def _preset(presets: Mapping[str, Settings], name: str) -> Settings:
   if name not in presets:
     raise ConfigError(f"preset {name!r} is unknown; choose {' or '.join(presets)}")
   return presets[name]
-
-
-def _check(scan: Volume) -> None:
-  """The refusals of `read_volume`, for scans made from arrays."""
-  if scan.array.ndim != 3:
-    raise InputError(f"{scan.source}: an array of {scan.array.ndim} axes; give a 3D scan (z, y, x)")
-  checks.refuse_size(scan.array.shape, scan.source)
-  checks.refuse_nonfinite(scan.array, scan.source)

@@ -1,20 +1,31 @@
-"""What every reader asks of a scan before anybody computes with it: size, finite voxels, a CT-like range."""
+"""What is asked of every scan before anybody computes with it: size, finite voxels, and what makes it doubtful."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
 from jaxtyping import Num
+from scipy import ndimage
 
 from medlsam_jax import notices
+from medlsam_jax.data import hounsfield
 from medlsam_jax.errors import InputError
+from medlsam_jax.geometry import PATCH_EDGE, WORKING_SPACING_MM, Volume
 
 MAX_VOXELS = 600_000_000
 """Largest scan that is read: about 512x512x2300. As float32 it takes 2.4 GB."""
 
-CT_MINIMUM_BELOW_HU = -10.0
-"""A CT that shows any air or fat goes below this; MR and normalised images do not (limit of the published program)."""
+AIR_HU = -1000.0
+"""What stands in voxels outside of what was scanned."""
+_PADDING_SHARE = 0.01
+"""NaN in fewer voxels than this are no padding but damage."""
+
+THIN_MM = PATCH_EDGE * WORKING_SPACING_MM / 3
+"""A scan that covers less, 64 mm, shows a third of what the localization network looks at from one place."""
+
+_DIRECTIONS = {"LR": "right to left", "AP": "back to front", "IS": "feet to head"}
 
 
 def refuse_size(shape: tuple[int, ...], source: str, max_voxels: int | None = None) -> None:
@@ -47,11 +58,74 @@ def refuse_nonfinite(array: Num[np.ndarray, "z y x"], source: str) -> None:
     raise InputError(f"{source}: {nan} NaN and {infinite} infinite of {array.size} voxels; write a number there first")
 
 
-def warn_range(array: Num[np.ndarray, "z y x"], source: str) -> None:
-  """Warns when the values cannot be Hounsfield units of a body in air: MR, or a CT that was normalised before."""
-  low = float(array.min())
-  if low > CT_MINIMUM_BELOW_HU:
-    notices.warn(
-      f"{source}: values from {low:g} to {float(array.max()):g} do not look like CT in Hounsfield units (air is near "
-      "-1000): an MR scan, or a CT that was normalised? Results will be poor; give the original CT",
-    )
+def fill_nonfinite(array: Num[np.ndarray, "z y x"], source: str) -> tuple[Num[np.ndarray, "z y x"], tuple[str, ...]]:
+  """Puts air where NaN stands around what was scanned, as resampling and masking leave it, and warns.
+
+  Returns:
+    The array, a copy where something was filled, and the notes for the volume.
+
+  Raises:
+    InputError: infinite voxels, single NaN, NaN that do not reach the border of the array, or nothing else.
+  """
+  if not np.issubdtype(array.dtype, np.inexact):
+    return array, ()
+  with np.errstate(invalid="ignore", over="ignore"):
+    if np.isfinite(array.sum(dtype=np.float64)):
+      return array, ()
+  nan = np.isnan(array)
+  few = nan.sum() < _PADDING_SHARE * nan.size
+  if few or nan.all() or np.isinf(array).any() or _inside(nan).any():
+    refuse_nonfinite(array, source)
+    return array, ()
+  note = f"{source}: {int(nan.sum())} of {array.size} voxels around the scan are NaN; taken as air"
+  notices.warn(note)
+  return np.where(nan, array.dtype.type(AIR_HU), array), (note,)
+
+
+def _inside(mask: np.ndarray) -> np.ndarray:
+  """The voxels of a mask that are not connected with the border of the array."""
+  rim = np.ones(mask.shape, bool)
+  rim[tuple(slice(1, -1) for _ in mask.shape)] = False
+  return mask & ~ndimage.binary_propagation(mask & rim, mask=mask)
+
+
+def check_scan(volume: Volume, max_voxels: int | None = None) -> Volume:
+  """What `read_volume` asks of a file, asked of a volume from anywhere; does nothing to one that it has judged.
+
+  Returns:
+    The volume with NaN around it filled, and with its `notes` and `doubts`, which are warned.
+
+  Raises:
+    InputError: not 3D, no voxels, more than `max_voxels` (default `MAX_VOXELS`), or NaN or infinite voxels in it.
+  """
+  if volume.array.ndim != 3:
+    raise InputError(f"{volume.source}: an array of {volume.array.ndim} axes; give a 3D scan (z, y, x)")
+  refuse_size(volume.array.shape, volume.source, max_voxels)
+  if volume.judged:
+    refuse_nonfinite(volume.array, volume.source)
+    return volume
+  array, notes = fill_nonfinite(volume.array, volume.source)
+  volume = dataclasses.replace(volume, array=array, notes=(*volume.notes, *notes))
+  doubts = tuple(doubt for doubt in doubts_of(volume) if doubt not in volume.doubts)
+  for doubt in doubts:
+    notices.warn(doubt)
+  return dataclasses.replace(volume, doubts=(*volume.doubts, *doubts), judged=True)
+
+
+def doubts_of(volume: Volume) -> tuple[str, ...]:
+  """Why whatever is found in a scan may be wrong, a sentence each: values that are no HU, and a thin slab.
+
+  Says nothing of a scan too small to judge (`hounsfield.ENOUGH_VOXELS`), but where its values cannot be HU at all.
+  """
+  values = hounsfield.doubt_of_values(volume.array)
+  found = [] if values is None else [f"{volume.source}: {values}"]
+  if volume.array.size >= hounsfield.ENOUGH_VOXELS:
+    codes = volume.grid.axis_codes[::-1]
+    for axis, code, count, spacing in zip("zyx", codes, volume.array.shape, volume.spacing_mm, strict=True):
+      if count * spacing < THIN_MM:
+        pair = next(words for letters, words in _DIRECTIONS.items() if code in letters)
+        found.append(
+          f"{volume.source}: covers {count * spacing:.0f} mm along {axis} only ({pair}); organs are found by what lies "
+          f"around them, {PATCH_EDGE * WORKING_SPACING_MM:.0f} mm of it"
+        )
+  return tuple(found)

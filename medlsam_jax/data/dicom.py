@@ -67,8 +67,8 @@ def read_series(directory: str | os.PathLike[str], series: str | None = None) ->
   array = np.empty(shape, np.float32)
   for index, item in enumerate(slices):
     array[index] = _hounsfield(item.path)
-  checks.refuse_nonfinite(array, str(directory))
-  return oblique.straighten(Volume(array, grid, str(directory)))
+  array, notes = checks.fill_nonfinite(array, str(directory))
+  return oblique.straighten(Volume(array, grid, str(directory), notes=notes))
 
 
 def is_dicom_folder(directory: Path) -> bool:

@@ -59,8 +59,8 @@ def read_nifti(path: str | os.PathLike[str]) -> Volume:
     grid = _grid(image, path)
     array = np.ascontiguousarray(image.get_fdata(dtype=np.float32, caching="unchanged").T)
   array = array.reshape(grid.shape)
-  checks.refuse_nonfinite(array, str(path))
-  return oblique.straighten(Volume(array, grid, str(path)))
+  array, notes = checks.fill_nonfinite(array, str(path))
+  return oblique.straighten(Volume(array, grid, str(path), notes=notes))
 
 
 def read_label_nifti(path: str | os.PathLike[str]) -> Volume:

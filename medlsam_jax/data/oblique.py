@@ -7,6 +7,7 @@ World millimetres are the same on both grids.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -65,7 +66,7 @@ def straighten(volume: Volume, labels: bool = False) -> Volume:
   )
   fill = 0 if labels else float(volume.array.min())
   array = _resampled(volume.array, volume.grid, grid, 0 if labels else 1, fill)
-  return Volume(array, grid, volume.source, file_grid=volume.grid)
+  return dataclasses.replace(volume, array=array, grid=grid, file_grid=volume.grid)
 
 
 def labels_to_file(array: Integer[np.ndarray, "z y x"], grid: Grid, file_grid: Grid) -> Integer[np.ndarray, "z y x"]:

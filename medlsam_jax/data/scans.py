@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import os
 from pathlib import Path
 
@@ -15,36 +17,35 @@ NOT_A_SCAN = ("_seg", "_label", "_labels", "_mask")
 """Endings of NIfTI names that are label maps, left out where a folder is listed."""
 
 
-def read_volume(path: str | os.PathLike[str]) -> Volume:
+def read_volume(path: str | os.PathLike[str], *, series: str | None = None, hu_offset: float | None = None) -> Volume:
   """Reads a CT scan from a NIfTI file or a folder of DICOM slices, in HU on its own voxels (z, y, x).
 
-  Warns when the values do not look like CT, when a tilted scan was resampled, and when files were left out.
+  Warns of all that had to be settled or left out (`Volume.notes`) and of what makes the scan doubtful
+  (`Volume.doubts`): values that are no HU, a thin slab.
+
+  Args:
+    series: the DICOM series to take where there are several, its UID or an ending of that which only it has.
+    hu_offset: added to every value, for files that do not hold HU: -1024 where the rescale intercept was left out.
 
   Raises:
-    InputError: as `nifti.read_nifti` and `dicom.read_series`.
+    InputError: as `nifti.read_nifti` and `dicom.read_series`; `series` for a file, or an offset that is no number.
   """
   path = Path(path)
+  if hu_offset is not None and not math.isfinite(hu_offset):
+    raise InputError(f"{path}: an offset of {hu_offset} HU; give a number, such as -1024")
   if not path.exists():
     raise InputError(f"{path}: no such file or folder")
   if path.is_dir():
-    volume = dicom.read_series(path)
+    volume = dicom.read_series(path, series)
   elif path.suffix.lower() == ".dcm":
     raise InputError(f"{path}: one DICOM file; give the folder that holds the whole series")
   else:
     volume = nifti.read_nifti(path)
-  checks.warn_range(volume.array, volume.source)
-  return volume
-
-
-def check_scan(volume: Volume, max_voxels: int | None = None) -> None:
-  """The checks of `read_volume` for a scan from elsewhere. Warns when the values do not look like CT.
-
-  Raises:
-    InputError: NaN or infinite voxels, no voxels, or more than `max_voxels` (default `checks.MAX_VOXELS`).
-  """
-  checks.refuse_size(volume.array.shape, volume.source, max_voxels)
-  checks.refuse_nonfinite(volume.array, volume.source)
-  checks.warn_range(volume.array, volume.source)
+  if hu_offset:
+    note = f"{volume.source}: {hu_offset:+g} added to every value, as was asked"
+    array = volume.array + volume.array.dtype.type(hu_offset)
+    volume = dataclasses.replace(volume, array=array, notes=(*volume.notes, note))
+  return checks.check_scan(volume)
 
 
 def scan_name(path: str | os.PathLike[str]) -> str:

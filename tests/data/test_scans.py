@@ -122,16 +122,27 @@ def test_ct_does_not_warn(tmp_path):
 def test_check_of_a_scan_from_elsewhere(make_grid):
   grid = make_grid("RAS", (4, 5, 6))
   hu = np.full(grid.shape, -500, np.float32)
-  scans.check_scan(Volume(hu, grid))
+  checks.check_scan(Volume(hu, grid))
   with pytest.raises(InputError, match=r"4x5x6 = .* over the limit"):
-    scans.check_scan(Volume(hu, grid), max_voxels=100)
+    checks.check_scan(Volume(hu, grid), max_voxels=100)
   hu[0, 0, 0], hu[1, 1, 1] = np.inf, -np.inf
   with pytest.raises(InputError, match="0 NaN and 2 infinite of 120"):
-    scans.check_scan(Volume(hu, grid))
+    checks.check_scan(Volume(hu, grid))
   with pytest.warns(UserWarning, match="do not look like CT"):
-    scans.check_scan(Volume(np.zeros(grid.shape, np.int16), grid))
+    checks.check_scan(Volume(np.zeros(grid.shape, np.int16), grid))
 
 
 def test_empty_array_is_refused():
   with pytest.raises(InputError, match="empty"):
     checks.refuse_size((3, 0, 4), "x.nii")
+
+
+def test_offset_makes_hounsfield_units_and_is_noted(tmp_path):
+  path = save(tmp_path / "x.nii", 24, 2024)
+  with pytest.warns(UserWarning, match="do not look like CT"):
+    stored = scans.read_volume(path)
+  volume = scans.read_volume(path, hu_offset=-1024)
+  np.testing.assert_allclose(volume.array, stored.array - 1024)
+  assert volume.doubts == () and volume.notes == (f"{path}: -1024 added to every value, as was asked",)
+  with pytest.raises(InputError, match="an offset of nan HU"):
+    scans.read_volume(path, hu_offset=float("nan"))
