@@ -1,237 +1,216 @@
-"""A folder of DICOM CT slices to a `Volume` in scan voxels: z rises along the slice normal, y down rows, x along them.
+"""DICOM CT to a `Volume` in scan voxels: z rises along the slice normal, y down rows, x along them.
 
-One series of single-frame slices, uncompressed or compressed (JPEG 2000 and the like need the `dicom` extra). Slices
-are ordered by position, never by file name or number.
+Single-frame slices and enhanced multi-frame files, uncompressed or compressed. Slices are ordered by position, never by
+file name or number. Who does what: `dicom_headers` parses fields, `dicom_frames` images, `dicom_folder` files and
+series, `dicom_geometry` places, `dicom_pixels` values; this file joins them.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float32
 
 from medlsam_jax import notices
-from medlsam_jax.data import checks, oblique
+from medlsam_jax.data import checks, dicom_folder, oblique
+from medlsam_jax.data.dicom_frames import read_frames
+from medlsam_jax.data.dicom_geometry import Stack, interleaved, place_slices
+from medlsam_jax.data.dicom_headers import Unusable, has_mark, pydicom_module, quiet
+from medlsam_jax.data.dicom_pixels import hounsfield, read_pixels, whole_copy
 from medlsam_jax.errors import InputError
-from medlsam_jax.geometry import Grid, Volume
+from medlsam_jax.geometry import Volume
 
-if TYPE_CHECKING:
-  import pydicom
-
-_INSTALL = "pip install 'medlsam_jax[dicom]'"
-_RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_UNEVEN_SHARE, _UNEVEN_MM = 0.1, 0.1
-"""Distances between slices may differ by the greater of these: scanners round positions to a tenth of a millimetre."""
-
-_NAMES_SHOWN = 4
-
-
-@dataclasses.dataclass(frozen=True)
-class _Slice:
-  """One image file by its header, pixels not decoded."""
-
-  path: Path
-  series: str
-  shape: tuple[int, int]
-  position: Float[np.ndarray, "3"]
-  orientation: Float[np.ndarray, "2 3"]
-  pixel_spacing: Float[np.ndarray, "2"]
-  thickness: float | None
+_DAMAGED_SHARE = 0.1
+_AIR_HU, _LOWEST_AIR_HU = -1000.0, -1024.0
+_NO_HU_BELOW, _NO_AIR_ABOVE = -1100.0, -900.0
+_NO_HU_ABOVE, _WRAPPED_SHARE = 30000.0, 0.01
 
 
 def read_series(directory: str | os.PathLike[str], series: str | None = None) -> Volume:
-  """Reads the one CT series in a folder; files in it that are no images are left out with a warning.
+  """Reads the one CT series of a folder, of a DICOMDIR's medium, or of one file (its series in the same folder).
+
+  Files that are no slices (reports, localizers, label objects), copies of slices and a few damaged ones are left out
+  with a note; folders below are searched where the folder itself holds no image. Slices at uneven distances are laid
+  on an even grid (`dicom_geometry`). Padding (PixelPaddingValue, or a constant below -1100 HU in the corners) is air.
 
   Args:
-    series: which one where a folder holds several: its SeriesInstanceUID, or an ending of that which only it has.
+    series: which one where a folder holds several: its SeriesInstanceUID, an ending of it that no other has, or its
+      SeriesNumber.
 
   Returns:
-    `array` float32 HU (each slice's own slope and intercept applied), affine in RAS.
+    `array` float32 HU (each slice's own slope and intercept applied), affine in RAS; `notes` say what was settled or
+    left out, `doubts` why the values may be no HU.
 
   Raises:
-    InputError: no such folder, no slices, several series or image sizes (named), colour or multi-frame images, missing
-      or repeated slices (named), a slice that cannot be decoded, zero spacing, pydicom or a decoder not installed.
+    InputError: no such folder, no slices, several series that make a volume (each listed), slices of two sizes or
+      directions, at one place, beside each other's line or with gaps that are not filled (named with their places),
+      many damaged slices, a compression that nothing installed decodes, pydicom not installed.
   """
   directory = Path(directory)
-  if not directory.is_dir():
-    raise InputError(f"{directory}: no such folder")
-  slices = _sorted(directory, _one_series(directory, _chosen(directory, _headers(directory), series)))
-  first = slices[0]
-  shape = (len(slices), *first.shape)
-  checks.refuse_size(shape, str(directory))
-  grid = Grid(shape, _affine(directory, slices))
-  array = np.empty(shape, np.float32)
-  for index, item in enumerate(slices):
-    array[index] = _hounsfield(item.path)
-  array, notes = checks.fill_nonfinite(array, str(directory))
-  return oblique.straighten(Volume(array, grid, str(directory), notes=notes))
+  pydicom_module()
+  with quiet():
+    volume, notes, doubts = _read(directory, series)
+  for text in (*notes, *doubts):
+    notices.warn(text)
+  return oblique.straighten(dataclasses.replace(volume, notes=tuple(notes), doubts=tuple(doubts)))
 
 
 def is_dicom_folder(directory: Path) -> bool:
-  """Whether a folder directly holds a file with DICOM's mark; reads 132 bytes of each file until one has it."""
-  return any(_has_mark(path) for path in sorted(directory.iterdir()) if path.is_file())
+  """Whether a folder directly holds a DICOM file; reads 140 bytes of each file until one is."""
+  return any(has_mark(path) for path in sorted(directory.iterdir()) if path.is_file())
 
 
-def _has_mark(path: Path) -> bool:
+def is_dicom_file(path: Path) -> bool:
+  """Whether a file is DICOM by its first 140 bytes (a DICOMDIR is too)."""
+  return path.is_file() and has_mark(path)
+
+
+def _read(path: Path, series: str | None) -> tuple[Volume, list[str], list[str]]:
+  source = str(path)
+  files, series, notes = _files(path, series)
+  contents = dicom_folder.read_contents(files, source)
+  stack, chosen = dicom_folder.choose(contents, series, whole_copy)
+  notes = [*notes, *contents.notes(), *chosen]
+  stack, doubts = _scaled_alike(stack, source)
+  checks.refuse_size(stack.grid.shape, source)
+  checks.refuse_size((len(stack.frames), *stack.grid.shape[1:]), source)
+  array, stack, remarks = _decoded(stack, source)
+  notes += [*stack.notes, *remarks["notes"], *_filled(array, stack, source)]
+  doubts += [*remarks["doubts"], *_doubts(stack, source)]
+  return Volume(stack.laid_even(array), stack.grid, source), notes, doubts
+
+
+def _files(path: Path, series: str | None) -> tuple[list[Path], str | None, list[str]]:
+  """The files to look at, the series to take of them, and a note where a single slice stands for its series."""
+  if path.is_dir():
+    return dicom_folder.files_below(path), series, []
+  if not path.is_file():
+    raise InputError(f"{path}: no such folder or file")
+  if path.name.upper() == "DICOMDIR":
+    return dicom_folder.files_below(path.parent), series, []
   try:
-    with path.open("rb") as file:
-      return file.read(132)[128:] == b"DICM"
-  except OSError:
-    return False
+    frames, _, _ = read_frames(path)
+  except Unusable as error:
+    raise InputError(f"{path}: {error}; give the folder that holds the whole series") from error
+  if frames[0].frames > 1:
+    return [path], series, []
+  note = f"{path}: one slice of a series; read together with the others of it in this folder"
+  siblings = [other for other in dicom_folder.files_below(path.parent) if other.parent == path.parent]
+  return siblings, series or frames[0].series.uid, [note] if len(siblings) > 1 else []
 
 
-def _pydicom() -> Any:
-  try:
-    import pydicom
-  except ImportError as error:
-    raise InputError(f"reading DICOM needs pydicom: {_INSTALL}") from error
-  return pydicom
+def _scaled_alike(stack: Stack, source: str) -> tuple[Stack, list[str]]:
+  """Gives slices without slope or intercept those that all others have, with a doubt; HU of all without are doubted
+  by their tissue (`checks`), but the lack is said."""
+  bare = [frame for frame in stack.frames if frame.slope is None or frame.intercept is None]
+  if not bare:
+    return stack, []
+  lacking = [name for name in ("slope", "intercept") if any(getattr(frame, name) is None for frame in bare)]
+  fields = " and ".join(f"Rescale{name.capitalize()}" for name in lacking)
+  others = {(frame.slope, frame.intercept) for frame in stack.frames} - {(f.slope, f.intercept) for f in bare}
+  if not others:
+    note = f"{source}: no {fields} in the files; the stored values are taken as Hounsfield units"
+    return dataclasses.replace(stack, notes=(*stack.notes, note)), []
+  named = dicom_folder.names(frame.name for frame in bare)
+  if len(others) > 1:
+    raise InputError(f"{source}: no {fields} in {named}, and those of the other slices differ; export the series again")
+  ((slope, intercept),) = others
+  frames = [dataclasses.replace(frame, slope=slope, intercept=intercept) for frame in stack.frames]
+  doubt = f"{source}: no {fields} in {named}; scaled as the other slices ({slope:g}, {intercept:g}), which may be wrong"
+  return dataclasses.replace(stack, frames=frames), [doubt]
 
 
-def _headers(directory: Path) -> list[_Slice]:
-  pydicom = _pydicom()
-  slices, ignored = [], []
-  for path in sorted(p for p in directory.iterdir() if p.is_file()):
+def _decoded(stack: Stack, source: str) -> tuple[Float32[np.ndarray, "slice y x"], Stack, dict[str, list[str]]]:
+  """All slices in HU, padding NaN; slices that cannot be decoded are missing slices for the geometry."""
+  array = np.empty((len(stack.frames), *stack.grid.shape[1:]), np.float32)
+  tasks: dict[Path, list[int]] = {}
+  for index, frame in enumerate(stack.frames):
+    tasks.setdefault(frame.path, []).append(index)
+  failed: dict[int, str] = {}
+  odd: set[str] = set()
+
+  def decode(path: Path) -> None:
     try:
-      header = pydicom.dcmread(path, stop_before_pixels=True)
-    except (pydicom.errors.InvalidDicomError, OSError, EOFError):
-      ignored.append(path)
-      continue
-    # Structure sets, reports and the like have no rows; a SEG object has, but is no scan.
-    if "Rows" not in header or header.get("Modality") in ("SEG", "RTDOSE"):
-      ignored.append(path)
-      continue
-    slices.append(_slice(path, header))
-  if not slices:
-    raise InputError(f"{directory}: no DICOM slices in this folder; give the folder that holds one CT series")
-  if ignored:
-    notices.warn(f"{directory}: left out what is no DICOM image: {_names(ignored)}")
-  return slices
+      pixels = read_pixels(path)
+    except Unusable as error:
+      failed.update(dict.fromkeys(tasks[path], str(error)))
+      return
+    for index in tasks[path]:
+      try:
+        array[index] = hounsfield(pixels, stack.frames[index])
+      except Unusable as error:
+        failed[index] = str(error)
+    odd.update(pixels.remarks)
+
+  paths = list(tasks)
+  decode(paths[0])  # a missing decoder shows at the first file
+  with ThreadPoolExecutor(dicom_folder.THREADS) as pool:
+    list(pool.map(decode, paths[1:]))
+  doubts = [f"{source}: {text}" for text in sorted(odd)]
+  if not failed:
+    return array, stack, {"notes": [], "doubts": doubts}
+  array, stack, note = _without_failed(array, stack, failed, source)
+  return array, stack, {"notes": [note], "doubts": doubts}
 
 
-def _slice(path: Path, header: pydicom.Dataset) -> _Slice:
-  if int(header.get("NumberOfFrames") or 1) > 1:
-    raise InputError(
-      f"{path}: several frames in one file (enhanced CT); convert it to NIfTI, with dcm2niix for example"
-    )
-  if int(header.get("SamplesPerPixel") or 1) != 1:
-    raise InputError(f"{path}: a colour image; give the folder of the CT series alone")
-  missing = [
-    name
-    for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
-    if header.get(name) is None or len(np.atleast_1d(header.get(name))) == 0
-  ]
-  if missing:
-    raise InputError(f"{path}: no {', '.join(missing)}; this image has no place in space (a scout or a scanned film?)")
-  try:
-    thickness = header.get("SpacingBetweenSlices") or header.get("SliceThickness")
-    return _Slice(
-      path=path,
-      series=str(header.get("SeriesInstanceUID", "unnamed")),
-      shape=(int(header.Rows), int(header.Columns)),
-      position=np.array(header.ImagePositionPatient, float).reshape(3),
-      orientation=np.array(header.ImageOrientationPatient, float).reshape(2, 3),
-      pixel_spacing=np.array(header.PixelSpacing, float).reshape(2),
-      thickness=float(thickness) if thickness else None,
-    )
-  except (TypeError, ValueError) as error:
-    raise InputError(f"{path}: damaged position, orientation or spacing ({error})") from error
+def _without_failed(
+  array: Float32[np.ndarray, "slice y x"], stack: Stack, failed: dict[int, str], source: str
+) -> tuple[Float32[np.ndarray, "slice y x"], Stack, str]:
+  named = dicom_folder.names(f"{stack.frames[index].name}: {failed[index]}" for index in sorted(failed))
+  if len(failed) > max(1, _DAMAGED_SHARE * len(stack.frames)) or len(failed) == len(stack.frames):
+    raise InputError(f"{source}: {len(failed)} of {len(stack.frames)} slices cannot be decoded: {named}")
+  kept = [index for index in range(len(stack.frames)) if index not in failed]
+  again = place_slices([stack.frames[index] for index in kept], source, lambda frame, other: None)
+  notes = tuple(dict.fromkeys((*stack.notes, *again.notes)))
+  return array[kept], dataclasses.replace(again, notes=notes), f"{source}: left out {named}"
 
 
-def _chosen(directory: Path, slices: list[_Slice], series: str | None) -> list[_Slice]:
-  if series is None:
-    return slices
-  matching = {item.series for item in slices if item.series.endswith(series)}
-  if len(matching) != 1:
-    have = ", ".join(sorted({item.series for item in slices}))
-    raise InputError(f"{directory}: {len(matching)} series here end in {series}; there are {have}")
-  return [item for item in slices if item.series in matching]
+def _filled(array: Float32[np.ndarray, "slice y x"], stack: Stack, source: str) -> list[str]:
+  """Puts air in place of padding, in place, and reads values over any HU as the negative ones they are.
+
+  Returns:
+    Notes of what no field announced.
+  """
+  notes = []
+  wrapped = array > _NO_HU_ABOVE
+  if wrapped.mean() > _WRAPPED_SHARE:
+    slopes = np.array([1.0 if frame.slope is None else frame.slope for frame in stack.frames], np.float32)
+    array -= wrapped * (slopes * 65536)[:, None, None]
+    notes.append(f"{source}: values were stored with a sign though PixelRepresentation says without; read with it")
+  low = float(np.nanmin(array)) if not np.isnan(array).all() else np.nan
+  corners = array[:, [0, 0, -1, -1], [0, -1, 0, -1]]
+  if low < _NO_HU_BELOW and (corners == low).mean() > 0.5:
+    array[array == low] = np.nan
+    notes.append(f"{source}: {low:g} in the corners is padding, though no PixelPaddingValue says so; taken as air")
+  padding = np.isnan(array)
+  if not padding.any():
+    return notes
+  if padding.all():
+    raise InputError(f"{source}: all pixels are padding (PixelPaddingValue); nothing to see in it")
+  low = float(np.nanmin(array))
+  scaled = any(frame.intercept is not None for frame in stack.frames)
+  # values that are no HU show it by their lowest one, which padding must not hide
+  array[padding] = max(low, _LOWEST_AIR_HU) if low < _NO_AIR_ABOVE or not scaled else _AIR_HU
+  return notes
 
 
-def _one_series(directory: Path, slices: list[_Slice]) -> list[_Slice]:
-  by_series: dict[str, list[Path]] = {}
-  for item in slices:
-    by_series.setdefault(item.series, []).append(item.path)
-  if len(by_series) > 1:
-    listed = "; ".join(f"{uid}: {_names(paths)}" for uid, paths in by_series.items())
-    raise InputError(f"{directory}: {len(by_series)} series in one folder, put each in its own ({listed})")
-  first = slices[0]
-  for item in slices[1:]:
-    if item.shape != first.shape:
-      raise InputError(
-        f"{directory}: {first.path.name} has {first.shape} rows and columns, {item.path.name} {item.shape}; "
-        "give the slices of one size alone"
-      )
-    same_way = np.abs(item.orientation - first.orientation).max() < 1e-3
-    if not same_way or np.abs(item.pixel_spacing - first.pixel_spacing).max() > 1e-3:
-      raise InputError(
-        f"{directory}: {first.path.name} and {item.path.name} differ in orientation or pixel spacing; "
-        "give the slices of one direction alone"
-      )
-  if first.pixel_spacing.min() <= 0:
-    raise InputError(f"{first.path}: pixel spacing {first.pixel_spacing.tolist()} mm; both must be above zero")
-  return slices
-
-
-def _sorted(directory: Path, slices: list[_Slice]) -> list[_Slice]:
-  """By position along the normal; refuses repeated slices and gaps."""
-  normal = np.cross(*slices[0].orientation)
-  if abs(np.linalg.norm(normal) - 1) > 0.01:
-    raise InputError(
-      f"{slices[0].path}: orientation {slices[0].orientation.tolist()} is not two right-angled directions"
-    )
-  slices = sorted(slices, key=lambda s: float(s.position @ normal))
-  steps = np.diff([float(s.position @ normal) for s in slices])
-  if not len(steps):
-    return slices
-  usual = float(np.median(steps))
-  allowed = max(_UNEVEN_MM, _UNEVEN_SHARE * usual) + 1e-6
-  for lower, upper, step in zip(slices, slices[1:], steps, strict=False):
-    if step < 1e-3:
-      raise InputError(f"{directory}: {lower.path.name} and {upper.path.name} are at the same place; remove one")
-    if abs(step - usual) > allowed:
-      raise InputError(
-        f"{directory}: uneven slices: {step:.2f} mm between {lower.path.name} and {upper.path.name}, {usual:.2f} mm "
-        "elsewhere; slices are missing, or two acquisitions are mixed"
-      )
-  return slices
-
-
-def _affine(directory: Path, slices: list[_Slice]) -> Float[np.ndarray, "4 4"]:
-  """Voxel (x, y, z) to RAS mm. The slice axis follows the positions, so that a tilted gantry stays tilted."""
-  first, last = slices[0], slices[-1]
-  affine = np.eye(4)
-  # PixelSpacing is (between rows, between columns); the first orientation runs along a row, so across columns.
-  affine[:3, 0] = first.orientation[0] * first.pixel_spacing[1]
-  affine[:3, 1] = first.orientation[1] * first.pixel_spacing[0]
-  if len(slices) > 1:
-    affine[:3, 2] = (last.position - first.position) / (len(slices) - 1)
-  elif first.thickness:
-    affine[:3, 2] = np.cross(*first.orientation) * first.thickness
-  else:
-    raise InputError(f"{directory}: one slice without a thickness; give a whole series")
-  affine[:3, 3] = first.position
-  return _RAS_FROM_LPS @ affine
-
-
-def _hounsfield(path: Path) -> Float32[np.ndarray, "y x"]:
-  pydicom = _pydicom()
-  try:
-    image = pydicom.dcmread(path)
-    pixels = image.pixel_array
-  except (RuntimeError, ImportError) as error:
-    # pydicom says so in a RuntimeError when no installed plugin decodes this transfer syntax.
-    raise InputError(f"{path}: its pixels cannot be decoded ({error}); {_INSTALL}, or convert to NIfTI") from error
-  except (AttributeError, ValueError, OSError, EOFError, NotImplementedError, KeyError) as error:
-    raise InputError(f"{path}: truncated or damaged pixels ({error}); copy it again") from error
-  slope, intercept = image.get("RescaleSlope"), image.get("RescaleIntercept")
-  return pixels.astype(np.float32) * float(1 if slope is None else slope) + float(intercept or 0)
-
-
-def _names(paths: list[Path]) -> str:
-  more = f" and {len(paths) - _NAMES_SHOWN} more" if len(paths) > _NAMES_SHOWN else ""
-  return ", ".join(p.name for p in paths[:_NAMES_SHOWN]) + more
+def _doubts(stack: Stack, source: str) -> list[str]:
+  """What the headers say that makes values doubtful, whatever they look like."""
+  doubts = []
+  modality = stack.frames[0].series.modality
+  if modality != "CT":
+    called = f"Modality is {modality}" if modality else "no Modality is written"
+    doubts.append(f"{source}: {called}, not CT: values are no Hounsfield units, and whatever is found may be wrong")
+  kinds = sorted({frame.rescale_type for frame in stack.frames} - {"", "HU", "HU_MOD"})
+  if kinds and modality == "CT":
+    doubts.append(f"{source}: RescaleType is {', '.join(kinds)}, not HU: values may be no Hounsfield units")
+  if any(frame.slope is not None and frame.slope < 0 for frame in stack.frames):
+    doubts.append(f"{source}: RescaleSlope is negative: values may be inverted")
+  mixed = interleaved(stack.frames)
+  if mixed:
+    doubts.append(f"{source}: slices of several acquisitions lie between each other, by {mixed}")
+  return doubts

@@ -24,7 +24,7 @@ def read_volume(path: str | os.PathLike[str], *, series: str | None = None, hu_o
   (`Volume.doubts`): values that are no HU, a thin slab.
 
   Args:
-    series: the DICOM series to take where there are several, its UID or an ending of that which only it has.
+    series: the DICOM series to take where there are several: its UID, an ending of it that no other has, or its number.
     hu_offset: added to every value, for files that do not hold HU: -1024 where the rescale intercept was left out.
 
   Raises:
@@ -35,10 +35,8 @@ def read_volume(path: str | os.PathLike[str], *, series: str | None = None, hu_o
     raise InputError(f"{path}: an offset of {hu_offset} HU; give a number, such as -1024")
   if not path.exists():
     raise InputError(f"{path}: no such file or folder")
-  if path.is_dir():
+  if path.is_dir() or path.suffix.lower() == ".dcm" or dicom.is_dicom_file(path):
     volume = dicom.read_series(path, series)
-  elif path.suffix.lower() == ".dcm":
-    raise InputError(f"{path}: one DICOM file; give the folder that holds the whole series")
   else:
     volume = nifti.read_nifti(path)
   if hu_offset:

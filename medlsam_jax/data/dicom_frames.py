@@ -1,0 +1,237 @@
+"""What one DICOM file says of the images in it, places, spacing and scale: slices and enhanced multi-frame CT."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from medlsam_jax.data.dicom_headers import Header, Unusable, read_dataset
+
+_GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+_ACQUISITION = ("AcquisitionNumber", "TemporalPositionIdentifier", "TemporalPositionIndex", "StackID", "EchoNumbers")
+_TIMES = ("AcquisitionTime", "ContentTime")
+_NO_IMAGES = ("SEG", "RTDOSE", "RTSTRUCT", "RTPLAN", "RTRECORD", "SR", "PR", "KO", "DOC", "REG", "FID", "AU", "ECG")
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+TAGS = [
+  *_GEOMETRY,
+  *_ACQUISITION,
+  *_TIMES,
+  "BitsAllocated",
+  "Columns",
+  "ConvolutionKernel",
+  "ImageType",
+  "Modality",
+  "ModalityLUTSequence",
+  "NumberOfFrames",
+  "PerFrameFunctionalGroupsSequence",
+  "RescaleIntercept",
+  "RescaleSlope",
+  "RescaleType",
+  "Rows",
+  "SamplesPerPixel",
+  "SeriesDescription",
+  "SeriesInstanceUID",
+  "SeriesNumber",
+  "SharedFunctionalGroupsSequence",
+  "SliceLocation",
+  "SliceThickness",
+  "SOPClassUID",
+  "SOPInstanceUID",
+  "SpacingBetweenSlices",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+  """What tells one series from another to a reader."""
+
+  uid: str
+  number: str = ""
+  description: str = ""
+  kernel: str = ""
+  modality: str = ""
+  derived: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+  """One image by its header, pixels not decoded. Positions and directions in DICOM's LPS mm."""
+
+  path: Path
+  index: int
+  frames: int
+  """Which image of how many in the file."""
+  uid: str
+  series: Series
+  shape: tuple[int, int]
+  position: Float[np.ndarray, "3"]
+  orientation: Float[np.ndarray, "2 3"]
+  pixel_spacing: Float[np.ndarray, "2"]
+  """Between rows, between columns."""
+  thickness: float | None
+  slope: float | None
+  intercept: float | None
+  rescale_type: str
+  acquisition: dict[str, str]
+  """Fields that tell acquisitions of one series apart, where they are written."""
+
+  @property
+  def name(self) -> str:
+    """The file's name, and the frame's number where it has several."""
+    return self.path.name if self.frames == 1 else f"{self.path.name} frame {self.index + 1}"
+
+
+def read_frames(path: Path) -> tuple[list[Frame], set[str], dict[str, int]]:
+  """The images of a file that have a place in space.
+
+  Returns:
+    Frames, what was mended in reading them, and the reasons for which other frames of the file are left out, counted.
+
+  Raises:
+    Unusable: no DICOM file, no image, a localizer, a colour image, or a field that is missing or damaged (named).
+  """
+  header = read_dataset(path, TAGS)
+  modality = header.text("Modality").upper()
+  if modality in _NO_IMAGES:
+    raise Unusable(f"no scan (Modality {modality})")
+  if "Rows" not in header.dataset:
+    raise Unusable("no image")
+  if header.whole("SamplesPerPixel", 1) != 1:
+    raise Unusable("a colour image")
+  image_type = [part.upper() for part in header.values("ImageType")]
+  if "LOCALIZER" in image_type:
+    raise Unusable("a localizer (ImageType)")
+  series = Series(
+    header.text("SeriesInstanceUID") or "unnamed",
+    header.text("SeriesNumber"),
+    header.text("SeriesDescription"),
+    header.text("ConvolutionKernel"),
+    modality,
+    "DERIVED" in image_type,
+  )
+  try:
+    return _images(header, series)
+  except Unusable as error:
+    if not header.text("SOPClassUID").startswith(_SECONDARY_CAPTURE):
+      error.series = series.uid
+    raise
+
+
+def _images(header: Header, series: Series) -> tuple[list[Frame], set[str], dict[str, int]]:
+  shape = header.whole("Rows"), header.whole("Columns")
+  if min(shape) < 1:
+    raise Unusable(f"an image of {shape[0]} rows and {shape[1]} columns (Rows, Columns)")
+  per_frame = header.items("PerFrameFunctionalGroupsSequence")
+  if per_frame:
+    return _enhanced(header, per_frame, series, shape)
+  count = _number_of_frames(header)
+  if count > 1:
+    raise Unusable(f"{count} frames without places of their own (NumberOfFrames, no PerFrameFunctionalGroupsSequence)")
+  return [_frame(header, [header], (0, 1), series, shape)], header.mended, {}
+
+
+def _number_of_frames(header: Header) -> int:
+  try:
+    return header.whole("NumberOfFrames", 1)
+  except Unusable as error:
+    # one image unless its pixels are more, which decoding refuses
+    header.mended.add(f"{error}; read as one image")
+    return 1
+
+
+def _enhanced(
+  header: Header, per_frame: list[Header], series: Series, shape: tuple[int, int]
+) -> tuple[list[Frame], set[str], dict[str, int]]:
+  """Each frame's groups hold what is its own, the shared groups the rest; some files keep old fields beside."""
+  shared = header.items("SharedFunctionalGroupsSequence")
+  declared = header.whole("NumberOfFrames", len(per_frame))
+  if declared != len(per_frame):
+    raise Unusable(f"NumberOfFrames is {declared}, PerFrameFunctionalGroupsSequence has {len(per_frame)}")
+  frames: list[Frame] = []
+  reasons: dict[str, int] = {}
+  for index, item in enumerate(per_frame):
+    try:
+      groups = [group for owner in [item, *shared] for group in _groups(owner)]
+      if any("LOCALIZER" in (part.upper() for part in group.values("FrameType")) for group in groups):
+        raise Unusable("a localizer (FrameType)")
+      frames.append(_frame(header, [*groups, header], (index, declared), series, shape))
+    except Unusable as error:
+      reasons[str(error)] = reasons.get(str(error), 0) + 1
+  if not frames:
+    raise Unusable("; ".join(reasons))
+  return frames, header.mended, reasons
+
+
+_FRAME_GROUPS = (
+  "PlanePositionSequence",
+  "PlaneOrientationSequence",
+  "PixelMeasuresSequence",
+  "PixelValueTransformationSequence",
+  "FrameContentSequence",
+  "CTImageFrameTypeSequence",
+)
+
+
+def _groups(owner: Header) -> list[Header]:
+  return [group for name in _FRAME_GROUPS for group in owner.items(name)[:1]]
+
+
+def _frame(
+  header: Header, groups: list[Header], which: tuple[int, int], series: Series, shape: tuple[int, int]
+) -> Frame:
+  def first(name: str) -> Header:
+    return next((group for group in groups if group.text(name)), header)
+
+  missing = [name for name in _GEOMETRY if not first(name).text(name)]
+  if missing:
+    alone = " (SliceLocation alone is no place)" if header.text("SliceLocation") and missing[0] == _GEOMETRY[0] else ""
+    raise Unusable(f"no {', '.join(missing)}{alone}: an image without a place in space")
+  position = np.array(first("ImagePositionPatient").numbers("ImagePositionPatient", 3))
+  spacing = np.array(first("PixelSpacing").numbers("PixelSpacing", 2))
+  if spacing.min() <= 0:
+    raise Unusable(f"pixel spacing {spacing.tolist()} mm (PixelSpacing); both must be above zero")
+  slope, intercept = (first(name).number(name) for name in ("RescaleSlope", "RescaleIntercept"))
+  if slope == 0:
+    raise Unusable("RescaleSlope is 0, which makes all voxels one value")
+  if slope is None and header.items("ModalityLUTSequence"):
+    raise Unusable("values by a look-up table (ModalityLUTSequence), which is not read")
+  acquisition = {name: first(name).text(name) for name in (*_ACQUISITION, *_TIMES)}
+  return Frame(
+    path=header.path,
+    index=which[0],
+    frames=which[1],
+    uid=header.text("SOPInstanceUID"),
+    series=series,
+    shape=shape,
+    position=position,
+    orientation=_orientation(first("ImageOrientationPatient")),
+    pixel_spacing=spacing,
+    thickness=_thickness(first("SpacingBetweenSlices"), first("SliceThickness")),
+    slope=slope,
+    intercept=intercept,
+    rescale_type=first("RescaleType").text("RescaleType"),
+    acquisition={name: value for name, value in acquisition.items() if value},
+  )
+
+
+def _orientation(header: Header) -> Float[np.ndarray, "2 3"]:
+  values = np.array(header.numbers("ImageOrientationPatient", 6)).reshape(2, 3)
+  lengths = np.linalg.norm(values, axis=1)
+  if np.abs(lengths - 1).max() > 0.01 or abs(values[0] @ values[1]) > 0.01:
+    raise Unusable(f"ImageOrientationPatient {values.ravel().tolist()} is not two right-angled directions")
+  return values / lengths[:, None]
+
+
+def _thickness(*headers: Header) -> float | None:
+  """Of one slice alone: the distance or the thickness, whichever is a length. Some writers give a distance a sign."""
+  for header, name in zip(headers, ("SpacingBetweenSlices", "SliceThickness"), strict=True):
+    try:
+      value = header.number(name)
+    except Unusable:
+      continue
+    if value:
+      return abs(value)
+  return None
