@@ -17,10 +17,12 @@ if TYPE_CHECKING:
   from medlsam_jax.localization.bank import Bank as Bank
   from medlsam_jax.pipeline import localize as localize
   from medlsam_jax.pipeline import segment as segment
+  from medlsam_jax.results.box_input import read_boxes as read_boxes
 
 _HOMES = {
   "read_volume": "medlsam_jax.data.scans",
   "read_templates": "medlsam_jax.data.templates",
+  "read_boxes": "medlsam_jax.results.box_input",
   "load": "medlsam_jax.loading",
   "Bank": "medlsam_jax.localization.bank",
   "localize": "medlsam_jax.pipeline",
@@ -28,7 +30,7 @@ _HOMES = {
 }
 _MODULES = ("errors", "metrics")
 
-__all__ = ["Bank", "errors", "load", "localize", "metrics", "read_templates", "read_volume", "segment"]
+__all__ = ["Bank", "errors", "load", "localize", "metrics", "read_boxes", "read_templates", "read_volume", "segment"]
 
 
 def __getattr__(name: str) -> Any:

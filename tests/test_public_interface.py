@@ -37,6 +37,7 @@ def test_every_promised_name_is_there():
     "load",
     "localize",
     "metrics",
+    "read_boxes",
     "read_templates",
     "read_volume",
     "segment",

@@ -32,7 +32,7 @@ def add_to(commands: Any) -> None:
   group.add_argument(
     "--boxes",
     metavar="FILE",
-    help="boxes for the one scan instead of a search: a NAME_boxes.json, 3D Slicer ROIs or points (.mrk.json), or a "
+    help="boxes for the one scan instead of a search: a NAME_boxes.json, 3D Slicer ROIs or points (.mrk.json, .fcsv), or a "
     "JSON of six points per organ",
   )
   add_painting(group)

@@ -4,50 +4,65 @@ Our format, points in any order, `[x, y, z]` in millimetres, RAS unless it says 
 
     {"coordinate_system": "RAS", "liver": [[x, y, z], ... six], "spleen": [...]}
 
-3D Slicer markups (`.mrk.json`), LPS unless the list says RAS, point lists only. The organ of a control point is
-
-- its label without a trailing `-1` .. `-6`: `liver-1`, or `liver` six times. Slicer labels points so by itself when the
-  list is called `liver`; several organs may share a list;
-- for Slicer's other default labels (`F-1`, `1`, none): the list's name, where the file states it.
+Those of 3D Slicer: `slicer_files`.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from medlsam_jax.data import ct
+from medlsam_jax import notices
+from medlsam_jax.data import ct, slicer_files
+from medlsam_jax.data.slicer_files import PointList
 from medlsam_jax.errors import InputError
 from medlsam_jax.geometry import Grid, faces_from_points
 
-COORDINATE_SYSTEM_KEY = "coordinate_system"
+COORDINATE_SYSTEM_KEY, UNITS_KEY = "coordinate_system", "coordinate_units"
 OUTSIDE_VOXELS = 1.0
 """A point up to this far beyond the outermost voxel centres is a click on the scan's edge, and is moved there."""
 
 _SAME_POINT_MM = 1e-3
-_TO_RAS = {"RAS": np.array([1.0, 1.0, 1.0]), "LPS": np.array([-1.0, -1.0, 1.0])}
-_UNNAMED = re.compile(r"(F|P|MarkupsFiducial|Point ?List(_\d+)?)?")
+_LARGEST = 1e9
 
 
-def read_points(path: str | os.PathLike[str]) -> dict[str, Float[np.ndarray, "6 3"]]:
+def read_points(path: str | os.PathLike[str], scan: str = "") -> dict[str, Float[np.ndarray, "6 3"]]:
   """Six points (x, y, z) in RAS mm per organ, in the file's order.
 
+  Args:
+    path: our JSON, or 3D Slicer's `.mrk.json`, `.fcsv` or table of control points.
+    scan: name of the scan that the file marks; a Slicer list without a name takes its file's, unless that is this.
+
   Raises:
-    InputError: no such file, malformed JSON, an unknown coordinate system, no points, not six finite points for an
+    InputError: no such file, malformed, an unknown coordinate system or unit, no points, not six finite points for an
       organ, or six times the same; the organ is named.
   """
   path = Path(path)
+  slicer_files.refuse_annotation(path)
+  if path.suffix.lower() in slicer_files.TABLE_ENDINGS:
+    return _of_lists(slicer_files.read_table(path, scan), path)
   content = read_json(path)
-  found = _from_markups(content, path) if "markups" in content else _from_table(content, path)
-  if not found:
-    raise InputError(f"{path}: no points in it; mark six points per organ")
-  return {organ: _checked(points, organ, path) for organ, points in found.items()}
+  if "markups" in content:
+    if not isinstance(content["markups"], list):
+      raise InputError(f"{path}: 'markups' is not a list of markups; save it again from 3D Slicer")
+    boxes = [item for item in content["markups"] if isinstance(item, dict) and item.get("type") == "ROI"]
+    if boxes:
+      notices.warn(
+        f"{path}: {len(boxes)} ROI{'s' * (len(boxes) > 1)} left out; a template's organs need six points each"
+      )
+    return _of_lists(slicer_files.read_lists(content, path, scan), path)
+  return _of_lists(_table(content, path), path)
+
+
+def points_of_markups(content: dict[str, Any], path: Path, scan: str = "") -> dict[str, Float[np.ndarray, "6 3"]]:
+  """`read_points` of a markups file's content, whose ROIs someone else reads; empty where it has no points."""
+  lists = slicer_files.read_lists(content, path, scan)
+  return _of_lists(lists, path) if lists else {}
 
 
 def points_in_scan(world: Float[np.ndarray, "6 3"], grid: Grid, organ: str, source: str) -> Float[np.ndarray, "6 3"]:
@@ -90,77 +105,56 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-  keys = [key for key, _ in pairs]
-  twice = next((key for key in keys if keys.count(key) > 1), None)
-  if twice is not None:
-    raise ValueError(f"{twice!r} is there twice")
-  return dict(pairs)
+  result: dict[str, Any] = {}
+  for key, value in pairs:
+    if key in result:
+      raise ValueError(f"{key!r} is there twice")
+    result[key] = value
+  return result
 
 
-def _from_table(content: dict[str, Any], path: Path) -> dict[str, list[Any]]:
-  to_ras = _to_ras(content.get(COORDINATE_SYSTEM_KEY, "RAS"), path)
-  found = {}
+def _table(content: dict[str, Any], path: Path) -> list[PointList]:
+  """Our own format."""
+  factors = slicer_files.to_ras_mm(content.get(COORDINATE_SYSTEM_KEY, "RAS"), content.get(UNITS_KEY), str(path))
+  lists = []
   for organ, points in content.items():
-    if organ == COORDINATE_SYSTEM_KEY:
+    if organ in (COORDINATE_SYSTEM_KEY, UNITS_KEY):
       continue
+    if not organ.strip():
+      raise InputError(f"{path}: an organ without a name")
     if not isinstance(points, list):
       raise InputError(f"{path}: {organ}: expected a list of six [x, y, z], found {type(points).__name__}")
-    found[organ] = [_position(point, to_ras, organ, path) for point in points]
-  return found
+    lists.append(PointList([organ] * len(points), points, factors))
+    if not points:
+      raise _not_six(0, 1, organ, path)
+  return lists
 
 
-def _from_markups(content: dict[str, Any], path: Path) -> dict[str, list[Any]]:
-  lists = content["markups"]
-  if not isinstance(lists, list) or not all(isinstance(one, dict) for one in lists):
-    raise InputError(f"{path}: 'markups' is not a list of markups; save it again from 3D Slicer")
-  found: dict[str, list[Any]] = {}
-  for markup in lists:
-    if markup.get("type", "Fiducial") != "Fiducial":
-      continue
-    if markup.get("coordinateUnits", "mm") != "mm":
-      raise InputError(f"{path}: coordinates in {markup['coordinateUnits']!r}; save the markups in mm")
-    to_ras = _to_ras(markup.get("coordinateSystem", "LPS"), path)
-    controls = markup.get("controlPoints", [])
-    if not isinstance(controls, list) or not all(isinstance(one, dict) for one in controls):
-      raise InputError(f"{path}: 'controlPoints' is not a list of points; save it again from 3D Slicer")
-    for control in controls:
-      if control.get("positionStatus", "defined") != "defined":
-        continue
-      organ = _organ(control, markup, path)
-      found.setdefault(organ, []).append(_position(control.get("position"), to_ras, organ, path))
-  return found
+def _of_lists(lists: list[PointList], path: Path) -> dict[str, Float[np.ndarray, "6 3"]]:
+  """Checked points by organ."""
+  found: dict[str, list[np.ndarray]] = {}
+  shared: dict[str, int] = {}
+  for each in lists:
+    for organ, position in zip(each.organs, each.positions, strict=True):
+      found.setdefault(organ, []).append(_position(position, each.to_ras_mm, organ, path))
+    for organ in set(each.organs):
+      shared[organ] = shared.get(organ, 0) + 1
+  if not found:
+    raise InputError(f"{path}: no points in it; mark six points per organ")
+  return {organ: _checked(points, shared[organ], organ, path) for organ, points in found.items()}
 
 
-def _organ(control: dict[str, Any], markup: dict[str, Any], path: Path) -> str:
-  label = str(control.get("label") or "").strip()
-  stem = re.sub(r"(^|\s*-\s*)\d+$", "", label)
-  organ = stem if not _UNNAMED.fullmatch(stem) else str(markup.get("name") or "").strip()
-  if _UNNAMED.fullmatch(organ):
-    raise InputError(
-      f"{path}: point {label!r} names no organ; call the point list liver, or the points liver-1 .. liver-6"
-    )
-  return organ
-
-
-def _to_ras(system: Any, path: Path) -> Float[np.ndarray, "3"]:
-  if system not in ("RAS", "LPS"):
-    raise InputError(f"{path}: coordinate system {system!r}; use 'RAS' or 'LPS'")
-  return _TO_RAS[system]
-
-
-def _position(point: Any, to_ras: np.ndarray, organ: str, path: Path) -> Float[np.ndarray, "3"]:
+def _position(point: Any, to_ras_mm: np.ndarray, organ: str, path: Path) -> Float[np.ndarray, "3"]:
   numbers = isinstance(point, list) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in point)
-  if not numbers or len(point) != 3 or not np.isfinite(np.array(point, float)).all():
-    raise InputError(f"{path}: {organ}: {point!r} is not a point; write three finite numbers [x, y, z] in mm")
-  return np.array(point, float) * to_ras
+  # a whole number may be too large for a float
+  if not numbers or len(point) != 3 or not all(abs(v) < _LARGEST for v in point):
+    raise InputError(f"{path}: {organ}: {point!r:.100} is not a point; write three finite numbers [x, y, z] in mm")
+  return np.array(point, float) * to_ras_mm
 
 
-def _checked(points: list[Any], organ: str, path: Path) -> Float[np.ndarray, "6 3"]:
+def _checked(points: list[np.ndarray], lists: int, organ: str, path: Path) -> Float[np.ndarray, "6 3"]:
   if len(points) != 6:
-    raise InputError(
-      f"{path}: {organ}: {len(points)} points, needs six: the lowest and highest, the most anterior and posterior, the "
-      "furthest left and right"
-    )
+    raise _not_six(len(points), lists, organ, path)
   array = np.array(points, float)
   # One point may be extreme on two faces: of an organ that a thin scan cuts to one slice, or at a tip.
   if np.ptp(array, axis=0).max() < _SAME_POINT_MM:
@@ -168,6 +162,14 @@ def _checked(points: list[Any], organ: str, path: Path) -> Float[np.ndarray, "6 
       f"{path}: {organ}: its six points are one, {_millimetres(array[0])}; mark the outermost point in each direction"
     )
   return array
+
+
+def _not_six(count: int, lists: int, organ: str, path: Path) -> InputError:
+  where = f" in {lists} lists of that organ" if lists > 1 else ""
+  return InputError(
+    f"{path}: {organ}: {count} points{where}, needs six: the lowest and highest, the most anterior and posterior, the "
+    "furthest left and right"
+  )
 
 
 def _millimetres(point: np.ndarray) -> str:

@@ -5,7 +5,7 @@ of
 
 - `NAME_seg.nii.gz`: a label map on the scan's grid (axes may be swapped or flipped), read with `labels.json`,
   `{"liver": 5, ...}`, in the same folder; without that table organs are called `label_5`;
-- `NAME_points.json` or `NAME.mrk.json`: see `data.point_files`.
+- `NAME_points.json`, `NAME.mrk.json` or `NAME.fcsv`: see `data.point_files`.
 
 A list file (`.txt`) has one template a line: the scan, then its annotations, separated by commas, tabs or spaces,
 relative to the list file; a scan alone takes the annotations beside it.
@@ -23,12 +23,12 @@ import numpy as np
 from jaxtyping import Float
 
 from medlsam_jax import notices
-from medlsam_jax.data import alignment, nifti, point_files, scans
+from medlsam_jax.data import alignment, nifti, point_files, scans, slicer_files
 from medlsam_jax.errors import InputError, TemplateError
 from medlsam_jax.geometry import Volume
 
 LABELS_FILE = "labels.json"
-ANNOTATION_ENDINGS = ("_seg.nii.gz", "_seg.nii", "_points.json", ".mrk.json")
+ANNOTATION_ENDINGS = ("_seg.nii.gz", "_seg.nii", "_points.json", ".mrk.json", ".fcsv")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,13 +178,13 @@ def _annotations(scan: Path, files: list[Path], table: dict[str, int] | None, st
         raise InputError(f"{scan}: two label maps, {labels.source} and {file}; give one")
       labels = nifti.read_label_nifti(file)
       values = _present(labels, used, strict)
-    elif file.suffix.lower() == ".json":
-      for organ, world in point_files.read_points(file).items():
+    elif file.suffix.lower() in (".json", *slicer_files.TABLE_ENDINGS):
+      for organ, world in point_files.read_points(file, scans.scan_name(scan)).items():
         if organ in points:
           raise InputError(f"{scan}: {organ} is marked in {points[organ][1]} and in {file}; keep one")
         points[organ] = (world, file)
     else:
-      raise InputError(f"{file}: not an annotation; give a label map (.nii.gz) or points (.json, .mrk.json)")
+      raise InputError(f"{file}: not an annotation; give a label map (.nii.gz) or points (.json, .mrk.json, .fcsv)")
   both = sorted(values.keys() & points.keys())
   if both:
     raise InputError(f"{scan}: {', '.join(both)}: both a mask and points; keep one")

@@ -1,7 +1,8 @@
-"""`segment --boxes FILE`: whichever file a user brings -> boxes in the scan's voxels (z, y, x).
+"""`ml.read_boxes` and `segment --boxes FILE`: whichever file a user brings -> boxes in the scan's voxels (z, y, x).
 
 - `NAME_boxes.json` of ours, edited or not: `results.boxes_file`;
-- 3D Slicer markups (`.mrk.json`) with ROIs, six points per organ, or both;
+- 3D Slicer markups (`.mrk.json`) with ROIs, six points per organ, or both, and its older point lists (`.fcsv`):
+  `data.slicer_files`;
 - a JSON of six points per organ: `data.point_files`.
 
 Label values come from the file, else from `labels.json` beside it, else they are numbered in the file's order.
@@ -13,12 +14,14 @@ import os
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 
-from medlsam_jax.data.point_files import points_in_scan, read_json, read_points
+from medlsam_jax.data import scans, slicer_files
+from medlsam_jax.data.point_files import points_in_scan, points_of_markups, read_json, read_points
 from medlsam_jax.data.templates import LABELS_FILE, read_label_table
 from medlsam_jax.errors import InputError
 from medlsam_jax.geometry import Box, Volume, faces_from_points
-from medlsam_jax.results import boxes_file, markups
+from medlsam_jax.results import boxes_file
 from medlsam_jax.results.given import GivenBoxes
 
 
@@ -30,36 +33,37 @@ def read_boxes(path: str | os.PathLike[str], scan: Volume) -> dict[str, GivenBox
       outside the scan; file and organ are named.
   """
   path = Path(path)
-  content = read_json(path)
+  name = scans.scan_name(scan.source)
+  slicer_files.refuse_annotation(path)
+  content = {} if path.suffix.lower() in slicer_files.TABLE_ENDINGS else read_json(path)
   if "organs" in content:
     found = boxes_file.from_dict(content, scan, str(path))
   elif "markups" in content:
-    found = _from_markups(content, path, scan)
+    found = _from_markups(content, path, scan, name)
   else:
-    found = _numbered(_from_points(path, scan), path)
+    found = _numbered(_of_points(read_points(path, name), path, scan), path)
   for organ, each in found.items():
     if each.verdict == "given" and each.box.clipped(scan.grid.shape) is None:
       raise InputError(f"{path}: {organ}: its box lies outside the scan {scan.source}; is it another scan's?")
   return found
 
 
-def _from_markups(content: dict, path: Path, scan: Volume) -> dict[str, GivenBoxes]:
+def _from_markups(content: dict, path: Path, scan: Volume, name: str) -> dict[str, GivenBoxes]:
   found = {}
-  for organ, corners in markups.read_rois(content, path).items():
+  for organ, corners in slicer_files.read_rois(content, path, name).items():
     found[organ] = GivenBoxes(organ, 1, (boxes_file.box_from_world(corners, scan.grid),))
-  if any(item.get("type", "Fiducial") == "Fiducial" and item.get("controlPoints") for item in content["markups"]):
-    for organ, each in _from_points(path, scan).items():
-      if organ in found:
-        raise InputError(f"{path}: {organ}: both an ROI and points; keep one")
-      found[organ] = each
+  for organ, each in _of_points(points_of_markups(content, path, name), path, scan).items():
+    if organ in found:
+      raise InputError(f"{path}: {organ}: both an ROI and points; keep one")
+    found[organ] = each
   if not found:
     raise InputError(f"{path}: no ROI and no points in it; draw one ROI, or mark six points, per organ")
   return _numbered(found, path)
 
 
-def _from_points(path: Path, scan: Volume) -> dict[str, GivenBoxes]:
+def _of_points(marked: dict[str, Float[np.ndarray, "6 3"]], path: Path, scan: Volume) -> dict[str, GivenBoxes]:
   found = {}
-  for organ, world in read_points(path).items():
+  for organ, world in marked.items():
     points = faces_from_points(points_in_scan(world, scan.grid, organ, str(path)))
     # a click lies in a voxel, and boxes are made of whole voxels
     low, high = np.rint(points.min(0)), np.rint(points.max(0))

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from medlsam_jax import notices
 from medlsam_jax.data import oblique
 from medlsam_jax.errors import InputError
 from medlsam_jax.geometry import Box, Grid, Volume
@@ -156,11 +157,11 @@ def _parts(entry: dict[str, Any], scan: Volume, place: str) -> tuple[list[Box], 
   """Boxes of an organ in voxels of `scan.array`, and whether the user changed them."""
   says: dict[str, list[Box]] = {}
   if entry.get("parts_vox"):
-    says["parts_vox"] = [oblique.box_from_file(_box(each, place), scan) for each in entry["parts_vox"]]
+    says["parts_vox"] = [oblique.box_from_file(_box(each, place), scan) for each in _rows(entry["parts_vox"], place)]
   if "box_vox" in entry:
     says["box_vox"] = [oblique.box_from_file(_box(entry["box_vox"], place), scan)]
   if "box_world_mm" in entry:
-    says["box_world_mm"] = [box_from_world(_corners(entry["box_world_mm"], place), scan.grid)]
+    says["box_world_mm"] = [box_from_world(_world_corners(entry["box_world_mm"], place), scan.grid)]
   if not says:
     raise InputError(f"{place}: has no box; write box_vox, box_world_mm or parts_vox")
   if entry.get("parts_world_mm") and len(says) == 3:
@@ -178,7 +179,8 @@ def _against_world(
   entry: dict[str, Any], says: dict[str, list[Box]], scan: Volume, place: str
 ) -> tuple[list[Box], bool]:
   """`_parts` of an entry as it was written: what was edited differs from what `parts_world_mm` gives."""
-  parts = [box_from_world(_corners(each, place), scan.grid) for each in entry["parts_world_mm"]]
+  rows = _rows(entry["parts_world_mm"], place)
+  parts = [box_from_world(_corners(each, place), scan.grid) for each in rows]
   edited = [one for one, value in _stated(parts, scan).items() if not _close(value, entry[one])]
   if len(edited) > 1:
     raise _undecided(edited, place)
@@ -198,15 +200,43 @@ def _same(first: list[Box], second: list[Box]) -> bool:
 
 
 def _box(value: Any, place: str) -> Box:
-  corners = _corners(value, place)
-  low, high = corners.min(0), corners.max(0)
+  low, high = _sorted(_corners(value, place), "zyx", place)
   return Box((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+
+
+def _world_corners(value: Any, place: str) -> Float[np.ndarray, "2 3"]:
+  corners = _sorted(_corners(value, place), "xyz", place)
+  flat = np.flatnonzero(corners[0] == corners[1])
+  if len(flat):
+    raise InputError(
+      f"{place}: its box has no extent along {'xyz'[flat[0]]} (mm); both corners have {corners[0][flat[0]]:g}"
+    )
+  return corners
+
+
+def _sorted(corners: Float[np.ndarray, "2 3"], axes: str, place: str) -> Float[np.ndarray, "2 3"]:
+  """Low corner, high corner; where they were swapped, with a warning: that box may be a slip of the hand."""
+  swapped = [
+    f"{axes[axis]} ({corners[0, axis]:g} above {corners[1, axis]:g})"
+    for axis in np.flatnonzero(corners[0] > corners[1])
+  ]
+  if swapped:
+    notices.warn(
+      f"{place}: the low and the high corner of its box are swapped along {', '.join(swapped)}; taken sorted"
+    )
+  return np.sort(corners, axis=0)
+
+
+def _rows(value: Any, place: str) -> list[Any]:
+  if not isinstance(value, list):
+    raise InputError(f"{place}: {value!r:.100} is no list of boxes; write [[[low], [high]], ...]")
+  return value
 
 
 def _corners(value: Any, place: str) -> Float[np.ndarray, "2 3"]:
   try:
     corners = np.array(value, float)
-  except (TypeError, ValueError):
+  except (TypeError, ValueError, OverflowError):
     corners = np.zeros(0)
   if corners.shape != (2, 3) or not np.isfinite(corners).all():
     raise InputError(f"{place}: {value!r} is not a box; write [[low], [high]], three finite numbers each")

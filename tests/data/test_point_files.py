@@ -52,21 +52,18 @@ def test_slicer_points_may_be_labelled_by_organ_in_one_list(tmp_path):
   assert list(found) == ["liver", "rib_left_1"]
 
 
-@pytest.mark.parametrize("label", ["F-{}", "{}", "", "P-{}"])
-def test_slicers_default_labels_take_the_name_of_the_list(tmp_path, label):
-  labels = [label.format(i) for i in range(1, 7)]
-  named = fiducials(labels, SIX, name="spleen")
-  assert list(point_files.read_points(write(tmp_path / "a.mrk.json", markups(named)))) == ["spleen"]
-  with pytest.raises(InputError, match=r"a.mrk.json: point .* names no organ"):
-    point_files.read_points(write(tmp_path / "a.mrk.json", markups(fiducials(labels, SIX))))
+def test_units_and_systems_are_those_of_slicer_lists(tmp_path):
+  metres = {"coordinate_system": "lps", "coordinate_units": "m", "liver": (np.array(SIX) * LPS / 1000).tolist()}
+  np.testing.assert_allclose(point_files.read_points(write(tmp_path / "p.json", metres))["liver"], SIX)
 
 
-def test_slicer_boxes_and_undefined_points_are_skipped(tmp_path):
+def test_undefined_points_are_skipped_and_boxes_left_out_with_a_word(tmp_path):
   one = fiducials(["liver"] * 7, [*SIX, [0, 0, 0]])
   one["controlPoints"][6]["positionStatus"] = "undefined"
   box = {"type": "ROI", "coordinateSystem": "LPS", "controlPoints": [{"label": "ROI-1", "position": [0, 0, 0]}]}
-  assert list(point_files.read_points(write(tmp_path / "a.mrk.json", markups(box, one)))) == ["liver"]
-  with pytest.raises(InputError, match="no points in it"):
+  with pytest.warns(UserWarning, match="1 ROI left out"):
+    assert list(point_files.read_points(write(tmp_path / "a.mrk.json", markups(box, one)))) == ["liver"]
+  with pytest.warns(UserWarning), pytest.raises(InputError, match="no points in it"):
     point_files.read_points(write(tmp_path / "a.mrk.json", markups(box)))
 
 
@@ -90,7 +87,10 @@ def test_slicer_boxes_and_undefined_points_are_skipped(tmp_path):
     ({"markups": {}}, "'markups' is not a list"),
     ({"markups": [{"type": "Fiducial", "controlPoints": 3}]}, "'controlPoints' is not a list"),
     ({"markups": [{"controlPoints": [{"label": "liver-1"}]}]}, "liver: None is not a point"),
-    ({"markups": [{"coordinateUnits": "m", "controlPoints": []}]}, "coordinates in 'm'"),
+    ({"markups": [{"coordinateUnits": "inch", "controlPoints": []}]}, "coordinates in 'inch'"),
+    ({"liver": SIX, "coordinate_units": "voxel"}, "coordinates in 'voxel'"),
+    ({"liver": [*SIX[:5], [1, 2, 10**400]]}, "is not a point"),
+    ({" ": SIX}, "an organ without a name"),
     ({"markups": [{"coordinateSystem": "IJK", "controlPoints": []}]}, "coordinate system 'IJK'"),
   ],
 )

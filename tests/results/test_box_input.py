@@ -86,3 +86,28 @@ def test_faulty_file_is_named(tmp_path, content, message):
 def test_missing_file_is_named(tmp_path):
   with pytest.raises(InputError, match=r"gone.json: no such file"):
     box_input.read_boxes(tmp_path / "gone.json", SCAN)
+
+
+def test_older_point_lists_of_slicer_are_boxes_too(tmp_path):
+  rows = [f"{i},{x},{y},{z},0,0,0,1,1,1,0,F-{i},," for i, (x, y, z) in enumerate(GRID.world_from_voxel(FACES))]
+  path = tmp_path / "liver.fcsv"
+  path.write_text("\n".join(["# CoordinateSystem = RAS", *rows]))
+  with pytest.warns(UserWarning, match="taken as liver"):
+    assert box_input.read_boxes(path, SCAN)["liver"].box.array().tolist() == [[2, 3, 4], [12, 13, 14]]
+  with pytest.raises(InputError, match=r"x.acsv: an annotation of Slicer 4"):
+    box_input.read_boxes(tmp_path / "x.acsv", SCAN)
+
+
+def test_a_list_called_as_its_scan_names_no_organ(tmp_path):
+  controls = [{"label": f"F-{i}", "position": p.tolist()} for i, p in enumerate(GRID.world_from_voxel(FACES))]
+  content = {"markups": [{"type": "Fiducial", "coordinateSystem": "RAS", "controlPoints": controls}]}
+  with pytest.raises(InputError, match="names no organ"):
+    box_input.read_boxes(save(tmp_path / "scan_boxes.mrk.json", content), SCAN)
+
+
+def test_rulers_beside_boxes_are_left_out_once(tmp_path):
+  content = markups.rois({"liver": GivenBoxes("liver", 1, (Box((1, 2, 3), (4, 5, 6)),))}, GRID)
+  content["markups"].append({"type": "Line", "name": "L", "controlPoints": []})
+  with pytest.warns(UserWarning, match="the Line L is left out") as said:
+    assert list(box_input.read_boxes(save(tmp_path / "a.mrk.json", content), SCAN)) == ["liver"]
+  assert len(said) == 1

@@ -39,6 +39,35 @@ def read(content, codes="LPS"):
   return boxes_file.from_dict(content, scan(codes), "x_boxes.json")
 
 
+@pytest.mark.parametrize(("key", "axis", "value"), [("box_vox", "y", [[2, 30, 4], [9, 3, 12]])])
+def test_swapped_corners_are_sorted_with_a_word(key, axis, value):
+  with pytest.warns(UserWarning, match=rf"x_boxes.json: liver: .*swapped along {axis} \(30 above 3\); taken sorted"):
+    found = read({"organs": {"liver": {key: value}}})["liver"]
+  assert found.box.array().tolist() == [[2, 3, 4], [9, 30, 12]]
+
+
+def test_swapped_corners_in_millimetres_and_of_parts_are_told_by_their_axes():
+  with pytest.warns(UserWarning, match=r"swapped along x \(10 above -10\), z \(60 above 40\)"):
+    found = read({"organs": {"liver": {"box_world_mm": [[10, -50, 60], [-10, -30, 40]]}}})["liver"]
+  assert np.all(np.array(found.box.low) < found.box.high)
+  with pytest.warns(UserWarning, match=r"x_boxes.json: brain: .*swapped along z"):
+    read({"organs": {"brain": {"parts_vox": [[[5, 3, 4], [2, 9, 10]], [[6, 4, 4], [9, 8, 12]]]}}})
+
+
+@pytest.mark.parametrize(
+  ("entry", "message"),
+  [
+    ({"box_world_mm": [[10, -50, 40], [10, -30, 60]]}, "no extent along x"),
+    ({"box_vox": [[2, float("nan"), 4], [9, 3, 12]]}, "is not a box"),
+    ({"box_vox": [[2, 10**400, 4], [9, 3, 12]]}, "is not a box"),
+    ({"parts_vox": {"a": 1}}, "no list of boxes"),
+  ],
+)
+def test_boxes_that_are_none_are_named(entry, message):
+  with pytest.raises(InputError, match=rf"x_boxes.json: liver: .*{message}"):
+    read({"organs": {"liver": entry}})
+
+
 def test_world_box_is_the_outer_faces_in_ras():
   grid = Grid((4, 4, 4), np.diag([-2.0, -3.0, 5.0, 1.0]))
   world = boxes_file.box_to_world(Box((1, 1, 1), (1, 2, 3)), grid)

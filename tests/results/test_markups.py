@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medlsam_jax.data import slicer_files
 from medlsam_jax.errors import InputError
 from medlsam_jax.geometry import Box, Grid
 from medlsam_jax.results import markups
@@ -43,30 +44,56 @@ def test_roi_covers_whole_voxels_in_lps(content):
 
 
 def test_what_was_written_is_read_back(content):
-  assert np.allclose(markups.read_rois(content, FILE)["liver"], [[-13, 4.5, 2.5], [-5, 16.5, 22.5]])
+  assert np.allclose(slicer_files.read_rois(content, FILE)["liver"], [[-13, 4.5, 2.5], [-5, 16.5, 22.5]])
 
 
 def test_ras_is_honoured(content):
   roi = content["markups"][0]
   roi["coordinateSystem"] = "RAS"
-  assert np.allclose(markups.read_rois(content, FILE)["liver"].mean(0), [9.0, -10.5, 12.5])
+  assert np.allclose(slicer_files.read_rois(content, FILE)["liver"].mean(0), [9.0, -10.5, 12.5])
 
 
 def test_missing_name_is_taken_from_the_point_or_the_file(content):
   roi = content["markups"][0]
   del roi["name"]
-  assert list(markups.read_rois(content, FILE)) == ["liver"]
+  assert list(slicer_files.read_rois(content, FILE)) == ["liver"]
   roi["controlPoints"][0]["label"] = "spleen-1"
-  assert list(markups.read_rois(content, FILE)) == ["spleen"]
+  assert list(slicer_files.read_rois(content, FILE)) == ["spleen"]
   roi["controlPoints"][0]["label"] = "R-1"
-  assert list(markups.read_rois(content, Path("pancreas.mrk.json"))) == ["pancreas"]
+  with pytest.warns(UserWarning, match="taken as pancreas, as its file is called"):
+    assert list(slicer_files.read_rois(content, Path("pancreas.mrk.json"))) == ["pancreas"]
+
+
+@pytest.mark.parametrize("organ", ["R", "R_1", "P", "ROI", "F"])
+def test_an_organ_that_is_called_as_slicer_calls_boxes_is_read_back_as_written(organ):
+  one = GivenBoxes(organ, 1, (Box((1, 2, 3), (4, 5, 6)),))
+  assert list(slicer_files.read_rois(markups.rois({organ: one}, GRID), FILE)) == [organ]
+
+
+def test_negative_size_is_said(content):
+  roi = content["markups"][0]
+  before = slicer_files.read_rois(content, FILE)["liver"]
+  roi["size"][1] *= -1
+  with pytest.warns(UserWarning, match=r"x.mrk.json: liver: the ROI has a negative size along y"):
+    np.testing.assert_allclose(slicer_files.read_rois(content, FILE)["liver"], before)
+
+
+def test_rois_have_the_units_and_systems_of_point_lists(content):
+  """One set of rules: centimetres, coded, and an older system by its number."""
+  before = slicer_files.read_rois(content, FILE)["liver"]
+  roi = content["markups"][0]
+  roi["coordinateUnits"] = ["cm", "UCUM", "centimeter"]
+  roi["coordinateSystem"] = 0
+  roi["center"] = (np.array(roi["center"]) * [-0.1, -0.1, 0.1]).tolist()
+  roi["size"] = (np.array(roi["size"]) * 0.1).tolist()
+  np.testing.assert_allclose(slicer_files.read_rois(content, FILE)["liver"], before)
 
 
 def test_rotated_roi_is_the_box_around_it_with_a_warning(content):
   c, s = np.cos(0.5), np.sin(0.5)
   content["markups"][0]["orientation"] = [c, -s, 0, s, c, 0, 0, 0, 1]
   with pytest.warns(UserWarning, match="x.mrk.json: liver: the ROI is rotated"):
-    corners = markups.read_rois(content, FILE)["liver"]
+    corners = slicer_files.read_rois(content, FILE)["liver"]
   assert np.allclose(corners[1] - corners[0], [8 * c + 12 * s, 8 * s + 12 * c, 20])
 
 
@@ -76,17 +103,17 @@ def test_rotated_roi_is_the_box_around_it_with_a_warning(content):
     ({"size": [1, 2]}, "size"),
     ({"center": [0, 0, None]}, "center"),
     ({"size": [0, 2, 3]}, "draw a box"),
-    ({"coordinateUnits": "um"}, "mm"),
+    ({"coordinateUnits": "inch"}, "mm"),
     ({"coordinateSystem": "XYZ"}, "RAS"),
   ],
 )
 def test_faulty_roi_names_file_and_organ(content, change, message):
   content["markups"][0].update(change)
   with pytest.raises(InputError, match=f"x.mrk.json: liver: .*{message}"):
-    markups.read_rois(content, FILE)
+    slicer_files.read_rois(content, FILE)
 
 
 def test_two_rois_of_one_name_are_refused(content):
   content["markups"] *= 2
   with pytest.raises(InputError, match="two ROIs are called liver"):
-    markups.read_rois(content, FILE)
+    slicer_files.read_rois(content, FILE)
