@@ -47,7 +47,7 @@ def _add_build(actions: Any) -> None:
     "build",
     "run the network over templates and keep what a search needs in one file",
     "  medlsam bank build templates/ --out organs.safetensors --organs liver,spleen\n"
-    "  templates/ holds NAME_ct.nii.gz and beside each NAME_seg.nii.gz (with labels.json), NAME_points.json or\n"
+    "  templates/ holds NAME_ct.nii.gz and beside each NAME_seg.nii.gz (with labels.json), NAME_points.json,\n"
     "  NAME.mrk.json or NAME.fcsv; docs/file_formats.md describes them",
   )
   build.add_argument("templates", metavar="PATH", help="folder or .txt list of templates")
