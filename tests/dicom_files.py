@@ -1,9 +1,11 @@
 """Writes DICOM files as scanners and tools do, the damaged ones too. Not a test."""
 
+import struct
+
 import numpy as np
 import pydicom
 from pydicom.datadict import tag_for_keyword
-from pydicom.dataelem import RawDataElement
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
 
@@ -52,15 +54,21 @@ def write_slice(
     setattr(image, key, value)
   for name in drop:
     del image[name]
-  for name, (vr, content) in (raw or {}).items():
-    tag = pydicom.tag.Tag(tag_for_keyword(name))
-    image[tag] = RawDataElement(tag, vr, len(content), content, 0, False, True)
+  for name, (_, content) in (raw or {}).items():
+    # written as another type of the same layout, whose content pydicom leaves alone; the type is put right below
+    image[tag_for_keyword(name)] = DataElement(tag_for_keyword(name), "LT", "?" * (len(content) + len(content) % 2))
   if preamble:
     image.save_as(path, enforce_file_format=True)
   else:
-    body = Dataset(image)
-    del image
-    pydicom.dcmwrite(path, body, implicit_vr=False, little_endian=True, enforce_file_format=False)
+    pydicom.dcmwrite(path, Dataset(image), implicit_vr=False, little_endian=True, enforce_file_format=False)
+  written = path.read_bytes()
+  for name, (vr, content) in (raw or {}).items():
+    tag = struct.pack("<HH", *divmod(tag_for_keyword(name), 0x10000))
+    length = len(content) + len(content) % 2
+    start = written.index(tag + b"LT" + struct.pack("<H", length) + b"?" * length)
+    whole = tag + vr.encode() + struct.pack("<H", len(content)) + content
+    written = written[:start] + whole + written[start + 8 + length :]
+  path.write_bytes(written)
   return path
 
 

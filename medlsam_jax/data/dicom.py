@@ -24,7 +24,6 @@ from medlsam_jax.data.dicom_pixels import hounsfield, read_pixels, whole_copy
 from medlsam_jax.errors import InputError
 from medlsam_jax.geometry import Volume
 
-_DAMAGED_SHARE = 0.1
 _AIR_HU, _LOWEST_AIR_HU = -1000.0, -1024.0
 _NO_HU_BELOW, _NO_AIR_ABOVE = -1100.0, -900.0
 _NO_HU_ABOVE, _WRAPPED_SHARE = 30000.0, 0.01
@@ -161,7 +160,7 @@ def _without_failed(
   array: Float32[np.ndarray, "slice y x"], stack: Stack, failed: dict[int, str], source: str
 ) -> tuple[Float32[np.ndarray, "slice y x"], Stack, str]:
   named = dicom_folder.names(f"{stack.frames[index].name}: {failed[index]}" for index in sorted(failed))
-  if len(failed) > max(1, _DAMAGED_SHARE * len(stack.frames)) or len(failed) == len(stack.frames):
+  if dicom_folder.too_many(len(failed), len(stack.frames)):
     raise InputError(f"{source}: {len(failed)} of {len(stack.frames)} slices cannot be decoded: {named}")
   kept = [index for index in range(len(stack.frames)) if index not in failed]
   again = place_slices([stack.frames[index] for index in kept], source, lambda frame, other: None)

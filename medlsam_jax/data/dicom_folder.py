@@ -18,8 +18,7 @@ from medlsam_jax.errors import InputError
 THREADS = min(4, os.cpu_count() or 1)
 _DIRECTORY_FILE = "DICOMDIR"
 _NAMES_SHOWN = 4
-_DAMAGED_SHARE = 0.1
-"""A series of which more slices than this (and more than one) are damaged is refused."""
+_LOST_SHARE, _LOST_ONE_OF = 0.1, 4
 _MAJORITY = 2 / 3
 
 
@@ -76,6 +75,11 @@ def names(items: Iterable[str]) -> str:
   return ", ".join(shown[:_NAMES_SHOWN]) + more
 
 
+def too_many(lost: int, slices: int) -> bool:
+  """Whether a series has lost more slices than it can be read without: a tenth of them, or one of a few."""
+  return lost > max(_LOST_SHARE * slices, int(slices >= _LOST_ONE_OF))
+
+
 def read_contents(files: list[Path], source: str) -> Contents:
   """The headers of all files, each read once.
 
@@ -108,6 +112,8 @@ def _frames_or_reason(path: Path) -> tuple[list[Frame], set[str], dict[str, int]
     return read_frames(path)
   except Unusable as error:
     return error
+  except Exception as error:  # a header damaged in a way that nobody foresaw costs its file, not the folder
+    return Unusable(f"a header that cannot be read ({type(error).__name__}: {error})")
 
 
 def choose(
@@ -150,7 +156,7 @@ def _named(series: str, groups: dict[str, list[Frame]], source: str) -> str:
   uids = list(groups)
   ways = (
     [uid for uid in uids if uid == series],
-    [uid for uid in uids if groups[uid][0].series.number == series],
+    [uid for uid in uids if series and groups[uid][0].series.number == series],
     [uid for uid in uids if series and uid.endswith(series)],
   )
   for matching in ways:
@@ -201,7 +207,7 @@ def _described(series: Series, what: Stack | InputError | list[Frame]) -> str:
 
 def _stack(frames: list[Frame], contents: Contents, whole_copy: Callable[[Frame, Frame], Frame | None]) -> Stack:
   damaged = contents.damaged.get(frames[0].series.uid, [])
-  if len(damaged) > max(1, _DAMAGED_SHARE * (len(frames) + len(damaged))):
+  if too_many(len(damaged), len(frames) + len(damaged)):
     raise InputError(
       f"{contents.source}: {len(damaged)} of {len(frames) + len(damaged)} slices are damaged ({contents.reasons()})"
     )

@@ -189,8 +189,8 @@ def _frame(
   if missing:
     alone = " (SliceLocation alone is no place)" if header.text("SliceLocation") and missing[0] == _GEOMETRY[0] else ""
     raise Unusable(f"no {', '.join(missing)}{alone}: an image without a place in space")
-  position = np.array(first("ImagePositionPatient").numbers("ImagePositionPatient", 3))
-  spacing = np.array(first("PixelSpacing").numbers("PixelSpacing", 2))
+  position = _array(first("ImagePositionPatient"), "ImagePositionPatient", 3)
+  spacing = _array(first("PixelSpacing"), "PixelSpacing", 2)
   if spacing.min() <= 0:
     raise Unusable(f"pixel spacing {spacing.tolist()} mm (PixelSpacing); both must be above zero")
   slope, intercept = (first(name).number(name) for name in ("RescaleSlope", "RescaleIntercept"))
@@ -217,8 +217,15 @@ def _frame(
   )
 
 
+def _array(header: Header, name: str, count: int) -> Float[np.ndarray, " count"]:
+  numbers = header.numbers(name, count)
+  if numbers is None:
+    raise Unusable(f"{name} is empty")
+  return np.array(numbers)
+
+
 def _orientation(header: Header) -> Float[np.ndarray, "2 3"]:
-  values = np.array(header.numbers("ImageOrientationPatient", 6)).reshape(2, 3)
+  values = _array(header, "ImageOrientationPatient", 6).reshape(2, 3)
   lengths = np.linalg.norm(values, axis=1)
   if np.abs(lengths - 1).max() > 0.01 or abs(values[0] @ values[1]) > 0.01:
     raise Unusable(f"ImageOrientationPatient {values.ravel().tolist()} is not two right-angled directions")

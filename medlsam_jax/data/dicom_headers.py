@@ -107,9 +107,12 @@ class Header:
     if name not in self.dataset:
       return []
     try:
-      return [Header(self.path, item, self.mended) for item in self.dataset[name].value or ()]
+      items = list(self.dataset[name].value or ())
     except Exception as error:  # pydicom parses a sequence only now, and may fail in any way
       raise Unusable(f"{name} cannot be read ({error})") from error
+    if not all(hasattr(item, "get_item") for item in items):
+      raise Unusable(f"{name} is no sequence")
+    return [Header(self.path, item, self.mended) for item in items]
 
   def _field(self, name: str) -> tuple[str, Any]:
     """Type and content of a field; None as content where it is absent or empty."""
