@@ -81,33 +81,34 @@ def write_series(folder, stored, order=None, step=2.5, places=None, **extra):
   return folder
 
 
-def _item(**fields):
-  item = Dataset()
+def item(**fields):
+  """An item of a sequence; data sets as values become sequences of one."""
+  result = Dataset()
   for name, value in fields.items():
-    setattr(item, name, [value] if isinstance(value, Dataset) else value)
-  return item
+    setattr(result, name, [value] if isinstance(value, Dataset) else value)
+  return result
 
 
 def write_enhanced(path, stored, positions, per_frame_spacing=False, rescale=None, changes=None, **extra):
   """An enhanced CT of one frame per position. `rescale`: slope and intercept of each frame, shared where None."""
   image = new_image(path, stored, kind=EnhancedCTImageStorage)
   image.NumberOfFrames = len(stored)
-  measures = _item(PixelSpacing=[0.75, 0.5], SliceThickness=5)
-  plane = _item(ImageOrientationPatient=[float(v) for v in AXIAL])
-  shared = _item(PlaneOrientationSequence=plane)
+  measures = item(PixelSpacing=[0.75, 0.5], SliceThickness=5)
+  plane = item(ImageOrientationPatient=[float(v) for v in AXIAL])
+  shared = item(PlaneOrientationSequence=plane)
   if not per_frame_spacing:
     shared.PixelMeasuresSequence = [measures]
   if rescale is None:
-    shared.PixelValueTransformationSequence = [_item(RescaleSlope=1, RescaleIntercept=-1024, RescaleType="HU")]
+    shared.PixelValueTransformationSequence = [item(RescaleSlope=1, RescaleIntercept=-1024, RescaleType="HU")]
   image.SharedFunctionalGroupsSequence = [shared]
   frames = []
   for index, position in enumerate(positions):
-    frame = _item(PlanePositionSequence=_item(ImagePositionPatient=[float(v) for v in position]))
+    frame = item(PlanePositionSequence=item(ImagePositionPatient=[float(v) for v in position]))
     if per_frame_spacing:
       frame.PixelMeasuresSequence = [measures]
     if rescale is not None:
       slope, intercept = rescale[index]
-      frame.PixelValueTransformationSequence = [_item(RescaleSlope=slope, RescaleIntercept=intercept)]
+      frame.PixelValueTransformationSequence = [item(RescaleSlope=slope, RescaleIntercept=intercept)]
     for name, values in (changes or {}).items():
       setattr(frame, name, [values[index]])
     frames.append(frame)
