@@ -1,11 +1,11 @@
 """MedLAM pre-training, UAM + MSS, the published recipe.
 
-medlsam pretrain --config configs/medlam.py --data.scans DIR_OR_LIST
+medlsam pretrain --config configs/medlam.py --workdir RUN --data.scans DIR_OR_LIST
     base width 24, 300,000 steps of 4 pairs: for one GPU or TPU, or a pod of them (docs/scaling.md).
-medlsam pretrain --config configs/medlam.py:tiny --data.scans REAL_CT,CTA_CT --data.scan_weights 72,8
+medlsam pretrain --config configs/medlam.py:tiny --workdir RUN --data.scans REAL_CT,CTA_CT --data.scan_weights 72,8
     the packaged demo network: base width 8, features at half and quarter resolution, 2.5 s a step on two CPU cores.
     It went on from a network of width 4 (`--start-from`); see the model card beside the weights.
-medlsam pretrain --config configs/medlam.py:smoke
+medlsam pretrain --config configs/medlam.py:smoke --workdir RUN
     two steps on one phantom, in under two minutes on two cores: shows that everything runs.
 """
 

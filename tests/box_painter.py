@@ -11,7 +11,7 @@ class BoxPainter(Predictor):
   """Answers each box with logits above 0 inside it; `slices` counts what was encoded."""
 
   image_size = 64
-  variant = types.SimpleNamespace(pixels="unit", scaling="pad", resampling="area")
+  variant = types.SimpleNamespace(grid=16, pixels="unit", scaling="pad", resampling="area")
   network = types.SimpleNamespace(kind="litemedsam", source="box painter", sha256="0" * 64, header={})
 
   def __init__(self):

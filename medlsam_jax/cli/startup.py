@@ -1,6 +1,7 @@
-"""What a command sets before JAX and NumPy load: a lasting cache of compiled programs, and a thriftier allocator.
+"""What a command sets before JAX and NumPy load: a lasting cache of compiled programs, a thriftier allocator, and
+silence of the libraries beneath.
 
-Both only in a process that has not loaded JAX yet: a script or notebook that calls `main` keeps its own settings.
+All only in a process that has not loaded JAX yet: a script or notebook that calls `main` keeps its own settings.
 """
 
 from __future__ import annotations
@@ -32,11 +33,26 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 
 
 def prepare(warn: Callable[[str], None]) -> None:
-  """Sets both, where JAX is not loaded yet; `warn` hears why programs cannot be kept."""
+  """Sets all, where JAX is not loaded yet; `warn` hears why programs cannot be kept."""
   if "jax" in sys.modules:
     return
+  quieten_libraries()
   keep_compiled_programs(warn)
   keep_freed_memory()
+
+
+def quieten_libraries() -> None:
+  """Keeps notes of XLA and of absl's users (Orbax, Grain) from the terminal; what ends a command is an exception.
+
+  XLA logs every compilation of over two minutes as an error, with a request to file a bug. The environment's own
+  `TF_CPP_MIN_LOG_LEVEL` wins.
+  """
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+  try:
+    from absl import logging
+  except ImportError:  # only the extra `train` brings it
+    return
+  logging.set_verbosity(logging.ERROR)
 
 
 def keep_compiled_programs(warn: Callable[[str], None]) -> None:

@@ -78,3 +78,13 @@ def test_another_c_library_is_left_alone(monkeypatch):
   for name in [name for name in os.environ if name.startswith("MALLOC_") or name == "GLIBC_TUNABLES"]:
     monkeypatch.delenv(name)
   startup.keep_freed_memory()
+
+
+def test_notes_of_the_libraries_beneath_do_not_reach_the_user(tmp_path):
+  code = (
+    "from medlsam_jax.cli import startup\nstartup.prepare(print)\nimport os\nfrom absl import logging\n"
+    "logging.warning('a note')\nlogging.error('a fault')\nprint(os.environ['TF_CPP_MIN_LOG_LEVEL'])"
+  )
+  environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"} | {"MEDLSAM_CACHE": str(tmp_path)}
+  done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+  assert "a note" not in done.stderr and "a fault" in done.stderr and done.stdout.strip() == "3"
