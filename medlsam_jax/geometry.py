@@ -5,15 +5,19 @@ Three frames, stated once:
 - **scan voxels** `(z, y, x)`: indices of `Volume.array`, which is the NIfTI array transposed, whatever its orientation;
 - **working voxels** `(z, y, x)`: the 3 mm grid in LAS orientation that MedLAM sees (reference: MedLSAM, preprocessing);
 - **world** `(x, y, z)`: RAS millimetres, as in NIfTI.
+
+Whether two grids are the same, or two arrays over the same lattice of voxels, is decided here alone: `Grid.is_same` and
+`Grid.relay_to`, both within `SAME_PLACE_VOXELS`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from collections.abc import Iterable
+from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Float, Integer, Num
 
 WORKING_SPACING_MM = 3.0
 WORKING_AXIS_CODES = "LAS"
@@ -30,15 +34,70 @@ of scan and grid coincide) while its label grid is half-pixel aligned and its re
 `consistent`: one half-pixel aligned grid for image, labels and results.
 """
 
+SAME_PLACE_VOXELS = 0.25
+"""Two grids are the same where no voxel of one lies further than this, along any axis, from its partner in the other.
+Programs round the spacing, the origin and the quaternion that they write (a quaternion in single precision turns a scan
+by up to 0.3 mm per metre); the smallest mistake, a corner taken for a centre, is half a voxel."""
+
 _AXIS_LETTERS = (("L", "R"), ("P", "A"), ("I", "S"))
 
 
 @dataclasses.dataclass(frozen=True)
+class HeaderForms:
+  """What a NIfTI header states about where its voxels lie, number by number and in its own units.
+
+  A label map written for the scan states the same, so that every program lays it where it lays the scan, whichever of
+  the forms it goes by.
+  """
+
+  sform_code: int
+  sform: tuple[tuple[float, float, float, float], ...]
+  """Rows srow_x, srow_y, srow_z."""
+  qform_code: int
+  quaternion: tuple[float, float, float]
+  """quatern_b, c, d."""
+  offset: tuple[float, float, float]
+  """qoffset_x, y, z."""
+  pixdim: tuple[float, float, float, float]
+  """The sign of the qform's third axis, and the edges of a voxel (x, y, z)."""
+  units: int
+  """xyzt_units."""
+  is_taken: bool = True
+  """False where no form says anything, and the grid that goes with these was made up."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Grid:
-  """Where the voxels of an array lie: `shape` in (z, y, x), `affine` from voxel (x, y, z) to RAS mm as in NIfTI."""
+  """Where the voxels of an array lie: `shape` in (z, y, x), `affine` from voxel (x, y, z) to RAS mm as in NIfTI.
+
+  Equal are grids of the same numbers, bit by bit; whether two put their voxels at the same place is `is_same`. The
+  affine is copied and cannot be written to.
+  """
 
   shape: tuple[int, int, int]
   affine: Float[np.ndarray, "4 4"]
+  forms: HeaderForms | None = dataclasses.field(default=None, repr=False)
+  """What the file's header says, for files written on this grid; no part of the grid's identity. None where there is no
+  NIfTI file, or where its array was resampled."""
+
+  def __post_init__(self) -> None:
+    affine = np.array(self.affine, float)
+    affine.flags.writeable = False
+    object.__setattr__(self, "affine", affine)
+
+  def __eq__(self, other: object) -> bool:
+    if not isinstance(other, Grid):
+      return NotImplemented
+    return tuple(self.shape) == tuple(other.shape) and np.array_equal(self.affine, other.affine)
+
+  def __hash__(self) -> int:
+    # adding 0.0 turns -0.0 into 0.0, which is equal to it
+    return hash((tuple(self.shape), (self.affine + 0.0).tobytes()))
+
+  @property
+  def is_stated(self) -> bool:
+    """False where the file says that its orientation is unknown: both codes of its header are 0."""
+    return self.forms is None or self.forms.sform_code != 0 or self.forms.qform_code != 0
 
   @property
   def spacing_mm(self) -> Float[np.ndarray, "3"]:
@@ -89,13 +148,106 @@ class Grid:
       flip.append(sign != (1.0 if letter == _AXIS_LETTERS[world][1] else -1.0))
     return (order[0], order[1], order[2]), (flip[0], flip[1], flip[2])
 
-  def is_same(self, other: Grid, tolerance_mm: float = 0.01) -> bool:
-    """Whether both grids put every voxel at the same place, within `tolerance_mm` at the corners."""
-    if self.shape != other.shape:
-      return False
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in self.shape])).reshape(3, -1).T
-    difference = self.world_from_voxel(corners) - other.world_from_voxel(corners)
-    return bool(np.abs(difference).max() <= tolerance_mm)
+  def is_same(self, other: Grid) -> bool:
+    """Whether both grids have the same shape and put every voxel at the same place, within `SAME_PLACE_VOXELS`."""
+    if self == other:
+      return True
+    relay = self.relay_to(other)
+    return relay is not None and relay.is_identity
+
+  def relay_to(self, other: Grid) -> Relay | None:
+    """How an array of this grid is laid onto `other`, where the voxels of the two coincide.
+
+    The arrays may run along other axes, in other directions, and begin and end elsewhere; None where voxels that both
+    cover lie further apart than `SAME_PLACE_VOXELS` of a voxel of `other`, or their edges differ by as much.
+    """
+    if min(self.shape) < 1 or min(other.shape) < 1 or not np.isfinite([self.affine, other.affine]).all():
+      return None
+    try:
+      matrix = np.linalg.solve(other.affine[:3, :3], self.affine[:3, :3])[::-1, ::-1]
+      offset = other.voxel_from_world(self.world_from_voxel(np.zeros(3)))
+    except np.linalg.LinAlgError:
+      return None
+    whole = np.rint(matrix)
+    if not np.abs(matrix - whole).max() <= SAME_PLACE_VOXELS:
+      return None
+    if not (np.abs(whole) == np.eye(3)[np.abs(whole).argmax(1)]).all() or abs(np.linalg.det(whole)) != 1:
+      return None
+    last = np.array(self.shape) - 1
+    # The whole step is read where the two meet, since rounded edges add up along an axis.
+    middle = np.clip(np.linalg.solve(matrix, (np.array(other.shape) - 1) / 2 - offset), 0, last)
+    step = np.rint(matrix @ middle + offset - whole @ middle)
+    order = np.abs(whole).argmax(1)
+    flip = whole[range(3), order] < 0
+    start = np.where(flip, step - last[order], step)
+    relay = Relay(_triple(order, int), _triple(flip, bool), _triple(start, int), self.shape, other.shape)
+    low, high = relay.covered
+    if (low > high).any():
+      low, high = start, start + last[order]
+    corners = np.array(np.meshgrid(*zip(low, high, strict=True))).reshape(3, -1)
+    back = np.linalg.solve(whole, corners - step[:, None])
+    apart = np.abs(matrix @ back + offset[:, None] - corners).max()
+    return relay if apart <= SAME_PLACE_VOXELS else None
+
+  def describe(self) -> str:
+    """Shape, orientation and place in words, for messages about two grids."""
+    shape = "x".join(map(str, self.shape))
+    corner = ", ".join(f"{v:.2f}" for v in self.affine[:3, 3])
+    return (
+      f"{shape} voxels z y x, {self.axis_codes}, affine {self.affine[:3, :3].round(3).tolist()}, origin ({corner}) mm"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Relay:
+  """How an array is laid onto another grid over the same voxels, without interpolation; all triples are (z, y, x)."""
+
+  order: tuple[int, int, int]
+  """For each axis of the result, the axis of the array it comes from."""
+  flip: tuple[bool, bool, bool]
+  """Whether it runs the other way."""
+  start: tuple[int, int, int]
+  """Voxel of the result where the turned array begins; may be negative."""
+  shape: tuple[int, int, int]
+  """Of the array."""
+  target: tuple[int, int, int]
+  """Shape of the result."""
+
+  @property
+  def is_identity(self) -> bool:
+    """Whether nothing is changed."""
+    return self.is_turn and self.order == (0, 1, 2) and not any(self.flip)
+
+  @property
+  def is_turn(self) -> bool:
+    """Whether the two are the same voxels, if in another order."""
+    return self.start == (0, 0, 0) and tuple(self.shape[axis] for axis in self.order) == self.target
+
+  @property
+  def covered(self) -> tuple[Integer[np.ndarray, "3"], Integer[np.ndarray, "3"]]:
+    """First and last voxel of the result that the array reaches; a last below the first where it reaches none."""
+    start, extent = np.array(self.start), np.array(self.shape)[list(self.order)]
+    return np.maximum(start, 0), np.minimum(start + extent, self.target) - 1
+
+  def apply(self, array: Num[np.ndarray, "z y x"]) -> Num[np.ndarray, "z2 y2 x2"]:
+    """`array` on the other grid, in its own type: 0 where it does not reach, and without what lies beyond.
+
+    A view where the array only has to be turned.
+    """
+    turned = array.transpose(self.order)[tuple(slice(None, None, -1) if f else slice(None) for f in self.flip)]
+    if self.is_turn:
+      return turned
+    result = np.zeros(self.target, array.dtype)
+    low, high = self.covered
+    if (low <= high).all():
+      inside = tuple(slice(a, b + 1) for a, b in zip(low, high, strict=True))
+      result[inside] = turned[tuple(slice(a, b + 1) for a, b in zip(low - self.start, high - self.start, strict=True))]
+    return result
+
+
+def _triple(values: np.ndarray | Iterable[int], kind: type) -> tuple[Any, Any, Any]:
+  z, y, x = (kind(value) for value in values)
+  return z, y, x
 
 
 def reorient(array: np.ndarray, grid: Grid, codes: str) -> np.ndarray:
@@ -104,7 +256,7 @@ def reorient(array: np.ndarray, grid: Grid, codes: str) -> np.ndarray:
   return array.transpose(order)[tuple(slice(None, None, -1) if f else slice(None) for f in flip)]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Volume:
   """A scan or label map: `array` (z, y, x) in HU or label values, its grid, and the file it came from."""
 
@@ -113,6 +265,8 @@ class Volume:
   source: str = "<array>"
   file_grid: Grid | None = None
   """The file's own grid where that is tilted and `array` was resampled (`data.oblique`); None where `grid` is it."""
+  file_array: Num[np.ndarray, "fz fy fx"] | None = dataclasses.field(default=None, repr=False)
+  """Of a label map with a `file_grid`: the file's own voxels, so that it is laid on its scan before it is resampled."""
   notes: tuple[str, ...] = ()
   """What reading had to settle, mend or leave out, a sentence each; result files repeat it."""
   doubts: tuple[str, ...] = ()
@@ -132,15 +286,24 @@ class Volume:
     return self.grid.spacing_mm
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class WorkingGrid:
-  """The tie between a scan's own voxels and its 3 mm LAS working grid."""
+  """The tie between a scan's own voxels and its 3 mm LAS working grid; equal are those of the same numbers."""
 
   scan: Grid
   shape: tuple[int, int, int]
   zoom: Float[np.ndarray, "3"]
   """Working voxels per scan voxel along each working axis, (z, y, x): reoriented spacing / 3 mm."""
   convention: Convention = "consistent"
+
+  def __eq__(self, other: object) -> bool:
+    if not isinstance(other, WorkingGrid):
+      return NotImplemented
+    same = (self.scan, self.shape, self.convention) == (other.scan, other.shape, other.convention)
+    return same and np.array_equal(self.zoom, other.zoom)
+
+  def __hash__(self) -> int:
+    return hash((self.scan, self.shape, self.convention))
 
   @property
   def _scan_shape(self) -> tuple[int, ...]:

@@ -87,6 +87,50 @@ def test_grids_differ_by_shape_origin_or_direction():
   assert not grid.is_same(make_grid("LAS"))
 
 
+def test_grids_are_equal_by_their_numbers_and_can_be_keys():
+  grid, same = make_grid("RAS"), make_grid("RAS")
+  assert grid == same and hash(grid) == hash(same) and {grid: 1}[same] == 1
+  assert grid != make_grid("LAS") and grid != make_grid("RAS", shape=(4, 5, 7)) and grid != "RAS"
+  minus_zero = np.where(grid.affine == 0, -0.0, grid.affine)
+  assert Grid(grid.shape, minus_zero) == grid and hash(Grid(grid.shape, minus_zero)) == hash(grid)
+  near = Grid(grid.shape, grid.affine + 1e-9)
+  assert near != grid and near.is_same(grid)
+  with pytest.raises(ValueError, match="read-only"):
+    grid.affine[0, 0] = 7
+  working = WorkingGrid(grid, (9, 9, 9), np.ones(3))
+  assert working == WorkingGrid(same, (9, 9, 9), np.ones(3)) != WorkingGrid(same, (9, 9, 9), np.full(3, 2.0))
+  assert len({working, WorkingGrid(same, (9, 9, 9), np.ones(3))}) == 1
+  assert Volume(np.zeros(grid.shape), grid) != Volume(np.zeros(grid.shape), same)
+
+
+@pytest.mark.parametrize("affine", [np.zeros((4, 4)), np.full((4, 4), np.nan), np.full((4, 4), np.inf)])
+def test_a_grid_of_no_sense_is_on_no_lattice(affine):
+  assert make_grid("RAS").relay_to(Grid((4, 5, 6), affine)) is None
+  assert not Grid((4, 5, 6), affine).is_same(make_grid("RAS"))
+  assert not Grid((0, 5, 6), np.eye(4)).is_same(Grid((4, 5, 6), np.eye(4)))
+
+
+@given(st.permutations(range(3)), st.tuples(*[st.booleans()] * 3), st.tuples(*[st.integers(-6, 6)] * 3))
+@settings(max_examples=40, deadline=None)
+def test_an_array_is_relaid_to_where_its_voxels_are_in_the_world(order, flip, shift):
+  target = make_grid("LPS", shape=(7, 8, 9))
+  signed = np.eye(3)[list(order)] * np.where(flip, -1, 1)
+  affine = target.affine.copy()
+  affine[:3, :3] = target.affine[:3, :3] @ signed
+  affine[:3, 3] = target.world_from_voxel(np.array(shift)[::-1] + 3)
+  grid = Grid((4, 5, 6), affine)
+  array = np.arange(1, 121).reshape(grid.shape)
+  relay = grid.relay_to(target)
+  assert relay is not None
+  result = relay.apply(array)
+  expected = np.zeros(target.shape, int)
+  for voxel in np.ndindex(*grid.shape):
+    there = np.rint(target.voxel_from_world(grid.world_from_voxel(voxel))).astype(int)
+    if ((there >= 0) & (there < target.shape)).all():
+      expected[tuple(there)] = array[voxel]
+  np.testing.assert_array_equal(result, expected)
+
+
 def test_box_of_mask_is_inclusive():
   mask = np.zeros((5, 6, 7), bool)
   mask[1:3, 2, 4:7] = True

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Integer, Num, UInt8
 
+from medlsam_jax.data.alignment import align_labels
 from medlsam_jax.data.label_boxes import count_labels, find_labels
 from medlsam_jax.data.slices import ImageFit, Pixels, display_view, window_to_bytes
 from medlsam_jax.errors import ConfigError, InputError
@@ -42,10 +43,11 @@ class LabelledScan:
     """Brings both into display order; organs without a voxel are left out.
 
     Raises:
-      InputError: NaN or infinite voxels.
+      InputError: NaN or infinite voxels, or labels on other voxels than the scan's.
     """
     if not np.isfinite(scan.array).all():
       raise InputError(f"{scan.source}: has NaN or infinite voxels; mend the scan first")
+    labels = align_labels(labels, scan.grid, scan.source, scan.file_grid)
     shown = display_view(labels.array, labels.grid)
     where = find_labels(shown)
     held = {organ: value for organ, value in values.items() if value in where}

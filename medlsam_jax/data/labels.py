@@ -68,7 +68,7 @@ class LabelMap:
     """Labels and grid of the scan's file."""
     if self.file_grid is None:
       return self.array, self.grid
-    return oblique.labels_to_file(self.array, self.grid, self.file_grid), self.file_grid
+    return oblique.nearest_labels(self.array, self.grid, self.file_grid), self.file_grid
 
 
 def check_values(names: Mapping[str, int]) -> None:

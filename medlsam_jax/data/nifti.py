@@ -2,65 +2,50 @@
 
 `array` is the NIfTI array transposed, whatever its orientation; nothing is flipped. Any orientation and spacing, `.nii`
 or gzipped (told by the content, not by the name). 3D only: trailing axes of length 1 are dropped, a real fourth axis is
-refused. A tilted affine is resampled to the nearest axes with a warning (`data.oblique`).
+refused. Header fields that do not agree are settled in `data.nifti_header` and `data.nifti_file`, with a warning that
+stands in the volume's notes too. A tilted affine is resampled to the nearest axes with a warning (`data.oblique`).
 """
 
 from __future__ import annotations
 
-import contextlib
-import gzip
-import io
+import dataclasses
 import os
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, cast
 
 import nibabel
 import numpy as np
-from jaxtyping import Integer
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError, ImageDataError
-from nibabel.wrapstruct import WrapStructError
+from jaxtyping import Float32, Integer, Num
+from nibabel.spatialimages import HeaderDataError
 
 from medlsam_jax import notices
 from medlsam_jax.atomic import replacing
-from medlsam_jax.data import checks, label_values, oblique
+from medlsam_jax.data import checks, label_values, nifti_file, nifti_header, oblique
 from medlsam_jax.errors import InputError, OutputError
 from medlsam_jax.geometry import Grid, Volume
 
-_BROKEN = (
-  OSError,
-  EOFError,
-  ValueError,
-  zlib.error,
-  ImageFileError,
-  HeaderDataError,
-  ImageDataError,
-  WrapStructError,
-)
-_GZIP_MAGIC = b"\x1f\x8b"
-_DRAIN_BYTES = 1 << 20
-_SPACING_DISAGREES = 0.01
+_BROKEN = (OSError, EOFError, zlib.error, HeaderDataError)
+_NIFTI1_LONGEST = 32767
 
 
 def read_nifti(path: str | os.PathLike[str]) -> Volume:
   """Reads a CT scan.
 
   Returns:
-    `array` float32 HU (slope and intercept applied), (z, y, x) = the file's array transposed.
+    `array` float32 HU (slope and intercept applied), (z, y, x) = the file's array transposed; `notes` and `doubts` say
+    what of the header was settled, and were warned of.
 
   Raises:
-    InputError: missing, not a NIfTI, truncated; not one 3D volume of real numbers; NaN or infinite voxels; zero or
-      negative spacing; singular affine; over the size limit of `data.checks`.
+    InputError: missing, not a NIfTI, truncated; not one 3D volume of real numbers; NaN or infinite voxels; no affine,
+      or a spacing that is no CT's; over the size limit of `data.checks`.
   """
-  path = Path(path)
-  with _opened(path) as image:
-    grid = _grid(image, path)
-    array = np.ascontiguousarray(image.get_fdata(dtype=np.float32, caching="unchanged").T)
-  array = array.reshape(grid.shape)
-  array, notes = checks.fill_nonfinite(array, str(path))
-  return oblique.straighten(Volume(array, grid, str(path), notes=notes))
+  stored = _read(Path(path))
+  array, filled = checks.fill_nonfinite(_scaled(stored), stored.source)
+  doubts = stored.doubts
+  if stored.is_labels:
+    doubts = (*doubts, f"{stored.source}: the header's intent says that it is a label map, no scan")
+    notices.warn(doubts[-1])
+  return oblique.straighten(Volume(array, stored.grid, stored.source, notes=(*stored.notes, *filled), doubts=doubts))
 
 
 def read_label_nifti(path: str | os.PathLike[str]) -> Volume:
@@ -73,14 +58,14 @@ def read_label_nifti(path: str | os.PathLike[str]) -> Volume:
   Raises:
     InputError: as `read_nifti` (NaN is background here), and as `label_values.whole_labels`.
   """
-  path = Path(path)
-  with _opened(path) as image:
-    grid = _grid(image, path)
-    array = np.asanyarray(image.dataobj).T.reshape(grid.shape)
-  array, notes = label_values.whole_labels(array, str(path))
+  stored = _read(Path(path))
+  array: np.ndarray = stored.array
+  if stored.scaling != (1.0, 0.0):
+    array = array * stored.scaling[0] + stored.scaling[1]
+  array, notes = label_values.whole_labels(array, stored.source)
   for note in notes:
     notices.warn(note)
-  return oblique.straighten(Volume(array, grid, str(path), notes=notes), labels=True)
+  return oblique.straighten(Volume(array, stored.grid, stored.source, notes=(*stored.notes, *notes)), labels=True)
 
 
 def write_label_nifti(
@@ -90,6 +75,9 @@ def write_label_nifti(
   dtype: np.dtype | type | None = None,
 ) -> None:
   """Writes a label map in scan voxels (z, y, x) on `grid`; the file appears whole or not at all.
+
+  Its header states sform, qform, their codes, spacing and units as the scan's file does (`Grid.forms`). For a grid that
+  is of no NIfTI file both forms are the scanner's (code 1), the qform only where it can hold the affine.
 
   Args:
     dtype: integer type of the file; None takes the smallest that holds the values.
@@ -105,9 +93,10 @@ def write_label_nifti(
   suffix = next((s for s in (".nii.gz", ".nii") if path.name.lower().endswith(s)), None)
   if suffix is None:
     raise OutputError(f"{path}: a label map is written as .nii.gz or .nii; change the name")
-  dtype = dtype or smallest_integer(int(array_zyx.min(initial=0)), int(array_zyx.max(initial=0)))
-  image = nibabel.Nifti1Image(array_zyx.astype(dtype, copy=False).T, grid.affine)
-  image.header.set_xyzt_units("mm")
+  dtype = np.dtype(dtype or smallest_integer(int(array_zyx.min(initial=0)), int(array_zyx.max(initial=0))))
+  kind = nibabel.Nifti1Image if max(grid.shape) <= _NIFTI1_LONGEST else nibabel.Nifti2Image
+  image = kind(array_zyx.astype(dtype, copy=False).T, None, dtype=dtype)
+  nifti_header.state(image.header, grid)
   try:
     with replacing(path, suffix) as temporary:
       nibabel.save(image, temporary)
@@ -121,81 +110,52 @@ def smallest_integer(low: int, high: int) -> np.dtype:
   return next(np.dtype(k) for k in kinds if np.iinfo(k).min <= low and high <= np.iinfo(k).max)
 
 
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[nibabel.Nifti1Image]:
-  """The image with its header checked and its voxels not read; errors of reading them inside become InputError."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Stored:
+  """A file as it was read: its values before slope and intercept, and what of its header was settled."""
+
+  array: Num[np.ndarray, "z y x"]
+  scaling: tuple[float, float]
+  grid: Grid
+  source: str
+  notes: tuple[str, ...]
+  doubts: tuple[str, ...]
+  is_labels: bool
+
+
+def _read(path: Path) -> _Stored:
+  """The file, its header settled and checked before memory is taken for its voxels; what was settled is warned of."""
+  source = str(path)
   if not path.exists():
     raise InputError(f"{path}: no such file")
   if path.is_dir():
     raise InputError(f"{path}: a folder where a NIfTI file was expected")
+  notes: list[str] = []
   try:
-    with _stream(path) as stream:
-      kind = _checked_kind(stream, path)
-      stream.seek(0)
-      yield cast(nibabel.Nifti1Image, kind.from_stream(cast("io.IOBase", stream)))
-      # nibabel stops at the last voxel; gzip compares its checksum only at the end of the file.
-      while stream.read(_DRAIN_BYTES):
-        pass
+    with nifti_file.open_stream(path) as stream:
+      header = nifti_file.read_header(stream, source)
+      shape, unsure = nifti_file.settle_shape(header, source, notes)
+      dtype = nifti_file.settle_type(header, source)
+      scaling = nifti_file.settle_scaling(header, source, notes)
+      settled = nifti_header.settle(header, shape, source)
+      array = nifti_file.read_voxels(stream, header, shape, dtype, source, notes, unsure)
   except _BROKEN as error:
     raise InputError(f"{path}: truncated or damaged, cannot be read ({error}); copy or convert it again") from error
+  notes += settled.notes
+  for note in notes:
+    notices.warn(note)
+  is_labels = nifti_header.says_labels(header)
+  return _Stored(array, scaling, settled.grid, source, tuple(notes), tuple(settled.doubts), is_labels)
 
 
-def _stream(path: Path) -> IO[bytes]:
-  with path.open("rb") as file:
-    zipped = file.read(2) == _GZIP_MAGIC
-  return cast("IO[bytes]", gzip.open(path, "rb") if zipped else path.open("rb"))
-
-
-def _checked_kind(stream: IO[bytes], path: Path) -> type[nibabel.Nifti1Image] | type[nibabel.Nifti2Image]:
-  """NIfTI 1 or 2; refuses by the header as it is in the file: nibabel silently mends a zero or negative spacing."""
-  kinds = {kind.header_class.sizeof_hdr: kind for kind in (nibabel.Nifti1Image, nibabel.Nifti2Image)}
-  try:
-    start = stream.read(4)
-    kind = kinds.get(int.from_bytes(start, "little")) or kinds.get(int.from_bytes(start, "big"))
-    stream.seek(0)
-    header = None if kind is None else kind.header_class.from_fileobj(stream, check=False)
-  except gzip.BadGzipFile:
-    kind = header = None
-  if kind is None or header is None or bytes(header["magic"])[:3] not in (b"n+1", b"n+2", b"ni1", b"ni2"):
-    raise InputError(f"{path}: not a NIfTI file; give a .nii or .nii.gz file, or a folder of DICOM slices")
-  _refuse_header(header, path)
-  return kind
-
-
-def _refuse_header(header: nibabel.Nifti1Header, path: Path) -> None:
-  if bytes(header["magic"])[:2] == b"ni":
-    raise InputError(f"{path}: a header/image pair; convert it to one .nii or .nii.gz file")
-  try:
-    shape, dtype = header.get_data_shape(), header.get_data_dtype()
-  except _BROKEN as error:
-    raise InputError(f"{path}: damaged NIfTI header ({error})") from error
-  if dtype.fields is not None or dtype.kind not in "iuf":
-    raise InputError(f"{path}: colour or complex voxels ({dtype}); give a scan of one number per voxel")
-  size = "x".join(str(n) for n in shape)
-  if len(shape) < 3:
-    raise InputError(f"{path}: {len(shape)}D ({size} voxels); give a 3D scan")
-  if any(n > 1 for n in shape[3:]):
-    raise InputError(f"{path}: {len(shape)}D ({size} voxels); give one 3D volume of it")
-  checks.refuse_size(shape, str(path))
-  spacing = np.asarray(header["pixdim"][1:4], float)
-  if not (np.isfinite(spacing).all() and (spacing > 0).all()):
-    raise InputError(f"{path}: spacing {spacing.tolist()} mm (x y z) in the header; all three must be above zero")
-
-
-def _grid(image: nibabel.Nifti1Image, path: Path) -> Grid:
-  affine = np.asarray(image.affine, float)
-  columns = affine[:3, :3]
-  norms = np.linalg.norm(columns, axis=0)
-  if not np.isfinite(affine).all() or norms.min() == 0 or abs(np.linalg.det(columns / norms)) < 1e-3:
-    raise InputError(f"{path}: singular affine {columns.tolist()}; its axes do not span space, convert the scan again")
-  header = image.header
-  if header["sform_code"] == 0 and header["qform_code"] == 0:
-    notices.warn(f"{path}: the file states no orientation; taken as LAS, centred, as nibabel does")
-  spacing = np.asarray(header.get_zooms()[:3], float)
-  if np.abs(norms / spacing - 1).max() > _SPACING_DISAGREES:
-    notices.warn(
-      f"{path}: the header says a spacing of {spacing.tolist()} mm, its affine {norms.round(4).tolist()} mm (x y z); "
-      "the affine is used",
-    )
-  x, y, z = image.shape[:3]
-  return Grid((z, y, x), affine)
+def _scaled(stored: _Stored) -> Float32[np.ndarray, "z y x"]:
+  """Values with slope and intercept in single precision; computed in double, plane by plane, to spare memory."""
+  slope, intercept = stored.scaling
+  # what is too large for single precision becomes infinite and is refused as that
+  with np.errstate(over="ignore", invalid="ignore"):
+    if (slope, intercept) == (1.0, 0.0):
+      return np.ascontiguousarray(stored.array, dtype=np.float32)
+    result = np.empty(stored.array.shape, np.float32)
+    for plane, values in zip(result, stored.array, strict=True):
+      plane[:] = values * slope + intercept
+  return result

@@ -55,23 +55,35 @@ def straighten(volume: Volume, labels: bool = False) -> Volume:
   Raises:
     InputError: the straight grid would be over the size limit.
   """
-  tilt = tilt_rad(volume.grid)
-  if tilt <= TILT_LIMIT_RAD:
+  grid, file_grid = straightened(volume.grid)
+  if file_grid is None:
     return volume
-  grid = straight_grid(volume.grid)
   checks.refuse_size(grid.shape, volume.source)
-  notices.warn(
-    f"{volume.source}: its axes are tilted by {math.degrees(tilt):.1f} degrees; resampled to the nearest axes "
-    f"({grid.axis_codes}, {'x'.join(map(str, grid.shape))} voxels z y x); result files are on its own grid",
+  degrees = math.degrees(tilt_rad(file_grid))
+  note = (
+    f"{volume.source}: its axes are tilted by {degrees:.1f} degrees; resampled to the nearest axes "
+    f"({grid.axis_codes}, {'x'.join(map(str, grid.shape))} voxels z y x); result files are on its own grid"
   )
+  notices.warn(note)
   fill = 0 if labels else float(volume.array.min())
-  array = _resampled(volume.array, volume.grid, grid, 0 if labels else 1, fill)
-  return dataclasses.replace(volume, array=array, grid=grid, file_grid=volume.grid)
+  return dataclasses.replace(
+    volume,
+    array=_resampled(volume.array, volume.grid, grid, 0 if labels else 1, fill),
+    grid=grid,
+    file_grid=file_grid,
+    file_array=volume.array if labels else None,
+    notes=(*volume.notes, note),
+  )
 
 
-def labels_to_file(array: Integer[np.ndarray, "z y x"], grid: Grid, file_grid: Grid) -> Integer[np.ndarray, "z y x"]:
-  """A label map of the straight `grid` on the file's own: each voxel takes the nearest label."""
-  return _resampled(array, grid, file_grid, 0, 0)
+def nearest_labels(array: Integer[np.ndarray, "z y x"], grid: Grid, other: Grid) -> Integer[np.ndarray, "z2 y2 x2"]:
+  """A label map of `grid` on another one: each voxel takes the nearest label, and 0 outside."""
+  return _resampled(array, grid, other, 0, 0)
+
+
+def straightened(grid: Grid) -> tuple[Grid, Grid | None]:
+  """`grid` and `file_grid` of a volume that is read from a file on `grid`."""
+  return (grid, None) if tilt_rad(grid) <= TILT_LIMIT_RAD else (straight_grid(grid), grid)
 
 
 def points_to_file(points: Num[np.ndarray, "*n 3"], volume: Volume) -> Float[np.ndarray, "*n 3"]:
@@ -86,12 +98,12 @@ def points_from_file(points: Num[np.ndarray, "*n 3"], volume: Volume) -> Float[n
 
 def box_to_file(box: Box, volume: Volume) -> Box:
   """A box of voxels of `volume.array` as the smallest box of its file's voxels that holds it."""
-  return _box(box, volume.grid, volume.file_grid or volume.grid)
+  return move_box(box, volume.grid, volume.file_grid or volume.grid)
 
 
 def box_from_file(box: Box, volume: Volume) -> Box:
   """A box of the file's voxels as the smallest one of `volume.array` that holds it: on a tilted file it grows."""
-  return _box(box, volume.file_grid or volume.grid, volume.grid)
+  return move_box(box, volume.file_grid or volume.grid, volume.grid)
 
 
 def _points(points: np.ndarray, source: Grid, target: Grid) -> Float[np.ndarray, "*n 3"]:
@@ -100,7 +112,8 @@ def _points(points: np.ndarray, source: Grid, target: Grid) -> Float[np.ndarray,
   return target.voxel_from_world(source.world_from_voxel(points))
 
 
-def _box(box: Box, source: Grid, target: Grid) -> Box:
+def move_box(box: Box, source: Grid, target: Grid) -> Box:
+  """A box of voxels of `source` as the smallest one of `target` that holds it; the same box where only axes differ."""
   if source is target:
     return box
   low, high = box.array() + np.array([[-0.5], [0.5]])

@@ -3,7 +3,7 @@
 A folder of templates holds `NAME_ct.nii.gz` (or `.nii`, or a folder `NAME` of DICOM slices) and beside each one or more
 of
 
-- `NAME_seg.nii.gz`: a label map on the scan's grid (axes may be swapped or flipped), read with `labels.json`,
+- `NAME_seg.nii.gz`: a label map on the scan's voxels (in any axis order, cropped or padded), read with `labels.json`,
   `{"liver": 5, ...}`, in the same folder; without that table organs are called `label_5`;
 - `NAME_points.json`, `NAME.mrk.json` or `NAME.fcsv`: see `data.point_files`.
 
@@ -242,7 +242,7 @@ def _wanted(path: Path, organs: Sequence[str] | None, cases: list[_Annotations])
 
 def _template(case: _Annotations, numbers: dict[str, int]) -> Template:
   scan = scans.read_volume(case.scan)
-  labels = None if case.labels is None else alignment.align_labels(case.labels, scan.grid, scan.source)
+  labels, values = _on_scan(case, scan)
   points = {
     organ: point_files.points_in_scan(world, scan.grid, organ, str(file))
     for organ, (world, file) in case.points.items()
@@ -251,7 +251,20 @@ def _template(case: _Annotations, numbers: dict[str, int]) -> Template:
     name=scans.scan_name(case.scan),
     scan=scan,
     labels=labels,
-    values=case.values,
+    values=values,
     points=points,
     point_values={organ: numbers[organ] for organ in points},
   )
+
+
+def _on_scan(case: _Annotations, scan: Volume) -> tuple[Volume | None, dict[str, int]]:
+  """The label map on the scan's voxels, and the organs that have a voxel there."""
+  if case.labels is None:
+    return None, case.values
+  labels = alignment.align_labels(case.labels, scan.grid, scan.source, scan.file_grid)
+  gone = (
+    [] if labels.notes == case.labels.notes else [n for n, v in case.values.items() if not (labels.array == v).any()]
+  )
+  if gone:
+    notices.warn(f"{labels.source}: {', '.join(gone)}: no voxel of it lies in the scan; left out of this template")
+  return labels, {organ: value for organ, value in case.values.items() if organ not in gone}

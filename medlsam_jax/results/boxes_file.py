@@ -8,6 +8,7 @@ a file. Of a tilted scan, which is worked on straightened (`data.oblique`), a bo
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -139,7 +140,7 @@ def from_dict(content: Mapping[str, Any], scan: Volume, source: str) -> dict[str
   organs = content.get("organs")
   if not isinstance(organs, dict) or not organs:
     raise InputError(f"{source}: names no organs")
-  _check_scan(content.get("scan"), scan, source)
+  scan = _as_written(content.get("scan"), scan, source)
   found = {}
   for number, (organ, entry) in enumerate(organs.items(), 1):
     if not isinstance(entry, dict):
@@ -243,18 +244,34 @@ def _corners(value: Any, place: str) -> Float[np.ndarray, "2 3"]:
   return corners
 
 
-def _check_scan(written: Any, scan: Volume, source: str) -> None:
+def scan_grid(written: Any, source: str) -> Grid | None:
+  """The grid of the file that the scan entry of a boxes file speaks of; None without an entry.
+
+  Raises:
+    InputError: the entry has no shape or no affine.
+  """
   if written is None:
-    return
+    return None
   try:
-    shape = tuple(int(n) for n in written["shape"])
-    affine = np.array(written["affine"], float).reshape(4, 4)
+    z, y, x = (int(n) for n in written["shape"])
+    return Grid((z, y, x), np.array(written["affine"], float).reshape(4, 4))
   except (KeyError, TypeError, ValueError) as error:
     raise InputError(f"{source}: its scan entry needs shape and affine; leave the entry as it was written") from error
-  if len(shape) != 3 or not Grid((shape[0], shape[1], shape[2]), affine).is_same(
-    scan.file_grid or scan.grid, tolerance_mm=0.1
-  ):
-    raise InputError(f"{source}: boxes of another scan than {scan.source}; its voxels lie elsewhere")
+
+
+def _as_written(written: Any, scan: Volume, source: str) -> Volume:
+  """`scan` with the file that its voxel numbers count as its file: the same scan, perhaps in another axis order."""
+  grid, own = scan_grid(written, source), scan.file_grid or scan.grid
+  if grid is None or grid.is_same(own):
+    return scan
+  relay = grid.relay_to(own)
+  # Scans saved with the same origin share a lattice: boxes of one that is longer are more likely another scan's.
+  if relay is None or not relay.is_turn:
+    raise InputError(
+      f"{source}: boxes of another scan than {scan.source}; its voxels lie elsewhere: {grid.describe()} against "
+      f"{own.describe()}"
+    )
+  return dataclasses.replace(scan, file_grid=grid)
 
 
 def _rounded(values: Any, decimals: int = DECIMALS) -> Any:

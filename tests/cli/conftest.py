@@ -61,12 +61,15 @@ def broken(tmp_path, mini_queries):
     nibabel.save(nibabel.Nifti1Image(array, affine), path)
     return path
 
-  def patched(position, value):
+  def patched(*changes):
     path = save(array)
     content = bytearray(gzip.decompress(path.read_bytes()))
-    content[position : position + len(value)] = value
+    for position, value in changes:
+      content[position : position + len(value)] = value
     path.write_bytes(gzip.compress(bytes(content)))
     return path
+
+  qform_alone = (252, np.array([1, 0], "<i2").tobytes()), (280, bytes(48))
 
   def make(how):
     if how == "not a NIfTI":
@@ -89,14 +92,13 @@ def broken(tmp_path, mini_queries):
       spoilt[3, 4, 5] = np.nan if how == "NaN" else np.inf
       return save(spoilt)
     if how == "zero spacing":
-      return patched(80, np.array([0, 5, 6], "<f4").tobytes())
-    if how == "negative spacing":
-      return patched(80, np.array([4, -5, 6], "<f4").tobytes())
+      return patched((80, np.array([0, 5, 6], "<f4").tobytes()), *qform_alone)
+    if how == "spacing of metres":
+      return patched((80, np.array([4000, 5000, 6000], "<f4").tobytes()), (123, bytes([2])), *qform_alone)
     if how == "singular affine":
       affine = image.affine.copy()
       affine[:3, 1] = affine[:3, 0]
-      path = patched(280, affine[:3].astype("<f4").tobytes())
-      return path
+      return patched((256, bytes(24)), (280, affine[:3].astype("<f4").tobytes()))
     if how == "MR":
       return save(array - array.min())
     if how == "tiny":

@@ -17,7 +17,7 @@ SCANS = {
   "NaN": "1 NaN",
   "infinite": "1 infinite",
   "zero spacing": "spacing",
-  "negative spacing": "spacing",
+  "spacing of metres": "a CT has voxels of",
   "singular affine": "singular affine",
 }
 
@@ -77,7 +77,8 @@ def build(medlsam, templates, small_network_file, tmp_path):
 def test_label_map_on_another_grid(build, templates):
   path = templates / "t1_seg.nii.gz"
   image = nibabel.load(path)
-  nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj)[:-3], image.affine), path)
+  moved = image.affine + np.diag([0.4, 0, 0, 0])
+  nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), moved), path)
   message = build()
   assert str(path) in message and "grid" in message
 

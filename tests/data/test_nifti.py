@@ -156,13 +156,6 @@ def test_nan_and_infinite_voxels_are_counted(tmp_path):
     nifti.read_nifti(path)
 
 
-@pytest.mark.parametrize("spacing", [0.0, -2.0, float("nan")])
-def test_spacing_not_above_zero_is_refused(tmp_path, hu, spacing):
-  path = patch(save(tmp_path / "scan.nii", hu), 84, "<f", spacing)
-  with pytest.raises(InputError, match=r"scan.nii: spacing .* above zero"):
-    nifti.read_nifti(path)
-
-
 @pytest.mark.parametrize("row", [(0.0, 0.0, 0.0, 5.0), (2.0, 0.0, 0.0, 5.0), (float("nan"), 0.0, 0.0, 0.0)])
 def test_singular_affine_is_refused(tmp_path, hu, row):
   path = patch(save(tmp_path / "scan.nii", hu), 296, "<4f", *row)
@@ -252,7 +245,7 @@ def test_written_labels_come_back_on_the_same_grid(tmp_path, make_grid, codes, t
   assert nibabel.load(tmp_path / "seg.nii.gz").get_data_dtype() == dtype
   back = nifti.read_label_nifti(tmp_path / "seg.nii.gz")
   np.testing.assert_array_equal(back.array, array)
-  assert back.grid.is_same(grid, 1e-4)
+  np.testing.assert_allclose(back.affine, grid.affine, atol=1e-4)
   assert [p.name for p in tmp_path.iterdir()] == ["seg.nii.gz"]
 
 

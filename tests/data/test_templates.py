@@ -7,6 +7,7 @@ import pytest
 
 from medlsam_jax.data import ct, points, templates
 from medlsam_jax.errors import InputError, TemplateError
+from medlsam_jax.geometry import Grid
 
 MINI = Path(__file__).parents[1] / "golden" / "mini"
 SHAPE = (20, 22, 24)
@@ -179,9 +180,32 @@ def test_malformed_tables_are_refused(tmp_path, add, content, message):
 
 def test_label_map_on_another_grid_is_refused_naming_both(tmp_path, add, make_grid):
   add("a")
-  save(tmp_path / "a_seg.nii.gz", cells()[:, :, :-1], make_grid("LPS", (20, 22, 23), (3.0, 3.0, 4.0)))
-  with pytest.raises(InputError, match=r"a_seg.nii.gz: .*a_ct.nii.gz: 20x22x23 .* against 20x22x24"):
+  save(tmp_path / "a_seg.nii.gz", cells(), make_grid("LPS", SHAPE, (3.0, 3.0, 4.4)))
+  with pytest.raises(InputError, match=r"a_seg.nii.gz: .*a_ct.nii.gz: 20x22x24 .* against 20x22x24"):
     templates.read_templates(tmp_path)
+
+
+def test_label_map_cropped_to_its_organs_is_padded_onto_the_scan(tmp_path, add, make_grid):
+  write_table(tmp_path)
+  grid = add("a")
+  cut = (slice(4, 18), slice(3, 15), slice(2, 18))
+  affine = grid.affine.copy()
+  affine[:3, 3] = grid.world_from_voxel([4, 3, 2])
+  save(tmp_path / "a_seg.nii.gz", cells()[cut], Grid((14, 12, 16), affine))
+  with pytest.warns(UserWarning, match=r"14x12x16 voxels, .*a_ct.nii.gz has 20x22x24; laid where they coincide$"):
+    (template,) = templates.read_templates(tmp_path)
+  np.testing.assert_array_equal(template.labels.array, cells())
+
+
+def test_organ_that_lies_beyond_the_scan_is_left_out_with_a_word(tmp_path, add, make_grid):
+  write_table(tmp_path)
+  grid = add("a")
+  padded = np.pad(cells(), ((0, 3), (0, 0), (0, 0)))
+  padded[21:, 5:9, 5:9] = 2
+  save(tmp_path / "a_seg.nii.gz", padded, Grid(padded.shape, grid.affine))
+  with pytest.warns(UserWarning, match="cut away"), pytest.warns(UserWarning, match="kidney: no voxel of it lies in"):
+    (template,) = templates.read_templates(tmp_path)
+  assert list(template.values) == ["liver", "spleen"]
 
 
 def test_points_outside_the_scan_name_file_and_organ(tmp_path, add, make_grid):

@@ -21,11 +21,11 @@ ORIENTATIONS = {
 PARTS = (Box((2, 3, 4), (5, 9, 10)), Box((6, 4, 4), (9, 8, 12)))
 
 
-def scan(codes="LPS", origin=(10.0, -20.0, 30.0)):
+def scan(codes="LPS", origin=(10.0, -20.0, 30.0), shape=(16, 20, 24)):
   affine = np.eye(4)
   affine[:3, :3] = np.array(ORIENTATIONS[codes]) * [2.0, 3.0, 5.0]
   affine[:3, 3] = origin
-  return Volume(np.zeros((16, 20, 24), np.float32), Grid((16, 20, 24), affine), "scan.nii.gz")
+  return Volume(np.zeros(shape, np.float32), Grid(shape, affine), "scan.nii.gz")
 
 
 @pytest.fixture
@@ -154,8 +154,26 @@ def test_one_box_by_hand_is_enough(written, key):
 
 
 def test_file_of_another_scan_is_refused(written):
-  with pytest.raises(InputError, match="another scan"):
-    boxes_file.from_dict(written, scan(origin=(0.0, 0.0, 0.0)), "x_boxes.json")
+  for other in (scan(origin=(0.0, 0.0, 0.0)), scan(shape=(18, 20, 24))):
+    with pytest.raises(InputError, match=r"another scan.*16x20x24 .*x20x24"):
+      boxes_file.from_dict(written, other, "x_boxes.json")
+
+
+@pytest.mark.parametrize(
+  "edit", [{}, {"box_vox": [[1, 2, 3], [9, 9, 12]]}, {"box_world_mm": [[-30, -60, 30], [0, -30, 60]]}]
+)
+def test_same_scan_in_another_axis_order_has_the_boxes_at_the_same_places(written, edit):
+  written["organs"]["liver"] |= edit
+  expected = boxes_file.from_dict(written, scan(), "x_boxes.json")["liver"]
+  grid = scan().grid
+  affine = grid.affine[:, [2, 0, 1, 3]] @ np.diag([1.0, -1.0, 1.0, 1.0])
+  affine[:3, 3] = grid.world_from_voxel([0, 0, 23])
+  turned = Volume(np.zeros((20, 24, 16), np.float32), Grid((20, 24, 16), affine), "turned.nii.gz")
+  found = boxes_file.from_dict(written, turned, "x_boxes.json")["liver"]
+  assert found.verdict == expected.verdict and len(found.parts) == len(expected.parts)
+  for got, want in zip(found.parts, expected.parts, strict=True):
+    world = boxes_file.box_to_world(got, turned.grid)
+    np.testing.assert_allclose(world, boxes_file.box_to_world(want, grid), atol=1e-6)
 
 
 @pytest.mark.parametrize(
