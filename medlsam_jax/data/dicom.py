@@ -26,6 +26,8 @@ from medlsam_jax.geometry import Volume
 
 _AIR_HU, _LOWEST_AIR_HU = -1000.0, -1024.0
 _NO_HU_BELOW, _NO_AIR_ABOVE = -1100.0, -900.0
+_UNSPECIFIED = "US"
+"""RescaleType that GDCM and what is built on it (ITK) write of CT without one: judged by the tissue, as no type is."""
 _NO_HU_ABOVE, _WRAPPED_SHARE = 30000.0, 0.01
 
 
@@ -75,6 +77,8 @@ def _read(path: Path, series: str | None) -> tuple[Volume, list[str], list[str]]
   stack, chosen = dicom_folder.choose(contents, series, whole_copy)
   notes = [*notes, *contents.notes(), *chosen]
   stack, doubts = _scaled_alike(stack, source)
+  if any(frame.rescale_type == _UNSPECIFIED for frame in stack.frames):
+    notes.append(f"{source}: RescaleType is {_UNSPECIFIED} (unspecified); the values are taken as Hounsfield units")
   checks.refuse_size(stack.grid.shape, source)
   checks.refuse_size((len(stack.frames), *stack.grid.shape[1:]), source)
   array, stack, remarks = _decoded(stack, source)
@@ -204,7 +208,7 @@ def _doubts(stack: Stack, source: str) -> list[str]:
   if modality != "CT":
     called = f"Modality is {modality}" if modality else "no Modality is written"
     doubts.append(f"{source}: {called}, not CT: values are no Hounsfield units, and whatever is found may be wrong")
-  kinds = sorted({frame.rescale_type for frame in stack.frames} - {"", "HU", "HU_MOD"})
+  kinds = sorted({frame.rescale_type for frame in stack.frames} - {"", "HU", "HU_MOD", _UNSPECIFIED})
   if kinds and modality == "CT":
     doubts.append(f"{source}: RescaleType is {', '.join(kinds)}, not HU: values may be no Hounsfield units")
   if any(frame.slope is not None and frame.slope < 0 for frame in stack.frames):

@@ -227,5 +227,5 @@ def read_dataset(path: Path, tags: list[str] | None = None) -> Header:
   except Exception as error:  # a damaged file ends in an error of any kind inside pydicom
     raise Unusable(f"cannot be read as DICOM ({type(error).__name__}: {error})") from error
   if not len(dataset):
-    raise Unusable("no DICOM file, or cut off in its header")
+    raise Unusable("cut off, or no DICOM file")
   return Header(path, dataset)

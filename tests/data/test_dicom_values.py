@@ -73,7 +73,7 @@ def test_scale_absent_in_one_slice_is_that_of_the_others_and_doubted(tmp_path, s
     ({"Modality": "PT"}, "Modality is PT"),
     ({"drop": ["Modality"]}, "no Modality"),
     ({"RescaleType": "OD"}, "RescaleType is OD"),
-    ({"RescaleType": "US"}, "RescaleType is US"),
+    ({"RescaleType": "Z_EFF"}, "RescaleType is Z_EFF"),
     ({"PhotometricInterpretation": "MONOCHROME1"}, "PhotometricInterpretation is MONOCHROME1"),
     ({"slope": -1, "intercept": 900}, "RescaleSlope is negative"),
   ],
@@ -83,6 +83,12 @@ def test_headers_that_make_values_doubtful_are_doubts_of_the_volume(tmp_path, st
   with pytest.warns(UserWarning, match=doubt):
     volume = dicom.read_series(tmp_path)
   assert len(volume.doubts) == 1 and doubt in volume.doubts[0]
+
+
+def test_unspecified_rescale_type_is_said(tmp_path, stored):
+  write_series(tmp_path, stored, RescaleType="US")
+  with pytest.warns(UserWarning, match="RescaleType is US"):
+    assert not dicom.read_series(tmp_path).doubts
 
 
 def in_circle(stored):
