@@ -163,7 +163,10 @@ def _decoded(stack: Stack, source: str) -> tuple[Float32[np.ndarray, "slice y x"
 def _without_failed(
   array: Float32[np.ndarray, "slice y x"], stack: Stack, failed: dict[int, str], source: str
 ) -> tuple[Float32[np.ndarray, "slice y x"], Stack, str]:
-  named = dicom_folder.names(f"{stack.frames[index].name}: {failed[index]}" for index in sorted(failed))
+  reasons: dict[str, list[str]] = {}
+  for index in sorted(failed):
+    reasons.setdefault(failed[index], []).append(stack.frames[index].name)
+  named = dicom_folder.with_reasons(reasons)
   if dicom_folder.too_many(len(failed), len(stack.frames)):
     raise InputError(f"{source}: {len(failed)} of {len(stack.frames)} slices cannot be decoded: {named}")
   kept = [index for index in range(len(stack.frames)) if index not in failed]

@@ -41,9 +41,7 @@ class Contents:
 
   def reasons(self) -> str:
     """Names and why they are left out, for a message."""
-    listed = [f"{names(files)}: {reason}" for reason, files in self.left_out.items()]
-    more = sum(map(len, list(self.left_out.values())[_NAMES_SHOWN:]))
-    return "; ".join(listed[:_NAMES_SHOWN]) + (f"; and {more} more" if more else "")
+    return with_reasons(self.left_out)
 
 
 def files_below(directory: Path) -> list[Path]:
@@ -73,6 +71,13 @@ def names(items: Iterable[str]) -> str:
   shown = list(items)
   more = f" and {len(shown) - _NAMES_SHOWN} more" if len(shown) > _NAMES_SHOWN else ""
   return ", ".join(shown[:_NAMES_SHOWN]) + more
+
+
+def with_reasons(left_out: dict[str, list[str]]) -> str:
+  """Names by reason, the first few of both."""
+  listed = [f"{names(files)}: {reason}" for reason, files in left_out.items()]
+  more = sum(map(len, list(left_out.values())[_NAMES_SHOWN:]))
+  return "; ".join(listed[:_NAMES_SHOWN]) + (f"; and {more} more" if more else "")
 
 
 def too_many(lost: int, slices: int) -> bool:

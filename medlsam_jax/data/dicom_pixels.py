@@ -21,6 +21,9 @@ from medlsam_jax.errors import InputError
 _OPENJPEG = "1.2.840.10008.1.2.4.9", "1.2.840.10008.1.2.4.20"
 """How the transfer syntaxes of JPEG 2000 and its high-throughput kind begin."""
 _RLE = "1.2.840.10008.1.2.5"
+_JPEG_FAMILY = "1.2.840.10008.1.2.4.5", "1.2.840.10008.1.2.4.7", "1.2.840.10008.1.2.4.8", *_OPENJPEG
+_JPEG_START, _OPENJPEG_STARTS = b"\xff\xd8", (b"\xff\x4f", b"\0\0\0\x0cjP")
+"""Of JPEG and JPEG-LS; of a JPEG 2000 code stream and of one in its file format."""
 _JPEG_12_BIT = "1.2.840.10008.1.2.4.51"
 _TISSUE_HU = (-900.0, 3100.0)
 """A padding value within these may be tissue too: it counts as padding only where the corners of the image hold it."""
@@ -117,6 +120,7 @@ class Pixels:
       raise InputError(f"{self.path}: no decoder of {_called(syntax)}; convert to NIfTI, with dcm2niix say") from error
     if not decoder.is_available:
       raise InputError(f"{self.path}: {_no_decoder(syntax)}")
+    self._refuse_cut_code(syntax, index, frames)
     options: Any = {
       "rows": self.shape[0],
       "columns": self.shape[1],
@@ -134,6 +138,21 @@ class Pixels:
     except Exception as error:  # decoders of four packages, each with its own errors
       return self._decoded_otherwise(syntax, index, frames, error)
     return np.asarray(array)
+
+  def _refuse_cut_code(self, syntax: Any, index: int, frames: int) -> None:
+    """Decoders fill what is missing of a JPEG with grey, and some releases of GDCM all of what is none, unsaid."""
+    from pydicom import encaps
+
+    if str(syntax) == _RLE or not str(syntax).startswith(_JPEG_FAMILY):
+      return
+    try:
+      code = bytes(encaps.get_frame(self.data, index, number_of_frames=frames))
+    except Exception as error:  # fragments may be damaged in any way
+      raise Unusable(f"truncated or damaged pixels ({_called(syntax)}: {error}); copy the file again") from error
+    begins = code.startswith(_OPENJPEG_STARTS if str(syntax).startswith(_OPENJPEG) else _JPEG_START)
+    if not begins or not code.rstrip(b"\0").endswith(b"\xff\xd9"):
+      lacks = "the end" if begins else "the start"
+      raise Unusable(f"truncated or damaged pixels (they lack {lacks} of {_called(syntax)}); copy the file again")
 
   def _decoded_otherwise(self, syntax: Any, index: int, frames: int, error: Exception) -> Integer[np.ndarray, "y x"]:
     """12-bit JPEG: pydicom does not ask GDCM for it, which reads it."""

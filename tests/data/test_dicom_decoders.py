@@ -137,15 +137,18 @@ def test_frames_of_a_compressed_enhanced_file_are_decoded(tmp_path):
   np.testing.assert_array_equal(dicom.read_series(path).array, values - 1024)
 
 
-def test_one_slice_of_damaged_code_is_a_missing_slice(tmp_path):
+@pytest.mark.parametrize("name", ["JPEGLosslessProcess14_1", "JPEGLSLossless", "JPEG2000Lossless"])
+@pytest.mark.parametrize("damage", ["start lost", "end lost"])
+def test_one_slice_of_damaged_code_is_a_missing_slice(tmp_path, name, damage):
   values = np.repeat(smooth(12, False), 3, axis=0)
-  write_series(tmp_path, values, bits=12, step=1)
+  write_series(tmp_path, values, bits=12, step=1, RescaleType="HU")
   for path in tmp_path.iterdir():
-    compress(path, "JPEGLosslessProcess14_1")
+    compress(path, name)
   content = (tmp_path / "004.dcm").read_bytes()
-  start = content.index(b"\xff\xd8\xff")
-  (tmp_path / "004.dcm").write_bytes(content[:start] + bytes(40) + content[start + 40 :])
-  with pytest.warns(UserWarning, match=r"left out 004.dcm: truncated or damaged pixels \(JPEG Lossless"):
+  start, end = content.index(b"\xff\xd8\xff" if "2000" not in name else b"\xff\x4f\xff"), content.rindex(b"\xff\xd9")
+  zeros = slice(start, start + 40) if damage == "start lost" else slice(end - 60, end + 2)
+  (tmp_path / "004.dcm").write_bytes(content[: zeros.start] + bytes(zeros.stop - zeros.start) + content[zeros.stop :])
+  with pytest.warns(UserWarning, match=r"left out 004.dcm: truncated or damaged pixels .*JPEG"):
     volume = dicom.read_series(tmp_path)
   np.testing.assert_array_equal(volume.array, values - 1024)
 

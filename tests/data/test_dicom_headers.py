@@ -123,7 +123,7 @@ def test_many_damaged_slices_are_refused(tmp_path, stored):
   for name in ("001.dcm", "004.dcm"):
     content = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(content[:-40])
-  with pytest.raises(InputError, match=r"2 of 6 slices cannot be decoded: 001.dcm: truncated"):
+  with pytest.raises(InputError, match=r"2 of 6 slices cannot be decoded: 001.dcm, 004.dcm: truncated"):
     dicom.read_series(tmp_path)
 
 

@@ -175,7 +175,7 @@ def test_signed_values_that_claim_to_be_without_sign_are_read_with_it(tmp_path, 
 @pytest.mark.parametrize("extra", [{"BitsStored": 17}, {"HighBit": 9}, {"BitsAllocated": 12, "BitsStored": 12}])
 def test_impossible_bits_are_refused(tmp_path, stored, extra):
   write_series(tmp_path, stored, **extra)
-  with pytest.raises(InputError, match=r"000.dcm: .*Bits"):
+  with pytest.raises(InputError, match=r"000.dcm.*: .*Bits"):
     dicom.read_series(tmp_path)
 
 
