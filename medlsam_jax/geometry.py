@@ -19,6 +19,8 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float, Integer, Num
 
+from medlsam_jax import display
+
 WORKING_SPACING_MM = 3.0
 WORKING_AXIS_CODES = "LAS"
 PATCH_EDGE = 64
@@ -98,6 +100,9 @@ class Grid:
   def is_stated(self) -> bool:
     """False where the file says that its orientation is unknown: both codes of its header are 0."""
     return self.forms is None or self.forms.sform_code != 0 or self.forms.qform_code != 0
+
+  def __repr__(self) -> str:
+    return f"Grid: {display.size(self.shape, self.spacing_mm)}, {self.axis_codes}"
 
   @property
   def spacing_mm(self) -> Float[np.ndarray, "3"]:
@@ -275,6 +280,15 @@ class Volume:
   judged: bool = False
   """Whether `data.checks` has looked for doubts; where it has not, `pipeline.localize` does."""
 
+  def __repr__(self) -> str:
+    doubtful = f"; doubtful: {'; '.join(self.doubts)}" if self.doubts else ""
+    size = display.size(self.array.shape, self.spacing_mm)
+    return f"Volume {self.source}: {size}, {self.grid.axis_codes}, {self.array.dtype}{doubtful}"
+
+  def _repr_html_(self) -> str:
+    said = [["doubt", text] for text in self.doubts] + [["note", text] for text in self.notes]
+    return display.html_table(repr(self), [["", "what reading said"], *said] if said else [])
+
   @property
   def affine(self) -> Float[np.ndarray, "4 4"]:
     """Voxel (x, y, z) to RAS mm."""
@@ -341,6 +355,10 @@ class Box:
 
   low: tuple[float, float, float]
   high: tuple[float, float, float]
+
+  def __repr__(self) -> str:
+    low, high = (", ".join(f"{float(place):.6g}" for place in corner) for corner in (self.low, self.high))
+    return f"Box(low=({low}), high=({high}))"
 
   @classmethod
   def of_mask(cls, mask: np.ndarray) -> Box | None:

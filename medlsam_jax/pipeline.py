@@ -21,7 +21,7 @@ from medlsam_jax.loading import load
 from medlsam_jax.localization import search
 from medlsam_jax.localization.bank import Bank
 from medlsam_jax.localization.confidence import Thresholds
-from medlsam_jax.localization.finding import Finding
+from medlsam_jax.localization.finding import Findings
 from medlsam_jax.localization.search_settings import PRESETS as SEARCH_PRESETS
 from medlsam_jax.localization.search_settings import SearchSettings
 from medlsam_jax.models.network import Network
@@ -79,7 +79,7 @@ def localize(
   settings: str | SearchSettings = "exact",
   thresholds: Thresholds | None = None,
   progress: Progress | None = None,
-) -> dict[str, Finding]:
+) -> Findings:
   """Finds the organs of a bank in a scan.
 
   Args:
@@ -95,7 +95,8 @@ def localize(
     progress: called with points done and in all.
 
   Returns:
-    By organ name, in the bank's order. Points and boxes are in voxels of the scan and may lie outside it.
+    A dict by organ name, in the bank's order. Points and boxes are in voxels of the scan and may lie outside it. In a
+    scan with doubts of its own (`Volume.doubts`) no organ is `found`, and each finding repeats them.
 
   Raises:
     InputError: NaN voxels inside the scan, a scan over the size limit, or one whose middle is air.
@@ -107,9 +108,10 @@ def localize(
     settings = _preset(SEARCH_PRESETS, settings)
   if organs is not None:
     bank = bank.subset(organs)
-  return search.find(
+  found = search.find(
     network, bank, scan, key=key, starts=starts, settings=settings, thresholds=thresholds, progress=progress
   )
+  return Findings({organ: each.in_doubtful_scan(scan.doubts) for organ, each in found.items()})
 
 
 def segment(

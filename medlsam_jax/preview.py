@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import textwrap
 from collections.abc import Mapping
 
 import numpy as np
@@ -25,9 +26,14 @@ from medlsam_jax.results.markups import COLOURS
 SOFT_TISSUE_HU = (-160.0, 240.0)
 LUNG_HU = (-1350.0, 150.0)
 VERDICT_COLOURS = {"found": "#8fd694", "given": "#8fd694", "partly outside": "#f2c14e", "uncertain": "#f2994e"}
+DOUBT_COLOUR = VERDICT_COLOURS["uncertain"]
 
 _PANEL_INCHES = 2.35
 _TITLE_INCHES = 0.34
+_REASON_INCHES = 0.14
+"""Height of a line of small print."""
+_LETTERS_PER_INCH = 15
+"""Of that print, a little less than fit."""
 _DPI = 110
 _LEAST_VIEW_MM = 150.0
 _CONTEXT = 1.35
@@ -113,20 +119,44 @@ def write_preview(
   scene = _Scene.of(scan, labels)
   columns = 1 if len(shown) < 3 else 2
   rows = max(1, math.ceil(len(shown) / columns))
-  footer = 0.32 + 0.2 * math.ceil(len(gone) / 8)
-  height = 0.55 + rows * (_PANEL_INCHES + _TITLE_INCHES) + footer
   width = columns * 3 * _PANEL_INCHES + 0.25
+  doubts = [line for doubt in scan.doubts for line in _wrapped(doubt.removeprefix(f"{scan.source}: "), width)]
+  reasons = {organ: _reasons(each, scan, width / columns) for organ, each in shown.items()}
+  title = _TITLE_INCHES + _REASON_INCHES * max((len(lines) for lines in reasons.values()), default=0)
+  header = 0.4 + _REASON_INCHES * len(doubts)
+  footer = 0.32 + 0.2 * math.ceil(len(gone) / 8)
+  height = header + 0.15 + rows * (_PANEL_INCHES + title) + footer
   figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="#101214")
   figure.text(0.5, 1 - 0.2 / height, name, color="white", ha="center", va="center", fontsize=13, weight="bold")
+  figure.text(
+    0.5, 1 - 0.36 / height, "\n".join(doubts), color=DOUBT_COLOUR, ha="center", va="top", fontsize=8, linespacing=1.2
+  )
   _caption(figure, height, gone, labels is not None)
-  top, bottom = 1 - 0.4 / height, footer / height
+  top, bottom = 1 - header / height, footer / height
   step = (top - bottom) / rows
   colours = {organ: COLOURS[number % len(COLOURS)] for number, organ in enumerate(found)}
   for number, (organ, each) in enumerate(shown.items()):
     row, column = divmod(number, columns)
     area = (column / columns, top - (row + 1) * step, 1 / columns, step)
-    _organ(figure, area, (width, height), organ, each, scene, colours[organ])
+    heading = _Heading(organ, each.verdict, verdict_colour(each.verdict, scan), reasons[organ], title / height)
+    _organ(figure, area, heading, each, scene, colours[organ])
   figure.savefig(path, format="png", facecolor=figure.get_facecolor())
+
+
+def verdict_colour(verdict: str, scan: Volume) -> str:
+  """Green only where nothing speaks against it: never in a scan that has doubts of its own."""
+  colour = VERDICT_COLOURS.get(verdict, "white")
+  return DOUBT_COLOUR if scan.doubts and colour == VERDICT_COLOURS["found"] else colour
+
+
+def _reasons(found: Shown, scan: Volume, width_inches: float) -> list[str]:
+  """What speaks against an organ besides the doubts of the scan, which stand at the top of the picture."""
+  own = [doubt for doubt in found.doubts if doubt not in scan.doubts]
+  return _wrapped("; ".join(own), width_inches)
+
+
+def _wrapped(text: str, width_inches: float) -> list[str]:
+  return textwrap.wrap(text, int(width_inches * _LETTERS_PER_INCH))
 
 
 def _caption(figure: Figure, height: float, gone: list[str], painted: bool) -> None:
@@ -138,32 +168,47 @@ def _caption(figure: Figure, height: float, gone: list[str], painted: bool) -> N
   figure.text(0.5, 0.1 / height, "\n".join(lines), color="#b8bec4", ha="center", va="bottom", fontsize=8)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Heading:
+  """What stands above an organ's panels."""
+
+  organ: str
+  verdict: str
+  colour: str
+  reasons: list[str]
+  height: float
+  """As a share of the figure."""
+
+  def draw(self, figure: Figure | SubFigure, centre: float, top: float, remark: str) -> None:
+    """Organ and verdict, and under them why."""
+    line = self.height * _TITLE_INCHES / (_TITLE_INCHES + _REASON_INCHES * len(self.reasons))
+    where = {"ha": "center", "color": self.colour}
+    text = f"{self.organ}: {self.verdict}{remark}"
+    figure.text(centre, top - line * 0.55, text, va="center", fontsize=11, **where)
+    figure.text(centre, top - line * 0.9, "\n".join(self.reasons), va="top", fontsize=8, linespacing=1.2, **where)
+
+
 def _organ(
   figure: Figure | SubFigure,
   area: tuple[float, float, float, float],
-  inches: tuple[float, float],
-  organ: str,
+  heading: _Heading,
   found: Shown,
   scene: _Scene,
   colour: tuple[float, float, float],
 ) -> None:
-  """Three panels side by side under a title, in `area` (left, bottom, width, height) of the figure."""
+  """Three panels side by side under a heading, in `area` (left, bottom, width, height) of the figure."""
   left, bottom, width, height = area
-  title = _TITLE_INCHES / inches[1]
   edges_mm = scene.box(found.box)
   centre = scene.centre(found.value, edges_mm)
   painted = scene.mask_box(found.value) is not None
-  text = f"{organ}: {found.verdict}" + ("" if painted or scene.labels is None else ", nothing painted")
-  figure.text(
-    left + width / 2, bottom + height - title * 0.55, text, color=VERDICT_COLOURS.get(found.verdict, "white"),
-    ha="center", va="center", fontsize=11,
-  )  # fmt: skip
+  remark = "" if painted or scene.labels is None else ", nothing painted"
+  heading.draw(figure, left + width / 2, bottom + height, remark)
   view_mm = _view_mm(scene, found.value, edges_mm, centre)
   window = _window_hu(scene, centre)
   panel = (1 - 8 * _GAP) / 3
   for number, plane in enumerate(_PLANES):
     start = left + width * (2 * _GAP + number * (panel + 2 * _GAP))
-    axes = figure.add_axes((start, bottom, width * panel, height - title))
+    axes = figure.add_axes((start, bottom, width * panel, height - heading.height))
     _draw(axes, plane, scene, centre, found.value, edges_mm, view_mm, window, colour)
 
 

@@ -1,5 +1,7 @@
 """`localize` and `segment` as functions: same key same result, organs outside stay empty, bad scans are refused."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from box_painter import BoxPainter
@@ -7,6 +9,7 @@ from box_painter import BoxPainter
 from medlsam_jax import pipeline
 from medlsam_jax.errors import ConfigError, InputError, TemplateError, WeightsError
 from medlsam_jax.geometry import Box, Grid, Volume
+from medlsam_jax.localization.confidence import Thresholds
 from medlsam_jax.results.given import GivenBoxes
 from medlsam_jax.segmentation.volume import LITEMEDSAM
 
@@ -107,3 +110,34 @@ def test_same_key_same_finding_and_given_starts_count(mini_templates, mini_queri
   assert third["beta"].points.shape == (1, 6, 3) and third["beta"].confidence.similarity is not None
   with pytest.raises(TemplateError, match="gamma"):
     ml.localize(network, bank, query, organs=["gamma"])
+
+
+EVERYTHING_IS_FOUND = Thresholds(
+  similarity=-2, agent_spread_mm=1e9, template_spread_mm=1e9, outside_visible=-1, found_visible=0
+)
+
+
+def test_doubts_of_the_scan_reach_every_verdict_and_leave_the_points_alone(
+  mini_templates, mini_queries, small_network_file
+):
+  import medlsam_jax as ml
+
+  network = ml.load(small_network_file)
+  bank = ml.Bank.build(network, ml.read_templates(mini_templates, ["alpha", "beta"]), mode="WPL")
+  clean = dataclasses.replace(ml.read_volume(mini_queries / "q0_ct.nii.gz"), doubts=())
+  doubtful = dataclasses.replace(clean, doubts=("its values are no HU", "it covers 40 mm along z only"))
+  sure, unsure = (ml.localize(network, bank, scan, thresholds=EVERYTHING_IS_FOUND) for scan in (clean, doubtful))
+  for organ in bank.organs:
+    assert sure[organ].verdict == "found" and sure[organ].doubts == ()
+    assert unsure[organ].verdict == "uncertain" and unsure[organ].doubts == doubtful.doubts
+    assert np.array_equal(sure[organ].points, unsure[organ].points)
+
+
+def test_doubts_of_the_scan_stand_before_those_of_the_search(mini_templates, mini_queries, small_network_file):
+  import medlsam_jax as ml
+
+  network = ml.load(small_network_file)
+  bank = ml.Bank.build(network, ml.read_templates(mini_templates, ["alpha"])[:1], mode="WPL")
+  scan = dataclasses.replace(ml.read_volume(mini_queries / "q0_ct.nii.gz"), doubts=("its values are no HU",))
+  doubts = ml.localize(network, bank, scan, thresholds=EVERYTHING_IS_FOUND)["alpha"].doubts
+  assert doubts[0] == "its values are no HU" and "one template alone" in doubts[1]

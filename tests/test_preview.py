@@ -1,5 +1,7 @@
 """The picture of a result: radiological, in millimetres, with outlines where box and mask are."""
 
+import dataclasses
+
 import matplotlib.image
 import numpy as np
 import pytest
@@ -90,3 +92,35 @@ def test_thin_scan_of_one_slice_is_drawn(tmp_path):
   found = {"a": GivenBoxes("a", 1, (Box((0, 5, 5), (0, 20, 20)),))}
   preview.write_preview(tmp_path / "p.png", "thin", scan, found, None)
   assert (tmp_path / "p.png").exists()
+
+
+def shows(image, colour):
+  """Pixels of a colour such as `#8fd694`."""
+  wanted = np.array([int(colour[start : start + 2], 16) for start in (1, 3, 5)]) / 255
+  return int((np.abs(image - wanted).max(-1) < 0.02).sum())
+
+
+def picture(tmp_path, scan, found, labels=None):
+  preview.write_preview(tmp_path / "p.png", "ball", scan, found, labels)
+  return matplotlib.image.imread(tmp_path / "p.png")[..., :3]
+
+
+@pytest.mark.parametrize("verdict", ["found", "given"])
+def test_nothing_is_green_in_a_doubtful_scan(tmp_path, verdict):
+  scan, found, _ = case("LPS")
+  found = {"ball": dataclasses.replace(found["ball"], verdict=verdict)}
+  green, orange = preview.VERDICT_COLOURS[verdict], preview.DOUBT_COLOUR
+  clean = picture(tmp_path, scan, found)
+  doubtful = dataclasses.replace(scan, doubts=("its values are no HU",))
+  marked = picture(tmp_path, doubtful, {"ball": found["ball"].in_doubtful_scan(doubtful.doubts)})
+  assert shows(clean, green) > 50 and not shows(clean, orange)
+  assert shows(marked, orange) > 50 and not shows(marked, green)
+  assert marked.shape[0] > clean.shape[0]  # the reason has a line of its own
+
+
+def test_reasons_are_printed_under_the_organ_whole(tmp_path):
+  scan, found, _ = case("LPS")
+  short = picture(tmp_path, scan, {"ball": dataclasses.replace(found["ball"], doubts=("one template alone",))})
+  long = tuple(f"reason {number} why this may well be another organ of the same size" for number in range(6))
+  tall = picture(tmp_path, scan, {"ball": dataclasses.replace(found["ball"], doubts=long)})
+  assert tall.shape[0] > short.shape[0] > picture(tmp_path, scan, found).shape[0]

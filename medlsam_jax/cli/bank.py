@@ -83,18 +83,13 @@ def run_info(arguments: argparse.Namespace, terminal: Terminal) -> int:
   from medlsam_jax.results.provenance import bank_sha256
 
   bank = Bank.load(arguments.bank)
-  rows = [["organ", "label", "mode", "parts", "points", "templates"]]
-  for row in bank.info():
-    templates = row["templates"]
-    assert isinstance(templates, list)
-    rows.append([*(str(row[key]) for key in ("organ", "value", "mode", "parts", "points")), ", ".join(templates)])
   cube = "no features" if bank.template_edge is None else f"cubes of {bank.template_edge} voxels"
   grid = f"{bank.convention} working grid"
   terminal.result(f"{arguments.bank}: {bank.mode}, interval {bank.interval_mm:g} mm, {cube}, {grid}")
   terminal.result(f"network {bank.network_sha256}")
   terminal.result(f"bank    {bank_sha256(bank)}")
   terminal.result("built with " + ", ".join(f"{name} {version}" for name, version in bank.versions.items()))
-  terminal.table(rows)
+  terminal.table(bank.table())
   return 0
 
 

@@ -61,7 +61,7 @@ def _packages() -> Any:
 
 def run_prepare(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Prepares a list; 1 when some scan was bad."""
-  from medlsam_jax.cli.terminal import count
+  from medlsam_jax.display import count
 
   prepare, _ = _packages()
   sources = prepare.sources_of(arguments.scans)
@@ -77,7 +77,7 @@ def run_prepare(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 def run_check(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Checks a set."""
-  from medlsam_jax.cli.terminal import count
+  from medlsam_jax.display import count
 
   _, shards = _packages()
   with terminal.bar("checking"):

@@ -61,8 +61,8 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _make_phantoms(folder: Path, seeds: tuple[int, ...], terminal: Terminal) -> None:
-  from medlsam_jax.cli.terminal import count
   from medlsam_jax.data.phantom import write_phantoms
+  from medlsam_jax.display import count
 
   done: list[int] = []
 

@@ -17,8 +17,9 @@ from medlsam_jax.data.scans import read_volume
 from medlsam_jax.errors import ConfigError, InputError
 from medlsam_jax.geometry import Volume
 from medlsam_jax.loading import load
+from medlsam_jax.localization import finding
 from medlsam_jax.localization.bank import Bank
-from medlsam_jax.localization.finding import Finding
+from medlsam_jax.localization.finding import Findings
 from medlsam_jax.localization.search_settings import PRESETS as SEARCH_PRESETS
 from medlsam_jax.models.network import Network
 from medlsam_jax.pipeline import PipelineSettings
@@ -75,9 +76,7 @@ class Search:
     bank, source = sources.bank_of(arguments, network, terminal)
     return cls(network, bank, source, settings, arguments.seed)
 
-  def run(
-    self, path: Path, title: str, terminal: Terminal, read: Callable[[Path], Volume]
-  ) -> tuple[Volume, dict[str, Finding]]:
+  def run(self, path: Path, title: str, terminal: Terminal, read: Callable[[Path], Volume]) -> tuple[Volume, Findings]:
     """Reads a scan and finds the organs in it."""
     with terminal.bar(f"{title}: reading"):
       scan = read(path)
@@ -173,19 +172,28 @@ def warn_replaced(terminal: Terminal, arguments: argparse.Namespace, names: Sequ
 
 
 def tell(
-  terminal: Terminal, title: str, found: Mapping[str, Shown], labels: LabelMap | None, files: Sequence[Path]
+  terminal: Terminal,
+  title: str,
+  scan: Volume,
+  found: Mapping[str, Shown],
+  labels: LabelMap | None,
+  files: Sequence[Path],
 ) -> None:
-  """One scan's findings as a table, and where its files are."""
+  """One scan's findings as a table, what speaks against them, and where its files are."""
   if terminal.quiet:
     return
-  volumes_ml = {} if labels is None else labels.volumes_ml()
-  rows = [["organ", "verdict", "similarity", "spread mm", *(["ml"] if labels is not None else [])]]
-  for organ, each in found.items():
-    trust = each.confidence
-    similarity = "-" if trust is None or trust.similarity is None else f"{trust.similarity:.2f}"
-    spread = "-" if trust is None else f"{trust.agent_spread_mm:.0f}"
-    row = [organ, each.verdict, similarity, spread]
-    rows.append(row if labels is None else [*row, f"{volumes_ml[organ]:.1f}"])
+  rows = finding.table(found)
+  if labels is not None:
+    volumes_ml = labels.volumes_ml()
+    rows = [[*rows[0], "ml"], *([*row, f"{volumes_ml[row[0]]:.1f}"] for row in rows[1:])]
   terminal.say(f"{title}:")
   terminal.table(rows)
+  if any(each.confidence is not None for each in found.values()):
+    terminal.say(f"({finding.COLUMNS})")
+  for doubt in scan.doubts:
+    terminal.say(f"doubtful: {doubt}")
+  for organ, each in found.items():
+    own = [doubt for doubt in each.doubts if doubt not in scan.doubts]
+    if own:
+      terminal.say(f"{organ}: {'; '.join(own)}")
   terminal.say("wrote " + ", ".join(str(path) for path in files))

@@ -54,11 +54,12 @@ def localize_all(arguments: argparse.Namespace, settings: Any, queries: list[Pat
 
   search = job.Search.prepare(arguments, settings, terminal)
 
-  def work(path: Path, name: str, title: str) -> None:
+  def work(path: Path, name: str, title: str) -> tuple[str, ...]:
     scan, found = search.run(path, title, terminal, read)
     with terminal.bar(f"{title}: writing"):
       files = writing.write_result(arguments.out, name, scan, found, None, search.provenance())
-    job.tell(terminal, title, found, None, files)
+    job.tell(terminal, title, scan, found, None, files)
+    return scan.doubts
 
   def is_done(name: str) -> bool:
     return arguments.skip_existing and all(

@@ -13,8 +13,8 @@ from medlsam_jax.cli.terminal import Terminal
 from medlsam_jax.errors import MedlsamError
 from medlsam_jax.geometry import Volume
 
-Work = Callable[[Path, str, str], None]
-"""Takes a scan's path, its name, and what to call it in progress bars."""
+Work = Callable[[Path, str, str], Sequence[str]]
+"""Takes a scan's path, its name, and what to call it in progress bars; returns the doubts of the scan."""
 
 
 @dataclasses.dataclass
@@ -24,6 +24,8 @@ class Summary:
   done: list[str] = dataclasses.field(default_factory=list)
   skipped: list[str] = dataclasses.field(default_factory=list)
   failed: dict[str, str] = dataclasses.field(default_factory=dict)
+  doubtful: dict[str, str] = dataclasses.field(default_factory=dict)
+  """Of those that are done: why nothing in them is called found."""
 
   @property
   def exit_code(self) -> int:
@@ -84,8 +86,10 @@ def run_over(terminal: Terminal, scans: Sequence[Path], work: Work, is_done: Cal
       terminal.say(f"{title}: its results are there, skipped")
       continue
     try:
-      work(path, name, title)
+      doubts = work(path, name, title)
       summary.done.append(name)
+      if doubts:
+        summary.doubtful[name] = "; ".join(doubts)
     except MedlsamError as error:
       terminal.stop_if_asked()
       summary.failed[name] = str(error).removeprefix(f"{path}: ")
@@ -111,6 +115,10 @@ def _tell(terminal: Terminal, summary: Summary) -> None:
     counts.append(f"{len(summary.skipped)} skipped")
   if summary.failed:
     counts.append(f"{len(summary.failed)} failed")
+  if summary.doubtful:
+    counts.append(f"{len(summary.doubtful)} doubtful")
   terminal.say("scans: " + ", ".join(counts))
+  for name, reason in summary.doubtful.items():
+    terminal.warn(f"doubtful: {name}: {reason}")
   for name, reason in summary.failed.items():
     terminal.error(f"failed: {name}: {reason}")

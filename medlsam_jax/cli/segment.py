@@ -99,7 +99,7 @@ def segment_all(arguments: argparse.Namespace, settings: Any, queries: list[Path
   predictor = sources.predictor_of(arguments.model, terminal)
   search = job.Search.prepare(arguments, settings, terminal) if arguments.boxes is None else None
 
-  def work(path: Path, name: str, title: str) -> None:
+  def work(path: Path, name: str, title: str) -> tuple[str, ...]:
     found: Mapping[str, Shown]
     if search is not None:
       scan, found = search.run(path, title, terminal, read)
@@ -113,7 +113,8 @@ def segment_all(arguments: argparse.Namespace, settings: Any, queries: list[Path
       )
     with terminal.bar(f"{title}: writing"):
       files = writing.write_result(arguments.out, name, scan, found, labels, provenance)
-    job.tell(terminal, title, found, labels, files)
+    job.tell(terminal, title, scan, found, labels, files)
+    return scan.doubts
 
   def is_done(name: str) -> bool:
     return arguments.skip_existing and all(

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medlsam_jax.cli.terminal import Terminal, count
+from medlsam_jax.cli.terminal import Terminal
+from medlsam_jax.display import count
 from medlsam_jax.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -52,10 +52,10 @@ def add_to(commands: Any) -> None:
 def run_prompts(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Asks, scores and writes the report."""
   from medlsam_jax.cli import sources
-  from medlsam_jax.cli.terminal import count
   from medlsam_jax.data.labelled_slices import LabelledScan, LabelledSlices
   from medlsam_jax.data.slices import DISPLAY_AXIS_CODES
   from medlsam_jax.data.templates import read_templates
+  from medlsam_jax.display import count
   from medlsam_jax.errors import InputError
   from medlsam_jax.evaluation import prompt_report, prompts
   from medlsam_jax.evaluation.prompt_making import MODES

@@ -157,11 +157,6 @@ class Terminal:
       yield
 
 
-def count(number: int, thing: str) -> str:
-  """`1 template`, `2 templates`."""
-  return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
-
-
 def _blocks(widths: Sequence[int], limit: int) -> list[list[int]]:
   """Columns of tables that are at most `limit` wide, each beginning with column 0 and holding one more at least."""
   blocks, used = [[0]], widths[0]

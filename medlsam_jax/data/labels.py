@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Bool, Integer
 
+from medlsam_jax import display
 from medlsam_jax.data import oblique
 from medlsam_jax.data.label_boxes import count_labels
 from medlsam_jax.errors import InputError
@@ -34,6 +35,16 @@ class LabelMap:
     if self.array.shape != self.grid.shape:
       raise InputError(f"label map of shape {self.array.shape} on a grid of shape {self.grid.shape}")
     check_values(self.names)
+
+  def __repr__(self) -> str:
+    organs = display.some(f"{organ} {value}" for organ, value in self.names.items())
+    size = display.size(self.grid.shape, self.grid.spacing_mm)
+    return f"LabelMap of {display.count(len(self.names), 'organ')} ({organs}): {size}, {self.grid.axis_codes}"
+
+  def _repr_html_(self) -> str:
+    volumes_ml = self.volumes_ml()
+    rows = [[organ, str(value), f"{volumes_ml[organ]:.1f}"] for organ, value in self.names.items()]
+    return display.html_table(repr(self), [["organ", "label value", "ml"], *rows])
 
   def __getitem__(self, organ: str) -> Bool[np.ndarray, "z y x"]:
     """Mask of one organ.

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from medlsam_jax import notices
+from medlsam_jax import display, notices
 from medlsam_jax.data import alignment, nifti, point_files, scans, slicer_files
 from medlsam_jax.errors import InputError, TemplateError
 from medlsam_jax.geometry import Volume
@@ -45,6 +45,11 @@ class Template:
   """Organs given by points: scan voxels (z, y, x), fractional, ordered as the `FACES` **of the working grid** (LAS)."""
   point_values: dict[str, int] = dataclasses.field(default_factory=dict)
   """Label values for results of the organs in `points`: from `labels.json`, else the next free numbers."""
+
+  def __repr__(self) -> str:
+    marked = [*self.values, *(f"{organ} (points)" for organ in self.points)]
+    organs = f"{display.count(len(marked), 'organ')} ({display.some(marked)})"
+    return f"Template {self.name}: {organs} in {self.scan!r}"
 
   @property
   def organs(self) -> dict[str, int]:

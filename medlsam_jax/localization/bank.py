@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 import numpy as np
 from jaxtyping import Float32, Int
 
-from medlsam_jax import notices
+from medlsam_jax import display, notices
 from medlsam_jax.errors import ConfigError, TemplateError, WeightsError
 from medlsam_jax.geometry import PATCH_EDGE, WORKING_SPACING_MM, Convention
 from medlsam_jax.installation import version
@@ -48,6 +48,10 @@ class OrganBank:
   positions: Float32[np.ndarray, "templates points 3"]
   features: dict[int, Float32[np.ndarray, "templates points k k k c"]]
   """By stride; unit length over channels, or zero."""
+
+  def __repr__(self) -> str:
+    seen = f"{display.count(self.positions.shape[1], 'point')} of {display.count(len(self.templates), 'template')}"
+    return f"OrganBank {self.organ} (label value {self.value}, {self.mode}): {seen}, {display.some(self.templates)}"
 
   @functools.cached_property
   def mean_positions(self) -> Float32[np.ndarray, "points 3"]:
@@ -90,6 +94,19 @@ class Bank:
   organs: dict[str, OrganBank]
   versions: dict[str, str]
   """Of the libraries that built it."""
+
+  def __repr__(self) -> str:
+    organs = f"{display.count(len(self.organs), 'organ')} ({display.some(self.organs)})"
+    templates = f"{display.count(len(self.templates), 'template')} ({display.some(self.templates)})"
+    return f"Bank of {organs} from {templates}: {self.mode}, network {self.network_sha256[:12]}"
+
+  def _repr_html_(self) -> str:
+    return display.html_table(repr(self), self.table())
+
+  @property
+  def templates(self) -> list[str]:
+    """Names of all templates, in order of appearance."""
+    return list(dict.fromkeys(name for organ in self.organs.values() for name in organ.templates))
 
   @classmethod
   def build(
@@ -232,6 +249,15 @@ class Bank:
       if name not in self.organs:
         raise TemplateError(f"organ {name!r} is not in the bank; it has {', '.join(self.organs)}")
     return dataclasses.replace(self, organs={name: self.organs[name] for name in organs})
+
+  def table(self) -> list[list[str]]:
+    """`info` as text under a heading, its first row."""
+    rows = [
+      [organ.organ, *map(str, (organ.value, organ.mode, len(organ.faces), organ.positions.shape[1])),
+       ", ".join(organ.templates)]
+      for organ in self.organs.values()
+    ]  # fmt: skip
+    return [["organ", "label", "mode", "parts", "points", "templates"], *rows]
 
   def info(self) -> list[dict[str, object]]:
     """One row per organ: name, label value, mode, parts, distinct points, and the templates used."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -54,6 +55,12 @@ class Confidence:
   template_spread_mm: float | None
   """The same for the targets by each template alone; None with one template."""
 
+  def __repr__(self) -> str:
+    similarity = "none" if self.similarity is None else f"{self.similarity:.2f}"
+    templates = "one" if self.template_spread_mm is None else f"{self.template_spread_mm:.0f} mm apart"
+    agents = f"agents {self.agent_spread_mm:.0f} mm apart"
+    return f"Confidence: similarity {similarity}, templates {templates}, {agents}, {self.visible:.0%} inside the scan"
+
 
 def spread_mm(targets_mm: Float[np.ndarray, "alternatives points 3"]) -> float:
   """Root mean square distance of alternatives from their mean, mean over points."""
@@ -78,14 +85,37 @@ def judge(confidence: Confidence, thresholds: Thresholds) -> Verdict:
   """The verdict: the field of view first, from the targets before clamping, then doubts about what lies inside it."""
   if confidence.visible <= thresholds.outside_visible:
     return "outside field of view"
-  doubts = (
-    confidence.similarity is not None and confidence.similarity < thresholds.similarity,
-    confidence.agent_spread_mm > thresholds.agent_spread_mm,
-    confidence.template_spread_mm is not None and confidence.template_spread_mm > thresholds.template_spread_mm,
-  )
-  if any(doubts):
+  if grave_doubts(confidence, thresholds):
     return "uncertain"
   return "found" if confidence.visible >= thresholds.found_visible else "partly outside"
+
+
+def grave_doubts(confidence: Confidence, thresholds: Thresholds) -> tuple[str, ...]:
+  """What makes a finding uncertain, in words."""
+  doubts = []
+  if confidence.similarity is not None and confidence.similarity < thresholds.similarity:
+    low = f"similarity {confidence.similarity:.2f} is below {thresholds.similarity:g}"
+    doubts.append(f"{low}: what is there looks unlike the templates")
+  if confidence.agent_spread_mm > thresholds.agent_spread_mm:
+    doubts.append(f"agents that start at different places send it {confidence.agent_spread_mm:.0f} mm apart")
+  if confidence.template_spread_mm is not None and confidence.template_spread_mm > thresholds.template_spread_mm:
+    doubts.append(f"single templates send it {confidence.template_spread_mm:.0f} mm apart")
+  return tuple(doubts)
+
+
+def doubts(confidence: Confidence, thresholds: Thresholds) -> tuple[str, ...]:
+  """All that speaks against a finding, in words: what makes it uncertain, and what a reader should know besides."""
+  besides = []
+  if thresholds.outside_visible < confidence.visible < thresholds.found_visible:
+    besides.append(f"{confidence.visible:.0%} of the box where it should lie is inside the scan")
+  if confidence.template_spread_mm is None:
+    besides.append("one template alone shows it, so that no other can contradict")
+  return (*grave_doubts(confidence, thresholds), *besides)
+
+
+def doubted(verdict: str, scan_doubts: Sequence[str]) -> str:
+  """The verdict in a scan that has doubts of its own: nothing is found there for certain, and nothing partly."""
+  return "uncertain" if scan_doubts and verdict in ("found", "partly outside") else verdict
 
 
 def target_box(targets: Float[np.ndarray, "parts 6 3"]) -> Box:

@@ -181,4 +181,5 @@ def _finding(
     points=boxes.points_to_scan((voxels - MARGIN)[organ.faces], grid),
     verdict=confidence.judge(trust, thresholds),
     confidence=trust,
+    doubts=confidence.doubts(trust, thresholds),
   )

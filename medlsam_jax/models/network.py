@@ -11,6 +11,8 @@ import flax.linen as nn
 import numpy as np
 from flax.traverse_util import flatten_dict
 
+from medlsam_jax import display
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Network:
@@ -25,6 +27,13 @@ class Network:
   """Path or name it was loaded from, for messages and provenance."""
   header: dict[str, str] = dataclasses.field(default_factory=dict)
   """Metadata of the weights file: kind, settings, `source_sha256`."""
+
+  def __repr__(self) -> str:
+    numbers = sum(leaf.size for leaf in flatten_dict(self.variables).values())
+    return f"Network {self.source}: {self.kind} of {numbers:,} weights"
+
+  def _repr_html_(self) -> str:
+    return display.html_table(repr(self), [["header", ""], *self.header.items()] if self.header else [])
 
   @property
   def params(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ Label values come from the file, else from `labels.json` beside it, else they ar
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def read_boxes(path: str | os.PathLike[str], scan: Volume) -> dict[str, GivenBox
   for organ, each in found.items():
     if each.verdict == "given" and each.box.clipped(scan.grid.shape) is None:
       raise InputError(f"{path}: {organ}: its box lies outside the scan {scan.source}; is it another scan's?")
-  return found
+  return {organ: each.in_doubtful_scan(scan.doubts) for organ, each in found.items()}
 
 
 def _from_markups(content: dict, path: Path, scan: Volume, name: str) -> dict[str, GivenBoxes]:
@@ -82,5 +83,5 @@ def _numbered(found: dict[str, GivenBoxes], path: Path) -> dict[str, GivenBoxes]
     value = table.get(organ)
     if value is None:
       value = free = free + 1
-    result[organ] = GivenBoxes(organ, value, each.boxes, each.verdict, each.given_points)
+    result[organ] = dataclasses.replace(each, value=value)
   return result

@@ -78,6 +78,8 @@ def to_dict(
       "spacing_mm": _rounded(grid.spacing_mm, 6),
       "axis_codes": grid.axis_codes,
       "affine": _rounded(grid.affine, 6),
+      "doubts": list(scan.doubts),
+      "notes": list(scan.notes),
     },
     "organs": {organ: _organ(each, scan, (volumes_ml or {}).get(organ)) for organ, each in found.items()},
     "provenance": dict(provenance),
@@ -88,6 +90,7 @@ def _organ(found: Shown, scan: Volume, volume_ml: float | None) -> dict[str, Any
   entry: dict[str, Any] = {
     "label": found.value,
     "verdict": found.verdict,
+    "doubts": list(found.doubts),
     **_stated(found.parts, scan),
     "parts_world_mm": _rounded(np.stack([box_to_world(part, scan.grid) for part in found.parts])),
     "extreme_points_vox": _rounded(oblique.points_to_file(found.whole_points, scan)),
@@ -150,7 +153,10 @@ def from_dict(content: Mapping[str, Any], scan: Volume, source: str) -> dict[str
     if not isinstance(label, int) or isinstance(label, bool) or label < 1:
       raise InputError(f"{source}: {organ}: label {label!r} is not a whole number above 0")
     verdict = "given" if edited or "verdict" not in entry else str(entry["verdict"])
-    found[organ] = GivenBoxes(organ, label, tuple(parts), verdict)
+    # doubts of the search do not hold of a box that the user put somewhere else
+    said = [] if verdict == "given" else entry.get("doubts", [])
+    doubts = tuple(map(str, said)) if isinstance(said, list) else ()
+    found[organ] = GivenBoxes(organ, label, tuple(parts), verdict, doubts=doubts)
   return found
 
 

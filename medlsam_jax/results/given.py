@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float
 
+from medlsam_jax import display
 from medlsam_jax.geometry import FACES, Box
 from medlsam_jax.localization import boxes
-from medlsam_jax.localization.confidence import Confidence
+from medlsam_jax.localization.confidence import Confidence, doubted
 
 
 class Shown(Protocol):
@@ -51,6 +53,11 @@ class Shown(Protocol):
     """What the verdict rests on; None where nothing was searched."""
     ...
 
+  @property
+  def doubts(self) -> tuple[str, ...]:
+    """What speaks against it, a sentence each."""
+    ...
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class GivenBoxes:
@@ -63,6 +70,16 @@ class GivenBoxes:
   given_points: Float[np.ndarray, "6 3"] | None = None
   """Extreme points of the scan's `FACES`, where the box came from points."""
   confidence: Confidence | None = None
+  doubts: tuple[str, ...] = ()
+  """What speaks against it: of the scan, and of the search that it was read back from."""
+
+  def __repr__(self) -> str:
+    return f"GivenBoxes {self.organ}: {self.verdict}, box {display.extent(self.box.low, self.box.high)}"
+
+  def in_doubtful_scan(self, scan_doubts: Sequence[str]) -> GivenBoxes:
+    """The same with the doubts of the scan, under which it is not `found`; a box of the user's own stays `given`."""
+    doubts = tuple(dict.fromkeys((*scan_doubts, *self.doubts)))
+    return dataclasses.replace(self, verdict=doubted(self.verdict, scan_doubts), doubts=doubts)
 
   @property
   def parts(self) -> list[Box]:

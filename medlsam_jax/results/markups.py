@@ -30,7 +30,7 @@ _UPRIGHT_RAS_IN_LPS = [-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0]
 
 
 def rois(found: Mapping[str, Shown], grid: Grid) -> dict[str, Any]:
-  """The content of a markups file with a box ROI for each organ; the verdict stands in its point's description."""
+  """The content of a markups file with a box ROI for each organ; the description of its point is verdict and doubts."""
   items = []
   for number, (organ, each) in enumerate(found.items()):
     low, high = box_to_world(each.box, grid)
@@ -55,7 +55,7 @@ def rois(found: Mapping[str, Shown], grid: Grid) -> dict[str, Any]:
           {
             "id": "1",
             "label": organ,
-            "description": each.verdict,
+            "description": ": ".join([each.verdict, *(["; ".join(each.doubts)] if each.doubts else [])]),
             "associatedNodeID": "",
             "position": centre,
             "orientation": _UPRIGHT_RAS_IN_LPS,

@@ -29,14 +29,13 @@ def of_network(network: Network) -> dict[str, str]:
 
 def of_bank(bank: Bank, source: str) -> dict[str, Any]:
   """Hash of a bank's arrays and what it was built from."""
-  templates = list(dict.fromkeys(name for organ in bank.organs.values() for name in organ.templates))
   return {
     "source": source,
     "sha256": bank_sha256(bank),
     "mode": bank.mode,
     "interval_mm": bank.interval_mm,
     "working_grid": bank.convention,
-    "templates": templates,
+    "templates": bank.templates,
     "built_with": bank.versions,
   }
 

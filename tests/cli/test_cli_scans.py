@@ -1,5 +1,6 @@
 """`localize` and `segment` over one scan, a folder, a list: files, exit codes, and what happens to a bad scan."""
 
+import dataclasses
 import json
 import shutil
 
@@ -225,3 +226,42 @@ def test_a_reason_names_its_scan_once(medlsam, search, mini_queries, tmp_path):
   result = medlsam("localize", *search, "--query", tmp_path / "scans", "--out", tmp_path / "out")
   first, last = (line for line in result.err.splitlines() if "not a NIfTI" in line)
   assert first.startswith(f"medlsam: {bad}: ") and last.startswith("medlsam: failed: bad: not a NIfTI")
+
+
+DOUBTS = ("its values are no HU",)
+
+
+@pytest.fixture
+def doubtful_q0(monkeypatch):
+  """Reading `q0` finds something to doubt."""
+  from medlsam_jax.data import scans
+
+  original = scans.read_volume
+
+  def read(path, *args, **options):
+    doubts = DOUBTS if "q0" in str(path) else ()
+    return dataclasses.replace(original(path, *args, **options), doubts=doubts)
+
+  monkeypatch.setattr(scans, "read_volume", read)
+
+
+def test_a_doubtful_scan_is_named_in_table_file_and_summary(
+  medlsam, painter, search, mini_queries, tmp_path, doubtful_q0
+):
+  sure = ["--confidence.similarity", "-2", "--confidence.agent_spread_mm", "1e9", "--confidence.outside_visible", "-1"]
+  sure += ["--confidence.template_spread_mm", "1e9", "--confidence.found_visible", "0"]
+  result = medlsam("segment", *search, "--query", mini_queries, "--out", tmp_path / "out", *sure)
+  assert result.code == 0
+  assert "doubtful: its values are no HU" in result.out and "2 done, 1 doubtful" in result.out
+  assert "doubtful: q0: its values are no HU" in result.err
+  first, second = (json.loads((tmp_path / "out" / f"q{n}_boxes.json").read_text()) for n in (0, 1))
+  assert first["scan"]["doubts"] == list(DOUBTS) and second["scan"]["doubts"] == []
+  assert {organ["verdict"] for organ in first["organs"].values()} == {"uncertain"}
+  assert {organ["verdict"] for organ in second["organs"].values()} == {"found"}
+
+
+def test_the_table_shows_what_differs_by_organ_and_explains_it(medlsam, search, one_query, tmp_path):
+  result = medlsam("localize", *search, "--query", one_query, "--out", tmp_path / "out")
+  heading = next(line for line in result.out.splitlines() if line.startswith("organ"))
+  assert "templates mm" in heading and "in scan" in heading and "spread mm" not in heading
+  assert "how far apart single templates send it" in result.out

@@ -5,7 +5,8 @@ import re
 import pytest
 
 from medlsam_jax.cli import terminal
-from medlsam_jax.cli.terminal import Terminal, count
+from medlsam_jax.cli.terminal import Terminal
+from medlsam_jax.display import count
 
 ROWS = [["organ", *(f"column{n}" for n in range(6))], ["liver", *"123456"], ["a_long_name", *"abcdef"]]
 

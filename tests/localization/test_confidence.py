@@ -58,3 +58,40 @@ def test_thresholds_decide():
   doubtful = _confidence(similarity=0.6, visible=0.8)
   assert confidence.judge(doubtful, Thresholds(similarity=0.7)) == "uncertain"
   assert confidence.judge(doubtful, Thresholds(similarity=0.5, found_visible=0.7)) == "found"
+
+
+@pytest.mark.parametrize(
+  ("changes", "words"),
+  [
+    ({"similarity": 0.31}, "similarity 0.31 is below 0.5"),
+    ({"agent_spread_mm": 72.4}, "agents that start at different places send it 72 mm apart"),
+    ({"template_spread_mm": 81.0}, "single templates send it 81 mm apart"),
+    ({"visible": 0.34}, "34% of the box where it should lie is inside the scan"),
+    ({"template_spread_mm": None}, "one template alone"),
+    ({"visible": 0.0, "similarity": 0.1}, "similarity 0.10"),
+  ],
+)
+def test_what_speaks_against_a_finding_is_said_in_words(changes, words):
+  (said,) = confidence.doubts(_confidence(**changes), Thresholds())
+  assert words in said
+  assert confidence.doubts(_confidence(), Thresholds()) == ()
+
+
+def test_every_reason_is_kept_when_there_are_several():
+  weak = _confidence(similarity=0.1, agent_spread_mm=1e3, template_spread_mm=1e3, visible=0.5)
+  assert len(confidence.doubts(weak, Thresholds())) == 4
+
+
+@pytest.mark.parametrize(
+  ("verdict", "in_doubt"),
+  [
+    ("found", "uncertain"),
+    ("partly outside", "uncertain"),
+    ("uncertain", "uncertain"),
+    ("outside field of view", "outside field of view"),
+    ("given", "given"),
+  ],
+)
+def test_a_doubtful_scan_finds_nothing_for_certain(verdict, in_doubt):
+  assert confidence.doubted(verdict, ("no HU",)) == in_doubt
+  assert confidence.doubted(verdict, ()) == verdict

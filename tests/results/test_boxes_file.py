@@ -1,6 +1,7 @@
 """`NAME_boxes.json`: what it says, and how a box that was corrected in it is read back."""
 
 import copy
+import dataclasses
 import json
 
 import numpy as np
@@ -262,3 +263,47 @@ def test_evaluation_of_a_tilted_scan_reads_points_on_the_grid_of_the_truth(writt
   labels = Volume(truth, volume.grid, "scan_seg.nii.gz", volume.file_grid)
   (row,) = evaluate_saved("scan", tmp_path / "scan_boxes.json", None, labels, {"liver": 5})
   assert row.box_iou == pytest.approx(1.0, abs=1e-3) and row.wall_distance_mm == pytest.approx(0.0, abs=0.01)
+
+
+REASONS = ("similarity 0.20 is below 0.5", "one template alone")
+
+
+def doubtful_file():
+  volume = dataclasses.replace(scan(), doubts=("its values are no HU",), notes=("left out a slice",))
+  found = {"liver": GivenBoxes("liver", 5, PARTS, "found", doubts=REASONS).in_doubtful_scan(volume.doubts)}
+  return volume, json.loads(boxes_file.to_text(boxes_file.to_dict("scan", volume, found, None, {})))
+
+
+def test_file_says_what_reading_settled_and_why_results_may_be_wrong():
+  volume, content = doubtful_file()
+  assert content["scan"]["doubts"] == list(volume.doubts) and content["scan"]["notes"] == list(volume.notes)
+  assert content["organs"]["liver"]["doubts"] == [*volume.doubts, *REASONS]
+  assert content["organs"]["liver"]["verdict"] == "uncertain"
+
+
+def test_reading_a_file_back_keeps_its_doubts():
+  _, content = doubtful_file()
+  found = boxes_file.from_dict(content, scan(), "x_boxes.json")["liver"]
+  assert found.verdict == "uncertain" and found.doubts == ("its values are no HU", *REASONS)
+
+
+def test_a_box_put_elsewhere_loses_the_doubts_of_the_search_but_not_those_of_the_scan(tmp_path):
+  from medlsam_jax.results.box_input import read_boxes
+
+  volume, content = doubtful_file()
+  content["organs"]["liver"]["box_vox"][1][0] = 12
+  (tmp_path / "x_boxes.json").write_text(json.dumps(content))
+  found = read_boxes(tmp_path / "x_boxes.json", volume)["liver"]
+  assert found.verdict == "given" and found.doubts == volume.doubts
+
+
+def test_a_file_that_says_found_is_not_believed_of_a_doubtful_scan(tmp_path, written):
+  from medlsam_jax.results.box_input import read_boxes
+
+  for entry in written["organs"].values():
+    del entry["doubts"]  # as the first release wrote it
+  del written["scan"]["doubts"], written["scan"]["notes"]
+  (tmp_path / "x_boxes.json").write_text(json.dumps(written))
+  volume = dataclasses.replace(scan(), doubts=("its values are no HU",))
+  assert read_boxes(tmp_path / "x_boxes.json", scan())["liver"].verdict == "found"
+  assert read_boxes(tmp_path / "x_boxes.json", volume)["liver"].verdict == "uncertain"
