@@ -89,7 +89,7 @@ def run_over(terminal: Terminal, scans: Sequence[Path], work: Work, is_done: Cal
       doubts = work(path, name, title)
       summary.done.append(name)
       if doubts:
-        summary.doubtful[name] = "; ".join(doubts)
+        summary.doubtful[name] = "; ".join(doubt.removeprefix(f"{path}: ") for doubt in doubts)
     except MedlsamError as error:
       terminal.stop_if_asked()
       summary.failed[name] = str(error).removeprefix(f"{path}: ")

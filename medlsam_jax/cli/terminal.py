@@ -11,25 +11,26 @@ import warnings
 from collections.abc import Iterator, Sequence
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+
+from medlsam_jax.cli.progress import Display, Lines, MovingBar, Nothing
 
 STOPPING_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class Bar:
-  """One moving bar; called with what is done and what there is in all (None: not known)."""
+  """Progress of one stage; called with what is done and what there is in all (None: not known)."""
 
-  def __init__(self, progress: Progress, text: str, terminal: Terminal):
-    self._progress, self._task, self._terminal = progress, progress.add_task(text, total=None), terminal
+  def __init__(self, display: Display, terminal: Terminal):
+    self._display, self._terminal = display, terminal
 
   def __call__(self, done: int, total: int | None) -> None:
     self._terminal.stop_if_asked()
-    self._progress.update(self._task, completed=done, total=total)
+    self._display.update(done, total)
 
   def title(self, text: str) -> None:
     """Says what is being done now."""
-    self._progress.update(self._task, description=text)
+    self._display.title(text)
 
 
 class Terminal:
@@ -124,20 +125,20 @@ class Terminal:
 
   @contextlib.contextmanager
   def bar(self, text: str) -> Iterator[Bar]:
-    """A progress bar while the block runs, moved through what it gives; nothing where nobody is looking."""
+    """Progress while the block runs, moved through what it gives: a bar on a terminal, else lines; none if quiet."""
     self.stop_if_asked()
-    progress = Progress(
-      TextColumn("{task.description}", markup=False),
-      BarColumn(bar_width=30),
-      TextColumn("{task.percentage:>3.0f}%"),
-      TimeElapsedColumn(),
-      TimeRemainingColumn(),
-      console=self._err,
-      transient=True,
-      disable=self.quiet or not self._err.is_terminal,
-    )
-    with progress:
-      yield Bar(progress, text, self)
+    display = self._display(text)
+    whole = False
+    try:
+      yield Bar(display, self)
+      whole = True
+    finally:
+      display.close(whole)
+
+  def _display(self, text: str) -> Display:
+    if self.quiet:
+      return Nothing()
+    return MovingBar(self._err, text) if self._err.is_terminal else Lines(self._err.print, text)
 
   @contextlib.contextmanager
   def warnings_as_lines(self) -> Iterator[None]:

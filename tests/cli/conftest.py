@@ -12,6 +12,15 @@ from box_painter import BoxPainter
 from medlsam_jax.cli import main as command_line
 
 
+@pytest.fixture(autouse=True)
+def a_slow_machine_prints_no_progress(monkeypatch):
+  """What tests read must not depend on how long a stage took."""
+  from medlsam_jax.cli import progress
+
+  monkeypatch.setattr(progress, "LINE_EVERY_S", 1e6)
+  monkeypatch.setattr(progress, "LONG_STAGE_S", 1e6)
+
+
 @pytest.fixture
 def painter(monkeypatch):
   """Makes every command paint with `BoxPainter`, so that no weights are needed."""
