@@ -7,6 +7,7 @@ import math
 import os
 import textwrap
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Integer, Num
@@ -182,7 +183,7 @@ class _Heading:
   def draw(self, figure: Figure | SubFigure, centre: float, top: float, remark: str) -> None:
     """Organ and verdict, and under them why."""
     line = self.height * _TITLE_INCHES / (_TITLE_INCHES + _REASON_INCHES * len(self.reasons))
-    where = {"ha": "center", "color": self.colour}
+    where: dict[str, Any] = {"ha": "center", "color": self.colour}
     text = f"{self.organ}: {self.verdict}{remark}"
     figure.text(centre, top - line * 0.55, text, va="center", fontsize=11, **where)
     figure.text(centre, top - line * 0.9, "\n".join(self.reasons), va="top", fontsize=8, linespacing=1.2, **where)

@@ -69,10 +69,11 @@ def run_build(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
   require_writable(Path(arguments.out).parent)
   sources.fetch(arguments.network, terminal)
-  bank = sources.build_bank(arguments, arguments.templates, load(arguments.network), terminal)
+  bank, kept = sources.build_bank(arguments, arguments.templates, load(arguments.network), terminal)
   terminal.warn_replaced(arguments.out)
   make_folder(Path(arguments.out).parent)
   bank.save(arguments.out)
+  kept.clear()
   terminal.say(f"wrote {arguments.out}")
   return 0
 

@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   call = ["evaluate", "--templates", templates, "--query", queries, "--out", out, "--organs", ",".join(ORGANS)]
   call += ["--network", arguments.network, "--model", arguments.model, *(["--quiet"] if arguments.quiet else [])]
   evaluation = main.build_parser().parse_args([str(word) for word in call])
-  evaluation.rest = []
+  evaluation.rest, evaluation.made_up = [], True
   code = evaluation.run(evaluation, terminal)
   for seed in QUERY_SEEDS:
     picture = out / (NAME.format(seed=seed) + PREVIEW)

@@ -41,7 +41,7 @@ def add_to(commands: Any) -> None:
   segment.add_painting(parser.add_argument_group("how they are painted"))
   options.add_settings(parser, "search, confidence, segmentation, propagation")
   options.add_quiet(parser)
-  parser.set_defaults(run=run, boxes=None)
+  parser.set_defaults(run=run, boxes=None, made_up=False)
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
     raise InputError(f"{', '.join(unknown)}: no value in the truth's labels.json; name it there, or choose --organs")
   values = {organ: table[organ] for organ in organs}
   rows = _score(arguments, cases, values, failed, terminal)
-  return tell(Path(arguments.out), rows, terminal)
+  return tell(Path(arguments.out), rows, terminal, arguments.made_up)
 
 
 def check_predictions(arguments: argparse.Namespace) -> None:
@@ -217,12 +217,12 @@ def _expected(arguments: argparse.Namespace, folder: Path, cases: Sequence[Case]
   return boxes, masks
 
 
-def tell(out: Path, rows: Sequence[Any], terminal: Terminal) -> int:
+def tell(out: Path, rows: Sequence[Any], terminal: Terminal, made_up: bool) -> int:
   """Prints and writes the scores; 1 if a scan failed."""
   from medlsam_jax.evaluation.report import Report
   from medlsam_jax.results.staging import make_folder
 
-  result = Report(rows)
+  result = Report(rows, made_up)
   make_folder(out)
   terminal.warn_replaced(out / f"{RESULT_NAME}.csv", out / f"{RESULT_NAME}.json")
   result.write_csv(out / f"{RESULT_NAME}.csv")

@@ -20,6 +20,7 @@ from medlsam_jax.loading import load
 from medlsam_jax.localization import finding
 from medlsam_jax.localization.bank import Bank
 from medlsam_jax.localization.finding import Findings
+from medlsam_jax.localization.kept import KeptOutputs
 from medlsam_jax.localization.search_settings import PRESETS as SEARCH_PRESETS
 from medlsam_jax.models.network import Network
 from medlsam_jax.pipeline import PipelineSettings
@@ -62,6 +63,8 @@ class Search:
   bank_source: str
   settings: PipelineSettings
   seed: int
+  kept: KeptOutputs | None = None
+  """What a bank that was built for this search left while it grew."""
 
   @classmethod
   def prepare(cls, arguments: argparse.Namespace, settings: PipelineSettings, terminal: Terminal) -> Search:
@@ -73,8 +76,13 @@ class Search:
     """
     sources.fetch(arguments.network, terminal)
     network = load(arguments.network)
-    bank, source = sources.bank_of(arguments, network, terminal)
-    return cls(network, bank, source, settings, arguments.seed)
+    bank, source, kept = sources.bank_of(arguments, network, terminal)
+    return cls(network, bank, source, settings, arguments.seed, kept)
+
+  def finish(self, failed: bool) -> None:
+    """The bank has served; after a failure the same command may come again and need it."""
+    if self.kept is not None and not failed:
+      self.kept.clear()
 
   def run(self, path: Path, title: str, terminal: Terminal, read: Callable[[Path], Volume]) -> tuple[Volume, Findings]:
     """Reads a scan and finds the organs in it."""
@@ -189,7 +197,7 @@ def tell(
   terminal.say(f"{title}:")
   terminal.table(rows)
   if any(each.confidence is not None for each in found.values()):
-    terminal.say(f"({finding.COLUMNS})")
+    terminal.say_once(f"({finding.COLUMNS})")
   for doubt in scan.doubts:
     terminal.say(f"doubtful: {doubt}")
   for organ, each in found.items():

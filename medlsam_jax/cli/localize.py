@@ -68,4 +68,6 @@ def localize_all(arguments: argparse.Namespace, settings: Any, queries: list[Pat
 
   job.warn_replaced(terminal, arguments, [scan_name(path) for path in queries], segmented=False)
   with scans.ReadAhead(queries, is_done) as read:
-    return scans.run_over(terminal, queries, work, is_done), search
+    summary = scans.run_over(terminal, queries, work, is_done)
+  search.finish(bool(summary.failed))
+  return summary, search

@@ -32,8 +32,8 @@ def add_to(commands: Any) -> None:
   group.add_argument(
     "--boxes",
     metavar="FILE",
-    help="boxes for the one scan instead of a search: a NAME_boxes.json, 3D Slicer ROIs or points (.mrk.json, .fcsv), or a "
-    "JSON of six points per organ",
+    help="boxes for the one scan instead of a search: a NAME_boxes.json, 3D Slicer ROIs or points (.mrk.json, .fcsv), "
+    "or a JSON of six points per organ",
   )
   add_painting(group)
   options.add_settings(parser, "search, confidence, segmentation, propagation")
@@ -123,4 +123,7 @@ def segment_all(arguments: argparse.Namespace, settings: Any, queries: list[Path
 
   job.warn_replaced(terminal, arguments, [scan_name(path) for path in queries], segmented=True)
   with scans.ReadAhead(queries, is_done) as read:
-    return scans.run_over(terminal, queries, work, is_done), search
+    summary = scans.run_over(terminal, queries, work, is_done)
+  if search is not None:
+    search.finish(bool(summary.failed))
+  return summary, search

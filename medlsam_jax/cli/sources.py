@@ -6,12 +6,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medlsam_jax.cli import growing_bank
 from medlsam_jax.cli.terminal import Terminal
 from medlsam_jax.display import count
 from medlsam_jax.errors import ConfigError
 
 if TYPE_CHECKING:
   from medlsam_jax.localization.bank import Bank
+  from medlsam_jax.localization.kept import KeptOutputs
   from medlsam_jax.models.network import Network
   from medlsam_jax.segmentation.predictor import Predictor
 
@@ -35,8 +37,10 @@ def check_search(arguments: argparse.Namespace) -> None:
     require_writable(Path(arguments.save_bank).parent)
 
 
-def bank_of(arguments: argparse.Namespace, network: Network, terminal: Terminal) -> tuple[Bank, str]:
-  """The bank that a command asks for, of its organs alone, and where it comes from.
+def bank_of(
+  arguments: argparse.Namespace, network: Network, terminal: Terminal
+) -> tuple[Bank, str, KeptOutputs | None]:
+  """The bank that a command asks for, of its organs alone, where it comes from, and what to clear once it was used.
 
   Raises:
     TemplateError: templates or bank cannot be used, or do not have an organ.
@@ -50,24 +54,34 @@ def bank_of(arguments: argparse.Namespace, network: Network, terminal: Terminal)
     if arguments.organs is not None:
       bank = bank.subset(arguments.organs)
     bank.check_network(network)
-    return bank, source
-  bank = build_bank(arguments, arguments.templates, network, terminal)
+    return bank, source, None
+  bank, kept = build_bank(arguments, arguments.templates, network, terminal)
   if arguments.save_bank is not None:
     terminal.warn_replaced(arguments.save_bank)
     make_folder(Path(arguments.save_bank).parent)
     bank.save(arguments.save_bank)
     terminal.say(f"bank: {arguments.save_bank}")
-  return bank, arguments.templates
+    kept.clear()
+  return bank, arguments.templates, kept
 
 
-def build_bank(arguments: argparse.Namespace, templates: str, network: Network, terminal: Terminal) -> Bank:
-  """A bank from a folder or list of templates, with `--organs` and what `options.add_bank_building` adds."""
+def build_bank(
+  arguments: argparse.Namespace, templates: str, network: Network, terminal: Terminal
+) -> tuple[Bank, KeptOutputs]:
+  """A bank from a folder or list of templates, with `--organs` and what `options.add_bank_building` adds.
+
+  Returns:
+    The bank, and what was kept while it grew: the caller clears it when the bank is saved or was used.
+  """
   from medlsam_jax.data.templates import read_templates
   from medlsam_jax.localization.bank import Bank
+  from medlsam_jax.localization.kept import KeptOutputs
 
   with terminal.bar("reading templates"):
     read = read_templates(templates, arguments.organs, arguments.labels)
-  with terminal.bar(f"building the bank from {count(len(read), 'template')}") as report:
+  organs = arguments.organs or list(dict.fromkeys(organ for template in read for organ in template.organs))
+  kept = KeptOutputs(growing_bank.folder())
+  with terminal.bar(f"building the bank from {count(len(read), 'template')}") as bar:
     bank = Bank.build(
       network,
       read,
@@ -75,11 +89,12 @@ def build_bank(arguments: argparse.Namespace, templates: str, network: Network, 
       12.0 if arguments.interval_mm is None else arguments.interval_mm,
       organs=arguments.organs,
       template_edge=arguments.template_edge,
-      progress=report,
+      progress=growing_bank.Growth(terminal, bar, kept, len(organs), len(read), arguments.organs is None),
+      kept=kept,
     )
   names = ", ".join(template.name for template in read)
   terminal.say(f"bank: {count(len(bank.organs), 'organ')} from {count(len(read), 'template')} ({names})")
-  return bank
+  return bank, kept
 
 
 def predictor_of(model: str, terminal: Terminal) -> Predictor:

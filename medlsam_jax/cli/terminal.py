@@ -38,6 +38,7 @@ class Terminal:
 
   def __init__(self, quiet: bool = False):
     self.quiet = quiet
+    self._said: set[str] = set()
     self.stopped = 0
     """The signal that asked to stop, such as that of Ctrl-C; 0 as long as none did."""
     self._out = Console(file=sys.stdout, markup=False, highlight=False, soft_wrap=True)
@@ -51,6 +52,12 @@ class Terminal:
     """What happens; not with `--quiet`."""
     if not self.quiet:
       self._out.print(text)
+
+  def say_once(self, text: str) -> None:
+    """The same, unless it was said before: explanations in a batch."""
+    if text not in self._said:
+      self._said.add(text)
+      self.say(text)
 
   def warn(self, text: str) -> None:
     """Something that went on but should be known."""

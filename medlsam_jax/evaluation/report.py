@@ -17,8 +17,10 @@ from medlsam_jax.errors import OutputError
 from medlsam_jax.evaluation.case import SCAN_FAILED, Row
 from medlsam_jax.evaluation.localization import OUTSIDE, UNCERTAIN
 
-NOTE = (
-  "Accuracy on virtual patients or phantoms is no evidence of clinical accuracy. Research use, not a medical device."
+NOTE = "These are figures of these scans alone. Research use only, not a medical device."
+MADE_UP_NOTE = (
+  "Accuracy on virtual patients or phantoms is no evidence of clinical accuracy. Research use only, not a medical "
+  "device."
 )
 METRICS = {
   "box_iou": ("box IoU", 3),
@@ -31,6 +33,16 @@ METRICS = {
   "baseline_wall_distance_mm": ("baseline wall mm", 1),
 }
 """Score of a row -> heading and decimals in the table."""
+MEANINGS = {
+  "box_iou": "box IoU: overlap of found and true box over both together, boxes of whole voxels, cut to the scan",
+  "box_iou_published": "IoU max-min: the same as the published program counts it, edges as highest minus lowest voxel",
+  "wall_distance_mm": "wall: distance between the six walls of the boxes, mean",
+  "point_error_mm": "ALE: average localization error, distance between the six extreme points and the true ones, mean",
+  "dice": "Dice: overlap of the masks, twice the common voxels over the voxels of both",
+  "hd95_mm": "HD95: 95th percentile of the distances between the surfaces of the masks",
+  "baseline_box_iou": "baseline: the templates' mean boxes placed in the scan, without a search",
+}
+"""What the columns of the table are, for the line under it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +64,10 @@ class Statistic:
 class Report:
   """All rows of an evaluation. Failures stay in every mean, as IoU or Dice 0 and the scan's diagonal in mm."""
 
-  def __init__(self, rows: Iterable[Row]):
+  def __init__(self, rows: Iterable[Row], made_up: bool = False):
+    """`made_up`: the scans are phantoms or virtual patients, which is said under the table."""
     self.rows = list(rows)
+    self.note = MADE_UP_NOTE if made_up else NOTE
 
   def _statistics(self, rows: list[Row]) -> dict[str, Statistic]:
     pairs = {name: Statistic.of([v for r in rows if (v := getattr(r, name)) is not None]) for name in METRICS}
@@ -81,7 +95,7 @@ class Report:
     }
     scans = list(dict.fromkeys(row.scan for row in self.rows))
     return {
-      "note": NOTE,
+      "note": self.note,
       "scans": len(scans),
       "failed_scans": sorted({r.scan for r in self.rows if SCAN_FAILED in r.failure}),
       "failed": sum(each["failed"] for each in organs.values()),
@@ -140,7 +154,10 @@ class Report:
         f"Organs that are not in the scan: {gone['n']}, of which called absent {gone['called_absent']}, uncertain "
         f"{gone['uncertain']}, called present {gone['called_present']}, painted {gone['painted_though_absent']}."
       )
-    return [*lines, NOTE]
+    columns = [MEANINGS[name] for name in summary["mean_over_organs"] if name in MEANINGS]
+    if columns:
+      lines.append(f"({'; '.join(columns)})")
+    return [*lines, self.note]
 
   def write_csv(self, path: str | os.PathLike[str]) -> None:
     """One line per scan and organ; scores that do not apply are empty.

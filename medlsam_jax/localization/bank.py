@@ -21,6 +21,7 @@ from medlsam_jax.errors import ConfigError, TemplateError, WeightsError
 from medlsam_jax.geometry import PATCH_EDGE, WORKING_SPACING_MM, Convention
 from medlsam_jax.installation import version
 from medlsam_jax.localization import bank_file, template_points
+from medlsam_jax.localization.kept import KeptOutputs
 from medlsam_jax.models.network import Network
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ class Bank:
     convention: Convention | None = None,
     template_edge: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    kept: KeptOutputs | None = None,
   ) -> Bank:
     """Run the network at the points of every organ of every template.
 
@@ -132,7 +134,9 @@ class Bank:
       convention: of the working grid; None takes the one the network was trained with, else `consistent`.
       template_edge: working voxels along an edge of the cube of features that is kept around a point; None takes what
         the network asks for, else the published 8.
-      progress: called with patches done and in all.
+      progress: called with points done and in all, first with none done.
+      kept: a folder of the caller's that keeps what was computed as it comes, so that a build that was stopped goes on
+        where it was. The caller clears it.
 
     Raises:
       TemplateError: no template, two of one name, an organ in none of them, no organ at all.
@@ -148,7 +152,7 @@ class Bank:
       raise ConfigError(f"working grid {convention!r}; choose published or consistent")
     edge = _template_edge(network, template_edge)
     plans = template_points.plan(templates, organs, convention, slices if mode == "SPL" else None)
-    outputs = template_points.run(network, templates, plans, convention, edge, progress)
+    outputs = template_points.run(network, templates, plans, convention, edge, progress, kept)
     found = {}
     for plan in plans:
       values = [outputs[name][plan.organ] for name in plan.points]

@@ -14,6 +14,7 @@ from medlsam_jax.data import ct, points
 from medlsam_jax.errors import TemplateError
 from medlsam_jax.geometry import PATCH_EDGE, Convention, WorkingGrid
 from medlsam_jax.localization import boxes, programs
+from medlsam_jax.localization.kept import KeptOutputs, TemplateOutputs
 from medlsam_jax.models.network import Network
 
 if TYPE_CHECKING:
@@ -133,32 +134,45 @@ def run(
   convention: Convention,
   edge: int,
   progress: Callable[[int, int], None] | None = None,
+  kept: KeptOutputs | None = None,
 ) -> dict[str, dict[str, Outputs]]:
-  """The network's outputs at all planned points, taps `edge` voxels wide: template name -> organ -> outputs."""
+  """The network's outputs at all planned points, taps `edge` voxels wide: template name -> organ -> outputs.
+
+  `progress` hears first that nothing is done, and of how many points; what `kept` has already comes without computing.
+  """
   module, variables = programs.prepare(network)
   total = sum(len(where) for plan in plans for where in plan.points.values())
   done, results = 0, {}
+  tell = progress or (lambda *_: None)
+  tell(done, total)
   for template in templates:
-    here = [plan for plan in plans if template.name in plan.points]
+    here = {plan.organ: plan.points[template.name] + PATCH_EDGE // 2 for plan in plans if template.name in plan.points}
     if not here:
       continue
     padded = ct.pad_for_patches(ct.to_working_grid(template.scan, convention).intensity)
-    centres = np.concatenate([plan.points[template.name] for plan in here]) + PATCH_EDGE // 2
-    rows: list[Outputs] = []
-    for start in range(0, len(centres), programs.POINTS_PER_CALL):
-      chunk = centres[start : start + programs.POINTS_PER_CALL]
-      rows.append(_outputs(module, variables, padded, chunk, edge))
-      done += len(chunk)
-      if progress is not None:
-        progress(done, total)
-    position = np.concatenate([row[0] for row in rows])
-    taps = {stride: np.concatenate([row[1][stride] for row in rows]) for stride in module.feature_scales}
-    ends = np.cumsum([len(plan.points[template.name]) for plan in here])
-    results[template.name] = {
-      plan.organ: (position[end - n : end], {stride: volume[end - n : end] for stride, volume in taps.items()})
-      for plan, end, n in zip(here, ends, np.diff(ends, prepend=0), strict=True)
-    }
+    outputs = TemplateOutputs() if kept is None else kept.of(network, padded, module.feature_scales, edge)
+    centres = np.concatenate(list(here.values()))
+    missing = [point for point in dict.fromkeys(map(tuple, centres.tolist())) if point not in outputs.rows]
+    known = len(centres) - len(missing)
+    done += known
+    if known:
+      tell(done, total)
+    try:
+      for start in range(0, len(missing), programs.POINTS_PER_CALL):
+        chunk = np.array(missing[start : start + programs.POINTS_PER_CALL])
+        outputs.add(chunk, *_outputs(module, variables, padded, chunk, edge))
+        done += len(chunk)
+        tell(done, total)
+    finally:
+      outputs.write()
+    results[template.name] = {organ: _gathered(outputs, where) for organ, where in here.items()}
   return results
+
+
+def _gathered(outputs: TemplateOutputs, points: Int[np.ndarray, "points 3"]) -> Outputs:
+  rows = [outputs.rows[z, y, x] for z, y, x in points.tolist()]
+  taps = {stride: np.stack([row[1][stride] for row in rows]) for stride in rows[0][1]}
+  return np.stack([row[0] for row in rows]), taps
 
 
 def _outputs(module: programs.MedLAM, variables: dict, padded: np.ndarray, centres: np.ndarray, edge: int) -> Outputs:

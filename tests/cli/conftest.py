@@ -21,6 +21,17 @@ def a_slow_machine_prints_no_progress(monkeypatch):
   monkeypatch.setattr(progress, "LONG_STAGE_S", 1e6)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def banks_grow_elsewhere(tmp_path_factory):
+  """Not in the cache of whoever runs the tests."""
+  from medlsam_jax.cli import growing_bank
+
+  folder = tmp_path_factory.mktemp("growing") / "banks"
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(growing_bank, "folder", lambda: folder)
+    yield folder
+
+
 @pytest.fixture
 def painter(monkeypatch):
   """Makes every command paint with `BoxPainter`, so that no weights are needed."""

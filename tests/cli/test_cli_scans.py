@@ -260,8 +260,8 @@ def test_a_doubtful_scan_is_named_in_table_file_and_summary(
   assert {organ["verdict"] for organ in second["organs"].values()} == {"found"}
 
 
-def test_the_table_shows_what_differs_by_organ_and_explains_it(medlsam, search, one_query, tmp_path):
-  result = medlsam("localize", *search, "--query", one_query, "--out", tmp_path / "out")
+def test_the_table_shows_what_differs_by_organ_and_explains_it(medlsam, search, mini_queries, tmp_path):
+  result = medlsam("localize", *search, "--query", mini_queries, "--out", tmp_path / "out")
   heading = next(line for line in result.out.splitlines() if line.startswith("organ"))
   assert "templates mm" in heading and "in scan" in heading and "spread mm" not in heading
-  assert "how far apart single templates send it" in result.out
+  assert result.out.count("how far apart single templates send it") == 1  # not under each of two tables

@@ -7,7 +7,7 @@ import pytest
 
 from medlsam_jax.errors import OutputError
 from medlsam_jax.evaluation.case import Row
-from medlsam_jax.evaluation.report import NOTE, Report
+from medlsam_jax.evaluation.report import MADE_UP_NOTE, NOTE, Report
 
 ROWS = [
   Row("a", "liver", True, "found", "", 0.8, 0.7, 4.0, 6.0, 0.9, 3.0, 0.3, 12.0, 1000.0),
@@ -61,9 +61,21 @@ def test_table_shows_only_scores_that_exist_and_ends_with_the_mean():
 
 def test_notes_say_what_failed_and_what_the_figures_are_not():
   notes = Report(ROWS).notes()
-  assert notes[-1] == NOTE and "no evidence of clinical accuracy" in NOTE
+  assert notes[-1] == NOTE and "Research use only" in NOTE
   assert any("Failed scans (1): b" in line for line in notes)
-  assert Report(ROWS[:1]).notes() == [NOTE]
+
+
+def test_only_made_up_scans_are_called_virtual():
+  ours, made_up = Report(ROWS), Report(ROWS, made_up=True)
+  assert not any("virtual" in line or "phantom" in line for line in (*ours.notes(), ours.summary()["note"]))
+  assert made_up.notes()[-1] == made_up.summary()["note"] == MADE_UP_NOTE and "virtual patients" in MADE_UP_NOTE
+
+
+def test_columns_that_are_shown_are_explained_and_no_others():
+  whole = " ".join(Report(ROWS).notes())
+  assert all(f"{word}: " in whole for word in ("ALE", "HD95", "box IoU", "IoU max-min", "wall", "baseline"))
+  boxes_only = " ".join(Report([Row("a", "liver", True, "found", "", box_iou=0.5)]).notes())
+  assert "box IoU: " in boxes_only and "HD95" not in boxes_only and "ALE" not in boxes_only
 
 
 def test_a_report_without_rows_is_empty_and_still_a_report():
