@@ -12,10 +12,15 @@ from scipy import ndimage
 from medlsam_jax import notices
 from medlsam_jax.data import hounsfield
 from medlsam_jax.errors import InputError
-from medlsam_jax.geometry import PATCH_EDGE, WORKING_SPACING_MM, Volume
+from medlsam_jax.geometry import PATCH_EDGE, WORKING_SPACING_MM, Grid, Volume
 
 MAX_VOXELS = 600_000_000
 """Largest scan that is read: about 512x512x2300. As float32 it takes 2.4 GB."""
+
+SPACING_LIMITS_MM = (0.05, 50.0)
+"""Edges of a voxel of a CT. A factor of 1000 apart, so that no number can be read in two units."""
+LONGEST_MM = 5000.0
+"""No scan is longer along an axis."""
 
 AIR_HU = -1000.0
 """What stands in voxels outside of what was scanned."""
@@ -42,6 +47,18 @@ def refuse_size(shape: tuple[int, ...], source: str, max_voxels: int | None = No
     raise InputError(
       f"{source}: {size} = {voxels / 1e6:.0f} million voxels, over the limit of {limit / 1e6:.0f} million; "
       "crop the scan, or save it with a larger spacing"
+    )
+
+
+def refuse_spacing(grid: Grid, source: str) -> None:
+  """Raises InputError when voxels are smaller or larger than any CT's, or the scan longer: memory follows its mm."""
+  edges = grid.spacing_mm
+  extent = edges * np.array(grid.shape)
+  if edges.min() < SPACING_LIMITS_MM[0] or edges.max() > SPACING_LIMITS_MM[1] or extent.max() > LONGEST_MM:
+    size, whole = ("x".join(f"{length:.4g}" for length in lengths) for lengths in (edges, extent))
+    raise InputError(
+      f"{source}: voxels of {size} mm, {whole} mm in all (z y x): a CT has voxels of {SPACING_LIMITS_MM[0]:g} to "
+      f"{SPACING_LIMITS_MM[1]:g} mm and is at most {LONGEST_MM / 1000:g} m long; correct the header"
     )
 
 

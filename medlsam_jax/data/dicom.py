@@ -8,6 +8,7 @@ series, `dicom_geometry` places, `dicom_pixels` values; this file joins them.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,6 +29,7 @@ _AIR_HU, _LOWEST_AIR_HU = -1000.0, -1024.0
 _NO_HU_BELOW, _NO_AIR_ABOVE = -1100.0, -900.0
 _UNSPECIFIED = "US"
 """RescaleType that GDCM and what is built on it (ITK) write of CT without one: judged by the tissue, as no type is."""
+_JUMP_HU = 400.0
 _NO_HU_ABOVE, _WRAPPED_SHARE = 30000.0, 0.01
 
 
@@ -79,11 +81,12 @@ def _read(path: Path, series: str | None) -> tuple[Volume, list[str], list[str]]
   stack, doubts = _scaled_alike(stack, source)
   if any(frame.rescale_type == _UNSPECIFIED for frame in stack.frames):
     notes.append(f"{source}: RescaleType is {_UNSPECIFIED} (unspecified); the values are taken as Hounsfield units")
+  checks.refuse_spacing(stack.grid, source)
   checks.refuse_size(stack.grid.shape, source)
   checks.refuse_size((len(stack.frames), *stack.grid.shape[1:]), source)
   array, stack, remarks = _decoded(stack, source)
   notes += [*stack.notes, *remarks["notes"], *_filled(array, stack, source)]
-  doubts += [*remarks["doubts"], *_doubts(stack, source)]
+  doubts += [*remarks["doubts"], *_doubts(stack, source), *_jumps(array, stack, source)]
   return Volume(stack.laid_even(array), stack.grid, source), notes, doubts
 
 
@@ -220,3 +223,14 @@ def _doubts(stack: Stack, source: str) -> list[str]:
   if mixed:
     doubts.append(f"{source}: slices of several acquisitions lie between each other, by {mixed}")
   return doubts
+
+
+def _jumps(array: Float32[np.ndarray, "slice y x"], stack: Stack, source: str) -> list[str]:
+  """Neighbours with another scale whose values lie apart: one of the scales is wrong."""
+  scales = [(frame.slope, frame.intercept) for frame in stack.frames]
+  changes = [i for i, (lower, upper) in enumerate(itertools.pairwise(scales)) if lower != upper]
+  apart = [i for i in changes if abs(float(array[i].mean()) - float(array[i + 1].mean())) > _JUMP_HU]
+  if not apart:
+    return []
+  pairs = dicom_folder.names(f"{stack.frames[i].name} and {stack.frames[i + 1].name}" for i in apart)
+  return [f"{source}: RescaleSlope or RescaleIntercept change between {pairs}, and the values jump there"]

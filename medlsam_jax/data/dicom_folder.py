@@ -17,7 +17,7 @@ from medlsam_jax.errors import InputError
 
 THREADS = min(4, os.cpu_count() or 1)
 _DIRECTORY_FILE = "DICOMDIR"
-_NAMES_SHOWN = 4
+_NAMES_SHOWN, _SERIES_SHOWN = 4, 12
 _LOST_SHARE, _LOST_ONE_OF = 0.1, 4
 _MAJORITY = 2 / 3
 
@@ -63,7 +63,8 @@ def _walk(directory: Path) -> Iterator[tuple[Path, list[Path]]]:
   for root, folders, files in os.walk(directory):
     folders[:] = sorted(name for name in folders if not name.startswith("."))
     shown = sorted(name for name in files if not name.startswith(".") and name.upper() != _DIRECTORY_FILE)
-    yield Path(root), [Path(root, name) for name in shown]
+    # a pipe or a broken link is no file, and opening the former waits for ever
+    yield Path(root), [path for name in shown if (path := Path(root, name)).is_file()]
 
 
 def names(items: Iterable[str]) -> str:
@@ -154,7 +155,7 @@ def choose(
   if not others:
     return stack, []
   took = _described(groups[chosen][0].series, stack)
-  return stack, [f"{contents.source}: took series {took}; left out {'; '.join(others)}"]
+  return stack, [f"{contents.source}: took series {took}; left out {_listed(others)}"]
 
 
 def _named(series: str, groups: dict[str, list[Frame]], source: str) -> str:
@@ -167,7 +168,7 @@ def _named(series: str, groups: dict[str, list[Frame]], source: str) -> str:
   for matching in ways:
     if len(matching) == 1:
       return matching[0]
-  listed = "; ".join(_described(frames[0].series, frames) for frames in groups.values())
+  listed = _listed([_described(frames[0].series, frames) for frames in groups.values()])
   count = max(map(len, ways))
   raise InputError(
     f"{source}: {count or 'no'} series here {'are' if count else 'is'} called {series!r}; there are: {listed}"
@@ -191,8 +192,13 @@ def _only_volume(groups: dict[str, list[Frame]], tried: dict[str, Stack | InputE
   damage = f" (left out {contents.reasons()})" if contents.damaged else ""
   raise InputError(
     f"{contents.source}: {len(listed)} series, {len(volumes) or 'none'} of which can be taken alone; choose with "
-    f"series=UID (--series), an ending of the UID or the series number: {'; '.join(listed)}{damage}"
+    f"series=UID (--series), an ending of the UID or the series number: {_listed(listed)}{damage}"
   )
+
+
+def _listed(series: list[str]) -> str:
+  more = f"; and {len(series) - _SERIES_SHOWN} more" if len(series) > _SERIES_SHOWN else ""
+  return "; ".join(series[:_SERIES_SHOWN]) + more
 
 
 def _described(series: Series, what: Stack | InputError | list[Frame]) -> str:

@@ -14,6 +14,9 @@ _GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 _ACQUISITION = ("AcquisitionNumber", "TemporalPositionIdentifier", "TemporalPositionIndex", "StackID", "EchoNumbers")
 _TIMES = ("AcquisitionTime", "ContentTime")
 _NO_IMAGES = ("SEG", "RTDOSE", "RTSTRUCT", "RTPLAN", "RTRECORD", "SR", "PR", "KO", "DOC", "REG", "FID", "AU", "ECG")
+_LOCALIZERS = {"LOCALIZER", "SCOUT", "TOPOGRAM"}
+_FURTHEST_MM = 1e5
+"""No place is further from a scanner's origin; beyond it, float32 would not tell slices apart."""
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 TAGS = [
   *_GEOMETRY,
@@ -102,7 +105,7 @@ def read_frames(path: Path) -> tuple[list[Frame], set[str], dict[str, int]]:
   if header.whole("SamplesPerPixel", 1) != 1:
     raise Unusable("a colour image")
   image_type = [part.upper() for part in header.values("ImageType")]
-  if "LOCALIZER" in image_type:
+  if _LOCALIZERS & set(image_type):
     raise Unusable("a localizer (ImageType)")
   series = Series(
     header.text("SeriesInstanceUID") or "unnamed",
@@ -155,7 +158,7 @@ def _enhanced(
   for index, item in enumerate(per_frame):
     try:
       groups = [group for owner in [item, *shared] for group in _groups(owner)]
-      if any("LOCALIZER" in (part.upper() for part in group.values("FrameType")) for group in groups):
+      if any(_LOCALIZERS & {part.upper() for part in group.values("FrameType")} for group in groups):
         raise Unusable("a localizer (FrameType)")
       frames.append(_frame(header, [*groups, header], (index, declared), series, shape))
     except Unusable as error:
@@ -190,6 +193,8 @@ def _frame(
     alone = " (SliceLocation alone is no place)" if header.text("SliceLocation") and missing[0] == _GEOMETRY[0] else ""
     raise Unusable(f"no {', '.join(missing)}{alone}: an image without a place in space")
   position = _array(first("ImagePositionPatient"), "ImagePositionPatient", 3)
+  if np.abs(position).max() > _FURTHEST_MM:
+    raise Unusable(f"ImagePositionPatient is {position.tolist()} mm, no place in a scanner")
   spacing = _array(first("PixelSpacing"), "PixelSpacing", 2)
   if spacing.min() <= 0:
     raise Unusable(f"pixel spacing {spacing.tolist()} mm (PixelSpacing); both must be above zero")

@@ -26,6 +26,10 @@ SIDEWAYS_VOXELS = 0.5
 GAP_LIMIT_MM = 10.0
 """Widest distance between slices that is filled by interpolation: the thickest slices in common use."""
 _SAME_PLACE_MM = 0.01
+_STEEPEST = 1.0
+"""Tangent of the most that a stack may lean, 45 degrees: gantries tilt by 30."""
+_ROUNDED_MM = 0.5
+"""Places rounded to whole millimetres are off by so much."""
 _JUMP = 1.5
 _MOST_NEW = 4
 """Times as many slices as there were is the most that an even grid may have."""
@@ -177,6 +181,11 @@ def _line(
       f"{source}: slices lie up to {off.max():.2f} mm beside the line through all of them "
       f"({place(frames[worst])}); less than half a pixel, left there"
     )
+  if np.linalg.norm(slope) > _STEEPEST:
+    raise InputError(
+      f"{source}: {place(frames[0])} and {place(frames[-1])} lie more sideways than above each other; no gantry tilts "
+      "so far: two fields or acquisitions in one series?"
+    )
   return slope @ axes, start @ axes
 
 
@@ -211,7 +220,7 @@ def _even_places(
     raise InputError(
       f"{source}: {said}; slices are missing, and gaps over {GAP_LIMIT_MM:g} mm are not filled: find the missing files"
     )
-  if changes > max(2, len(steps) // 5):
+  if changes > max(2, len(steps) // 5) and off.max() > _ROUNDED_MM + 1e-6:
     raise InputError(f"{source}: {said}, and distances change {changes} times; two acquisitions in one series?")
   finest = float(np.percentile(steps, 10, method="lower"))
   count = max(1, round((places[-1] - places[0]) / finest))

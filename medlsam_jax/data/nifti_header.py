@@ -22,16 +22,13 @@ import nibabel
 import numpy as np
 from jaxtyping import Float
 
+from medlsam_jax.data.checks import LONGEST_MM, SPACING_LIMITS_MM
 from medlsam_jax.errors import InputError
 from medlsam_jax.geometry import Grid, HeaderForms
 
 Header = nibabel.Nifti1Header
 Affine = Float[np.ndarray, "4 4"]
 
-SPACING_LIMITS_MM = (0.05, 50.0)
-"""Edges of a voxel of a CT. A factor of 1000 apart, so that no number can be read in two units."""
-LONGEST_MM = 5000.0
-"""No scan is longer along an axis."""
 _UNITS = {0: ("unknown units", 1.0), 1: ("metres", 1000.0), 2: ("millimetres", 1.0), 3: ("micrometres", 0.001)}
 _SCANNER = 1
 _SPACING_DISAGREES = 0.01

@@ -1,5 +1,6 @@
 """Folders as archives, media and scanners write them: what makes the volume, what is left out, what is asked."""
 
+import os
 import shutil
 
 import numpy as np
@@ -206,3 +207,17 @@ def test_one_slice_stands_for_its_series(tmp_path, stored):
   with pytest.raises(InputError, match=r"a.dcm: no DICOM file"):
     (tmp_path / "a.dcm").write_text("x")
     scans.read_volume(tmp_path / "a.dcm")
+
+
+def test_pipes_and_broken_links_are_passed_over(tmp_path, stored):
+  write_series(tmp_path, stored)
+  os.mkfifo(tmp_path / "0pipe")
+  (tmp_path / "0link").symlink_to(tmp_path / "gone")
+  assert_whole(dicom.read_series(tmp_path), stored)
+
+
+def test_a_series_number_for_each_image_is_listed_in_short(tmp_path, stored):
+  for index in range(30):
+    write_slice(tmp_path / f"{index}.dcm", stored[0], (0, 0, index), series=f"1.2.{index}")
+  with pytest.raises(InputError, match=r"30 series, none of which .*; and 18 more"):
+    dicom.read_series(tmp_path)

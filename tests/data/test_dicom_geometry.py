@@ -221,3 +221,26 @@ def test_disturbed_stacks_are_right_or_told(tmp_path, seed):
     corners = volume.grid.world_from_voxel([[i, 0, 0] for i in range(len(positions))])
     assert len(positions) == volume.array.shape[0]
     assert np.abs(corners - positions).max() <= tolerance_mm(volume)
+
+
+def test_two_slices_beside_each_other_are_no_tilted_stack(tmp_path):
+  with pytest.raises(InputError, match=r"0.dcm .* and 001.dcm .* more sideways than above"):
+    dicom.read_series(write_ramp(tmp_path / "case", [0.0, 5.0], [(0, 0), (30, 0)]))
+
+
+def test_places_rounded_to_whole_millimetres_are_no_mixture(tmp_path):
+  volume = read_quietly(write_ramp(tmp_path / "case", np.rint(np.arange(0, 30, 1.5) + 0.01)))
+  assert_at_its_place(volume)
+
+
+@pytest.mark.parametrize(
+  ("extra", "message"),
+  [
+    ({"PixelSpacing": [500.0, 500.0]}, "voxels of 1x500x500 mm"),
+    ({"PixelSpacing": [0.0005, 0.0005]}, "voxels of 1x0.0005x0.0005 mm"),
+    ({"ImagePositionPatient": [1e30, 0, 0]}, "ImagePositionPatient is .*no place in a scanner"),
+  ],
+)
+def test_lengths_of_no_scanner_are_refused(tmp_path, extra, message):
+  with pytest.raises(InputError, match=message):
+    dicom.read_series(write_ramp(tmp_path / "case", np.arange(3.0), **extra))

@@ -200,3 +200,12 @@ def test_big_endian_and_implicit_files_are_read(tmp_path, stored):
     image.PixelData = stored[index].astype("<u2" if little else ">u2").tobytes()
     pydicom.dcmwrite(path, image, implicit_vr=implicit, little_endian=little)
   np.testing.assert_array_equal(dicom.read_series(tmp_path).array, stored[:2] - 1024.0)
+
+
+def test_a_slice_whose_scale_makes_its_values_jump_is_doubted(tmp_path, stored):
+  write_series(tmp_path, stored)
+  write_slice(tmp_path / "002.dcm", stored[2], (-30, -40, 105), intercept=0)
+  with pytest.warns(UserWarning, match=r"change between 001.dcm and 002.dcm, 002.dcm and 003.dcm, and the values jump"):
+    assert len(dicom.read_series(tmp_path).doubts) == 1
+  write_slice(tmp_path / "002.dcm", stored[2] * 2, (-30, -40, 105), slope=0.5)
+  assert not dicom.read_series(tmp_path).doubts
