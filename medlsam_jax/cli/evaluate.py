@@ -14,6 +14,7 @@ from medlsam_jax.errors import ConfigError, InputError
 if TYPE_CHECKING:
   from medlsam_jax.cli.terminal import Terminal
   from medlsam_jax.evaluation.baseline import MeanBoxes
+  from medlsam_jax.evaluation.report import Report
 
 RESULT_NAME = "evaluation"
 _TRUTH_ENDINGS = ("_seg.nii.gz", "_seg.nii")
@@ -36,6 +37,11 @@ def add_to(commands: Any) -> None:
     "--predictions", metavar="DIR", help="results to score (NAME_seg.nii.gz, NAME_boxes.json) instead of making them"
   )
   parser.add_argument("--no-masks", action="store_true", help="localize only")
+  parser.add_argument(
+    "--resample",
+    action="store_true",
+    help="score a truth or a label map on another grid than its scan too, each voxel taking the nearest label",
+  )
   options.add_organs(parser)
   options.add_search(parser)
   segment.add_painting(parser.add_argument_group("how they are painted"))
@@ -57,6 +63,7 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Scores every scan; 1 if any failed."""
   from medlsam_jax.cli import job, sources
   from medlsam_jax.data.templates import read_label_table
+  from medlsam_jax.evaluation.report import Report
   from medlsam_jax.results.staging import require_writable
 
   cases = cases_of(arguments)
@@ -77,8 +84,8 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   if unknown:
     raise InputError(f"{', '.join(unknown)}: no value in the truth's labels.json; name it there, or choose --organs")
   values = {organ: table[organ] for organ in organs}
-  rows = _score(arguments, cases, values, failed, terminal)
-  return tell(Path(arguments.out), rows, terminal, arguments.made_up)
+  rows, reasons = _score(arguments, cases, values, failed, terminal)
+  return tell(Path(arguments.out), Report(rows, arguments.made_up, reasons), terminal)
 
 
 def check_predictions(arguments: argparse.Namespace) -> None:
@@ -156,33 +163,64 @@ def _score(
   values: dict[str, int],
   failed: Mapping[str, str],
   terminal: Terminal,
+) -> tuple[list[Any], dict[str, str]]:
+  """Rows of all scans, and why those that could not be scored could not; a scan without a result stays in as failed."""
+  folder = Path(arguments.predictions or arguments.out)
+  tasks = _expected(arguments, folder, cases)
+  baseline = _baseline(arguments, cases, values, terminal)
+  rows: list[Any] = []
+  reasons = dict(failed)
+  with terminal.bar("scoring") as report:
+    for number, case in enumerate(cases, 1):
+      try:
+        if case.name not in reasons:
+          rows += _score_case(arguments, case, folder, tasks, values, baseline)
+      except InputError as error:
+        reasons[case.name] = str(error)
+        terminal.warn(f"{case.name}: {error}")
+      if case.name in reasons:
+        rows += _failed_case(case, tasks, values, reasons)
+      report(number, len(cases))
+  if not rows:
+    raise InputError(f"no scan could be scored: {'; '.join(reasons.values())}")
+  return rows, reasons
+
+
+def _score_case(
+  arguments: argparse.Namespace,
+  case: Case,
+  folder: Path,
+  tasks: Sequence[str],
+  values: dict[str, int],
+  baseline: MeanBoxes | None,
 ) -> list[Any]:
-  """Rows of all scans; a scan without a result stays in them as failed."""
+  """Rows of one scan from its result files."""
   from medlsam_jax.data.nifti import read_label_nifti
   from medlsam_jax.data.scans import read_volume
-  from medlsam_jax.evaluation.case import evaluate_case
   from medlsam_jax.evaluation.saved import evaluate_saved
   from medlsam_jax.results.writing import BOXES, LABELS
 
-  folder = Path(arguments.predictions or arguments.out)
-  with_boxes, with_masks = _expected(arguments, folder, cases)
-  expected: Any = (*(["boxes"] if with_boxes else []), *(["masks"] if with_masks else []))
-  baseline = _baseline(arguments, cases, values, terminal)
-  rows: list[Any] = []
-  with terminal.bar("scoring") as report:
-    for number, case in enumerate(cases, 1):
-      truth = read_label_nifti(case.truth)
-      placed = None
-      if baseline is not None and case.scan is not None and case.name not in failed:
-        placed = baseline.place(read_volume(case.scan))
-      if case.name in failed:
-        rows += evaluate_case(case.name, None, None, truth, values, placed, expected=expected)
-      else:
-        boxes = folder / (case.name + BOXES) if with_boxes else None
-        masks = folder / (case.name + LABELS) if with_masks else None
-        rows += evaluate_saved(case.name, boxes, masks, truth, values, placed)
-      report(number, len(cases))
-  return rows
+  scan = placed = None
+  if baseline is not None and case.scan is not None:
+    scan = read_volume(case.scan)
+    placed = baseline.place(scan)
+  boxes = folder / (case.name + BOXES) if "boxes" in tasks else None
+  masks = folder / (case.name + LABELS) if "masks" in tasks else None
+  truth = read_label_nifti(case.truth)
+  return evaluate_saved(case.name, boxes, masks, truth, values, placed, scan=scan, resample=arguments.resample)
+
+
+def _failed_case(case: Case, tasks: Sequence[Any], values: dict[str, int], reasons: dict[str, str]) -> list[Any]:
+  """Rows of a scan that failed, none where truth cannot be read either."""
+  from medlsam_jax.data.nifti import read_label_nifti
+  from medlsam_jax.evaluation.case import evaluate_case
+
+  try:
+    truth = read_label_nifti(case.truth)
+  except InputError as error:
+    reasons[case.name] = str(error)
+    return []
+  return evaluate_case(case.name, None, None, truth, values, expected=tuple(tasks))
 
 
 def _baseline(
@@ -203,26 +241,24 @@ def _baseline(
   return MeanBoxes.of(templates)
 
 
-def _expected(arguments: argparse.Namespace, folder: Path, cases: Sequence[Case]) -> tuple[bool, bool]:
-  """Whether boxes and masks are to be scored: what was made, or what any scan has."""
+def _expected(arguments: argparse.Namespace, folder: Path, cases: Sequence[Case]) -> tuple[str, ...]:
+  """What is to be scored, of boxes and masks: what was made, or what any scan has."""
   from medlsam_jax.results.writing import BOXES, LABELS
 
   if arguments.predictions is None:
-    return True, not arguments.no_masks
+    return ("boxes",) if arguments.no_masks else ("boxes", "masks")
   boxes = any((folder / (case.name + BOXES)).is_file() for case in cases)
   masks = not arguments.no_masks and any((folder / (case.name + LABELS)).is_file() for case in cases)
   if not boxes and not masks:
     names = ", ".join(case.name for case in cases[:5])
     raise InputError(f"{folder}: no results for any scan ({names}); expected NAME_boxes.json or NAME_seg.nii.gz")
-  return boxes, masks
+  return (*(["boxes"] if boxes else []), *(["masks"] if masks else []))
 
 
-def tell(out: Path, rows: Sequence[Any], terminal: Terminal, made_up: bool) -> int:
+def tell(out: Path, result: Report, terminal: Terminal) -> int:
   """Prints and writes the scores; 1 if a scan failed."""
-  from medlsam_jax.evaluation.report import Report
   from medlsam_jax.results.staging import make_folder
 
-  result = Report(rows, made_up)
   make_folder(out)
   terminal.warn_replaced(out / f"{RESULT_NAME}.csv", out / f"{RESULT_NAME}.json")
   result.write_csv(out / f"{RESULT_NAME}.csv")

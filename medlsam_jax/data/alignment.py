@@ -54,7 +54,7 @@ def align_labels(
     laid = oblique.nearest_labels(array, grid, scan)
   if laid is None:
     raise InputError(
-      f"{labels.source}: the label map is on another grid than its scan {scan_source}: {own.describe()} against "
+      f"{labels.source}: the label map is on another grid than {scan_source}: {own.describe()} against "
       f"{target.describe()}; resample it onto the scan"
     )
   return dataclasses.replace(
@@ -92,7 +92,7 @@ def _relaid(
   before, after = int(np.count_nonzero(array)), int(np.count_nonzero(result))
   if before and not after:
     raise InputError(
-      f"{source}: all its labelled voxels lie outside its scan {scan_source}: {grid.describe()} against "
+      f"{source}: all its labelled voxels lie outside {scan_source}: {grid.describe()} against "
       f"{target.describe()}; is it another scan's?"
     )
   cut = f"; {before - after} of its {before} labelled voxels lie outside and are cut away" if after < before else ""

@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from medlsam_jax.data.alignment import align_labels
 from medlsam_jax.errors import InputError
 from medlsam_jax.evaluation.localization import OUTSIDE, Found, score_box, score_finding, truth_points
 from medlsam_jax.evaluation.segmentation import LabelBoxes, score_mask
@@ -75,7 +76,8 @@ def evaluate_case(
   Args:
     name: of the scan, for the report.
     findings: by organ, in voxels of truth's grid; None where the search failed or was not asked for.
-    label_map: on truth's grid, with its own label values in `names` (a `Volume` has those of `values`); or None.
+    label_map: on truth's voxels (in any axis order, cropped or padded), with its own label values in `names` (a
+      `Volume` has those of `values`); or None.
     truth: label map of the scan.
     values: organs to score and their values in `truth`.
     baseline_boxes: of `MeanBoxes.place`, scored beside the findings.
@@ -87,19 +89,14 @@ def evaluate_case(
     verdict, and whether anything was painted, are what counts.
 
   Raises:
-    InputError: if the label map lies on another grid than truth, or a label map is not of integers.
+    InputError: if the label map does not lie on truth's voxels, or a label map is not of integers.
   """
   results: dict[Task, object] = {"boxes": findings, "masks": label_map}
   if expected is None:
     expected = tuple(task for task, result in results.items() if result is not None) or tuple(results)
-  if label_map is not None and not label_map.grid.is_same(truth.grid):
-    raise InputError(
-      f"{name}: the label map ({label_map.grid.shape}) and the truth ({truth.grid.shape}) lie on different grids; "
-      "write the result on the scan's own grid, or give the truth of this scan"
-    )
   case = _Case(
     findings=findings,
-    ours=None if label_map is None else LabelBoxes(_integers(name, "label map", label_map.array)),
+    ours=None if label_map is None else LabelBoxes(_integers(name, "label map", _on_truth(name, label_map, truth))),
     names=dict(getattr(label_map, "names", values)),
     truth=LabelBoxes(_integers(name, "truth", truth.array)),
     grid=truth.grid,
@@ -152,6 +149,14 @@ class _Case:
     if self.ours is not None:
       scores["predicted_ml"] = voxels * float(np.prod(self.grid.spacing_mm)) / 1000.0
     return failures, scores
+
+
+def _on_truth(name: str, label_map: Labelled | Volume, truth: Volume) -> np.ndarray:
+  """The label map's values on the voxels of truth."""
+  if label_map.grid.is_same(truth.grid):
+    return label_map.array
+  labels = label_map if isinstance(label_map, Volume) else Volume(label_map.array, label_map.grid, f"{name}: label map")
+  return align_labels(labels, truth.grid, f"truth of {name}", truth.file_grid).array
 
 
 def _integers(name: str, what: str, array: np.ndarray) -> np.ndarray:

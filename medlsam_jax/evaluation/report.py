@@ -7,7 +7,7 @@ import dataclasses
 import io
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -64,10 +64,16 @@ class Statistic:
 class Report:
   """All rows of an evaluation. Failures stay in every mean, as IoU or Dice 0 and the scan's diagonal in mm."""
 
-  def __init__(self, rows: Iterable[Row], made_up: bool = False):
-    """`made_up`: the scans are phantoms or virtual patients, which is said under the table."""
+  def __init__(self, rows: Iterable[Row], made_up: bool = False, reasons: Mapping[str, str] | None = None):
+    """What is told beside the rows.
+
+    Args:
+      made_up: the scans are phantoms or virtual patients, which is said under the table.
+      reasons: scan that could not be scored -> why; one without rows is in no mean.
+    """
     self.rows = list(rows)
     self.note = MADE_UP_NOTE if made_up else NOTE
+    self.reasons = dict(reasons or {})
 
   def _statistics(self, rows: list[Row]) -> dict[str, Statistic]:
     pairs = {name: Statistic.of([v for r in rows if (v := getattr(r, name)) is not None]) for name in METRICS}
@@ -81,7 +87,7 @@ class Report:
     - `presence`: decisions on organs that truth has and has not. A finding counts as `called_absent` when its verdict
       is outside the field of view, `uncertain` stands apart, all else is `called_present`, and without a finding it is
       `no_finding`; `painted_though_absent` counts masks of organs that are not there;
-    - `scans`, `failed_scans`, `failed` (organs in scans that have them).
+    - `scans`, `failed_scans`, `reasons` (why a scan could not be scored), `failed` (organs in scans that have them).
     """
     organs: dict[str, dict] = {}
     for organ in dict.fromkeys(row.organ for row in self.rows):
@@ -93,11 +99,12 @@ class Report:
       for name in METRICS
       if any(name in each for each in organs.values())
     }
-    scans = list(dict.fromkeys(row.scan for row in self.rows))
+    scans = list(dict.fromkeys([*(row.scan for row in self.rows), *self.reasons]))
     return {
       "note": self.note,
       "scans": len(scans),
-      "failed_scans": sorted({r.scan for r in self.rows if SCAN_FAILED in r.failure}),
+      "failed_scans": sorted({r.scan for r in self.rows if SCAN_FAILED in r.failure} | self.reasons.keys()),
+      "reasons": self.reasons,
       "failed": sum(each["failed"] for each in organs.values()),
       "mean_over_organs": means,
       "presence": self._presence(),
@@ -143,6 +150,7 @@ class Report:
     lines = []
     if summary["failed_scans"]:
       lines.append(f"Failed scans ({len(summary['failed_scans'])}): {', '.join(summary['failed_scans'])}.")
+    lines += [f"{scan}: {why}" for scan, why in self.reasons.items()]
     if summary["failed"]:
       lines.append(
         f"{summary['failed']} organ results are missing and stay in the means: IoU and Dice 0, distances the scan's "

@@ -11,12 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from medlsam_jax import notices
 from medlsam_jax.data import oblique
+from medlsam_jax.data.alignment import align_labels
 from medlsam_jax.data.nifti import read_label_nifti
 from medlsam_jax.errors import InputError
 from medlsam_jax.evaluation.case import Row, Task, evaluate_case
 from medlsam_jax.evaluation.localization import PlacedPoints
 from medlsam_jax.geometry import Box, Volume
+from medlsam_jax.results.boxes_file import scan_grid
 
 
 def findings_from_dict(data: Mapping[str, Any], source: str = "<dict>") -> dict[str, PlacedPoints]:
@@ -52,30 +55,72 @@ def evaluate_saved(
   truth: Volume,
   values: Mapping[str, int],
   baseline_boxes: Mapping[str, Box] | None = None,
+  *,
+  scan: Volume | None = None,
+  resample: bool = False,
 ) -> list[Row]:
   """`evaluate_case` on files. A path that was given but does not exist is a scan that failed, not one left out.
 
-  The label map is taken to have the label values that the boxes file lists for each organ (`"label"`), else `values`.
+  Scored is on the voxels of the scan, which the boxes file tells (its `scan` entry), else `scan`: truth and label map
+  are laid on them (`data.alignment`), so that scores do not depend on how either is stored. Where neither tells, truth
+  and label map are scored on the larger of the two. The label map is taken to have the label values that the boxes file
+  lists for each organ (`"label"`), else `values`.
+
+  Args:
+    scan: the scan itself, whose voxels `baseline_boxes` count.
+    resample: take the nearest label of a truth or a label map that lies on another grid, instead of refusing it.
 
   Raises:
-    InputError: if a file that exists cannot be used, or lies on another grid than truth.
+    InputError: if a file that exists cannot be used, or does not lie on the voxels of the scan.
   """
-  findings, label_map, names = None, None, dict(values)
+  findings, written, labels, names = None, None, None, dict(values)
   if boxes_file is not None and Path(boxes_file).exists():
     data = _read_json(Path(boxes_file))
     findings = findings_from_dict(data, str(boxes_file))
-    # the file counts a tilted scan's own voxels, `truth` was straightened when it was read
-    findings = {
-      organ: PlacedPoints(oblique.points_from_file(each.points, truth), each.verdict)
-      for organ, each in findings.items()
-    }
+    written = _scan_of(data, str(boxes_file))
     names |= {organ: int(e["label"]) for organ, e in data["organs"].items() if "label" in e}
   if labels_file is not None and Path(labels_file).exists():
-    volume = read_label_nifti(labels_file)
-    label_map = SavedLabels(volume, names)
+    labels = read_label_nifti(labels_file)
+  place = written or scan or _larger(labels, truth)
+  if findings is not None:
+    if written is None:
+      notices.warn(f"{boxes_file}: says nothing of its scan; its points are counted on the voxels of {place.source}")
+    findings = {o: PlacedPoints(oblique.points_from_file(f.points, place), f.verdict) for o, f in findings.items()}
+  if baseline_boxes is not None and scan is not None:
+    baseline_boxes = {organ: oblique.move_box(box, scan.grid, place.grid) for organ, box in baseline_boxes.items()}
+  laid_truth, laid = (None if v is None else _laid(v, place, resample) for v in (truth, labels))
+  assert laid_truth is not None
   given: dict[Task, object] = {"boxes": boxes_file, "masks": labels_file}
   expected = tuple(task for task, file in given.items() if file is not None)
-  return evaluate_case(name, findings, label_map, truth, values, baseline_boxes, expected=expected or None)
+  label_map = None if laid is None else SavedLabels(laid, names)
+  return evaluate_case(name, findings, label_map, laid_truth, values, baseline_boxes, expected=expected or None)
+
+
+def _scan_of(data: Mapping[str, Any], source: str) -> Volume | None:
+  """The scan that a boxes file speaks of: where it lies, without its voxels."""
+  grid = scan_grid(data.get("scan"), source)
+  if grid is None:
+    return None
+  straight, file_grid = oblique.straightened(grid)
+  said = data["scan"].get("source")
+  return Volume(np.broadcast_to(np.uint8(0), straight.shape), straight, str(said or source), file_grid)
+
+
+def _larger(labels: Volume | None, truth: Volume) -> Volume:
+  """Of two label maps the one that the other lies in, and truth where neither does."""
+  if labels is None:
+    return truth
+  relay = (truth.file_grid or truth.grid).relay_to(labels.file_grid or labels.grid)
+  if relay is None:
+    return truth
+  low, high = relay.covered
+  return labels if ((high - low + 1) == np.array(relay.shape)[list(relay.order)]).all() else truth
+
+
+def _laid(labels: Volume, place: Volume, resample: bool) -> Volume:
+  if labels is place:
+    return labels
+  return align_labels(labels, place.grid, place.source, place.file_grid, resample=resample)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,13 +19,14 @@ import numpy as np
 from jaxtyping import Float
 
 from medlsam_jax import notices
-from medlsam_jax.data import oblique
+from medlsam_jax.data import checks, oblique
 from medlsam_jax.errors import InputError
-from medlsam_jax.geometry import Box, Grid, Volume
+from medlsam_jax.geometry import Box, Grid, HeaderForms, Volume
 from medlsam_jax.results.given import GivenBoxes, Shown
 
 FORMAT = "medlsam_jax boxes 1"
 DECIMALS = 3
+UNSTATED = "not stated by the file"
 _EDITED = 0.01
 """Numbers of a file that differ by more than this, in voxels or mm, were changed by hand."""
 _NUMBERS = re.compile(r"\[\s+(-?[\d.e+-]+(?:,\s+-?[\d.e+-]+)*)\s+\]")
@@ -78,6 +79,7 @@ def to_dict(
       "spacing_mm": _rounded(grid.spacing_mm, 6),
       "axis_codes": grid.axis_codes,
       "affine": _rounded(grid.affine, 6),
+      **({} if grid.forms is None or grid.forms.is_taken else {"orientation": UNSTATED}),
       "doubts": list(scan.doubts),
       "notes": list(scan.notes),
     },
@@ -254,15 +256,25 @@ def scan_grid(written: Any, source: str) -> Grid | None:
   """The grid of the file that the scan entry of a boxes file speaks of; None without an entry.
 
   Raises:
-    InputError: the entry has no shape or no affine.
+    InputError: the entry has no shape or no affine, or ones that no scan has.
   """
   if written is None:
     return None
   try:
     z, y, x = (int(n) for n in written["shape"])
-    return Grid((z, y, x), np.array(written["affine"], float).reshape(4, 4))
-  except (KeyError, TypeError, ValueError) as error:
-    raise InputError(f"{source}: its scan entry needs shape and affine; leave the entry as it was written") from error
+    affine = np.array(written["affine"], float).reshape(4, 4)
+    sound = min(z, y, x) > 0 and np.isfinite(affine).all() and np.linalg.det(affine[:3, :3]) != 0
+    if not sound:
+      raise ValueError(f"shape {[z, y, x]}, affine {affine.tolist()}")
+  except (KeyError, TypeError, ValueError, OverflowError) as error:
+    raise InputError(
+      f"{source}: its scan entry needs shape and affine ({error}); leave the entry as it was written"
+    ) from error
+  checks.refuse_size((z, y, x), f"{source}: its scan entry")
+  forms = None
+  if written.get("orientation") == UNSTATED:
+    forms = HeaderForms(0, (), 0, (0.0, 0.0, 0.0), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0, 1.0), 0, is_taken=False)
+  return Grid((z, y, x), affine, forms)
 
 
 def _as_written(written: Any, scan: Volume, source: str) -> Volume:

@@ -98,3 +98,30 @@ def test_query_that_is_a_template_is_warned_of(medlsam, perfect, mini_queries, t
   result = medlsam("evaluate", *words)
   assert result.code == 0
   assert "q0_ct.nii.gz is one of the templates too" in result.err and "baseline IoU" in result.out
+
+
+def test_scan_that_cannot_be_compared_fails_alone_with_a_line_in_the_summary(medlsam, perfect, mini_queries, tmp_path):
+  image = nibabel.load(mini_queries / "q0_seg.nii.gz")
+  nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), image.affine * 1.03), perfect / "q0_seg.nii.gz")
+  words = ["evaluate", "--predictions", perfect, "--truth", mini_queries, "--out", tmp_path / "out"]
+  result = medlsam(*words)
+  assert result.code == 1 and "q0_seg.nii.gz: the label map is on another grid" in result.err
+  scores = summary(tmp_path / "out")
+  assert scores["failed_scans"] == ["q0"] and "another grid" in scores["reasons"]["q0"]
+  assert scores["mean_over_organs"]["dice"] == 0.5 and "another grid" in result.out
+  again = medlsam(*words, "--resample")
+  assert again.code == 0 and "resampled" in again.err
+  assert 0.5 < summary(tmp_path / "out")["mean_over_organs"]["dice"] < 1
+
+
+def test_truth_that_cannot_be_read_leaves_its_scan_out_of_the_means(medlsam, perfect, mini_queries, tmp_path):
+  truth = tmp_path / "truth"
+  shutil.copytree(mini_queries, truth)
+  (truth / "q1_seg.nii.gz").write_bytes(b"no label map")
+  words = ["evaluate", "--predictions", perfect, "--truth", truth, "--out", tmp_path / "out"]
+  assert medlsam(*words).code == 1
+  scores = summary(tmp_path / "out")
+  assert scores["failed_scans"] == ["q1"] and scores["scans"] == 2 and scores["mean_over_organs"]["dice"] == 1
+  (truth / "q0_seg.nii.gz").write_bytes(b"nor this one")
+  result = medlsam(*words)
+  assert result.code == 2 and "no scan could be scored" in result.err and "q0_seg.nii.gz" in result.err

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rearranging import rearranged
 
 from medlsam_jax.data import alignment, oblique
 from medlsam_jax.errors import InputError
@@ -34,7 +35,7 @@ def test_another_grid_is_refused_with_both(make_grid, change):
   scan = make_grid("RAS", SHAPE)
   other = make_grid(**{"codes": "RAS", "shape": SHAPE, **change})
   labels = Volume(np.zeros(other.shape, np.uint8), other, "seg.nii")
-  with pytest.raises(InputError, match=r"seg.nii: .*its scan ct.nii: 5x6x7 voxels .* against 5x6x7 voxels"):
+  with pytest.raises(InputError, match=r"seg.nii: .*another grid than ct.nii: 5x6x7 voxels .* against 5x6x7 voxels"):
     alignment.align_labels(labels, scan, "ct.nii")
 
 
@@ -43,24 +44,6 @@ def test_rounded_spacing_is_the_same_grid(make_grid):
   other = make_grid("RAS", (300, 300, 300), (0.7422, 0.7422, 1.0))
   labels = Volume(np.broadcast_to(np.uint8(0), other.shape), other, "seg.nii")
   assert alignment.align_labels(labels, scan, "ct.nii").grid is scan
-
-
-def rearranged(array, grid, order, flip, low, high):
-  """The same voxels as a file has them that swaps and turns axes and starts `low` voxels later, or earlier (< 0)."""
-  signed = np.zeros((3, 3))  # voxel (z, y, x) of the file -> voxel of the grid
-  first = np.zeros(3)
-  shape = np.array(grid.shape) - low - high
-  for axis, old in enumerate(order):
-    signed[old, axis] = -1 if flip[axis] else 1
-    first[old] = grid.shape[old] - 1 - high[old] if flip[axis] else low[old]
-  affine = np.eye(4)
-  affine[:3, :3] = grid.affine[:3, :3] @ signed[::-1, ::-1]
-  affine[:3, 3] = grid.world_from_voxel(first)
-  padded = np.pad(array, [(max(-a, 0), max(-b, 0)) for a, b in zip(low, high, strict=True)])
-  cut = padded[tuple(slice(max(a, 0), n - max(b, 0)) for a, b, n in zip(low, high, padded.shape, strict=True))]
-  moved = cut.transpose(order)[tuple(slice(None, None, -1) if f else slice(None) for f in flip)]
-  assert moved.shape == tuple(shape[list(order)])
-  return moved, Grid(moved.shape, affine)
 
 
 @given(
@@ -78,7 +61,7 @@ def test_label_map_in_any_order_direction_and_extent_comes_onto_the_scan(order, 
   scan = Grid((9, 8, 10), affine)
   array = np.zeros(scan.shape, np.uint8)
   array[2:7, 2:6, 2:8] = np.arange(1, 121).reshape(5, 4, 6)
-  moved, grid = rearranged(array, scan, order, flip, np.array(low), np.array(high))
+  moved, grid = rearranged(array, scan, order, flip, low, high)
   origin = grid.affine.copy()
   origin[:3, 3] += affine[:3, :3] @ off
   aligned = alignment.align_labels(Volume(moved, Grid(grid.shape, origin), "seg.nii"), scan, "ct.nii")
@@ -111,7 +94,7 @@ def test_labelled_voxels_beyond_the_scan_are_counted_and_a_map_beside_it_is_refu
     aligned = alignment.align_labels(labels, scan, "ct.nii")
   assert np.count_nonzero(aligned.array) == 3 and "cut away" in aligned.notes[-1]
   array[2, 3, :9] = 0
-  with pytest.raises(InputError, match=r"seg.nii: all its labelled voxels lie outside its scan ct.nii"):
+  with pytest.raises(InputError, match=r"seg.nii: all its labelled voxels lie outside ct.nii"):
     alignment.align_labels(labels, scan, "ct.nii")
 
 
@@ -139,7 +122,7 @@ def test_without_orientation_arrays_of_one_shape_are_laid_voxel_by_voxel(make_gr
 def test_numbers_of_a_file_whose_codes_are_lost_are_used_where_they_fit(make_grid):
   scan = make_grid("RAS", SHAPE, (3.0, 2.0, 1.5))
   array = np.random.default_rng(0).integers(1, 9, SHAPE).astype(np.uint8)
-  moved, grid = rearranged(array, scan, (0, 1, 2), (False, False, True), np.zeros(3, int), np.zeros(3, int))
+  moved, grid = rearranged(array, scan, flip=(False, False, True))
   aligned = alignment.align_labels(Volume(moved, unstated(grid, is_taken=True), "seg.nii"), scan, "ct.nii")
   np.testing.assert_array_equal(aligned.array, array)
 
@@ -171,7 +154,7 @@ def test_cropped_and_turned_label_map_of_a_tilted_scan_is_the_whole_one(flip):
   array[3:11, 5:15, 4:13] = 2
   scan = oblique.straighten(Volume(np.zeros(grid.shape, np.float32), grid, "ct.nii"))
   whole = oblique.straighten(Volume(array, grid, "seg.nii"), labels=True)
-  moved, own = rearranged(array, grid, (1, 0, 2), flip, np.array([2, 3, 1]), np.array([1, 0, -2]))
+  moved, own = rearranged(array, grid, (1, 0, 2), flip, (2, 3, 1), (1, 0, -2))
   cropped = oblique.straighten(Volume(moved, own, "seg.nii"), labels=True)
   aligned = alignment.align_labels(cropped, scan.grid, "ct.nii", scan.file_grid)
   np.testing.assert_array_equal(aligned.array, whole.array)

@@ -1,15 +1,24 @@
 """Results read back from files are scored as those in memory."""
 
+import dataclasses
 import json
+import tempfile
+from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rearranging import rearranged
 
+from medlsam_jax.data import oblique
 from medlsam_jax.errors import InputError
 from medlsam_jax.evaluation.localization import truth_points
 from medlsam_jax.evaluation.saved import evaluate_saved, findings_from_dict
-from medlsam_jax.geometry import Grid, Volume
+from medlsam_jax.geometry import Box, Grid, Volume
+from medlsam_jax.results import boxes_file
+from medlsam_jax.results.given import GivenBoxes
 
 AFFINE = np.diag([3.0, 2.0, 4.0, 1.0])
 
@@ -27,7 +36,9 @@ def _entry(truth, **more):
 
 
 def test_files_score_as_what_they_hold(tmp_path, truth):
-  (tmp_path / "q_boxes.json").write_text(json.dumps({"organs": {"liver": _entry(truth, label=30)}, "seed": 0}))
+  scan = {"shape": truth.grid.shape, "affine": AFFINE.tolist()}
+  content = {"organs": {"liver": _entry(truth, label=30)}, "scan": scan, "seed": 0}
+  (tmp_path / "q_boxes.json").write_text(json.dumps(content))
   painted = np.where(truth.array == 2, 30, 0).astype(np.uint8)
   nibabel.save(nibabel.Nifti1Image(painted.T, AFFINE), tmp_path / "q_seg.nii.gz")
   row = evaluate_saved("q", tmp_path / "q_boxes.json", tmp_path / "q_seg.nii.gz", truth, {"liver": 2})[0]
@@ -68,3 +79,119 @@ def test_a_file_that_is_not_json_is_refused_by_name(tmp_path, truth):
   (tmp_path / "q_boxes.json").write_text("{")
   with pytest.raises(InputError, match="q_boxes"):
     evaluate_saved("q", tmp_path / "q_boxes.json", None, truth, {"liver": 2})
+
+
+TURN = np.eye(4)
+TURN[:2, :2] = [[np.cos(0.2), -np.sin(0.2)], [np.sin(0.2), np.cos(0.2)]]
+PLACE = np.array([[-3.0, 0, 0, 20.5], [0, -2, 0, 31], [0, 0, 4, -700], [0, 0, 0, 1]])
+
+
+def organs():
+  array = np.zeros((10, 12, 14), np.uint8)
+  array[2:7, 3:9, 4:12] = 2
+  array[3, 4, 3] = 2
+  array[7:9, 1:3, 2:5] = 5
+  return array
+
+
+def write_results(folder, affine):
+  """Boxes and a label map of a scan on `affine`, both a little off, and the truth."""
+  array = organs()
+  scan = oblique.straighten(Volume(array.astype(np.float32), Grid(array.shape, affine), "q_ct.nii.gz"))
+  boxes = {"liver": Box((1, 3, 4), (7, 9, 11)), "spleen": Box((6, 1, 1), (9, 3, 4))}
+  found = {o: GivenBoxes(o, v, (boxes[o],), "found") for o, v in (("liver", 1), ("spleen", 9))}
+  text = boxes_file.to_text(boxes_file.to_dict("q", scan, found, None, {}))
+  (folder / "q_boxes.json").write_text(text)
+  painted = np.roll(np.select([array == 2, array == 5], [1, 9]).astype(np.uint8), 1, 2)
+  nibabel.save(nibabel.Nifti1Image(painted.T, affine), folder / "q_seg.nii.gz")
+  return array, scan.file_grid or scan.grid, {o: Box(b.low, b.high) for o, b in boxes.items()}, scan
+
+
+def scores(folder, truth, grid, **more):
+  volume = oblique.straighten(Volume(truth, grid, "truth_seg.nii.gz"), labels=True)
+  rows = evaluate_saved(
+    "q", folder / "q_boxes.json", folder / "q_seg.nii.gz", volume, {"liver": 2, "spleen": 5}, **more
+  )
+  return [dataclasses.asdict(row) for row in rows]
+
+
+@given(
+  st.booleans(),
+  st.permutations(range(3)),
+  st.tuples(*[st.booleans()] * 3),
+  st.tuples(st.integers(-2, 2), st.integers(-2, 1), st.integers(-2, 2)),
+  st.tuples(st.integers(-2, 1), st.integers(-2, 3), st.integers(-2, 2)),
+  st.booleans(),
+)
+@settings(max_examples=25, deadline=None)
+@pytest.mark.filterwarnings("ignore:.*tilted", "ignore:.*laid where they coincide")
+def test_scores_do_not_depend_on_how_truth_is_stored(tilted, order, flip, low, high, with_baseline):
+  with tempfile.TemporaryDirectory() as name:
+    array, grid, boxes, scan = write_results(Path(name), TURN @ PLACE if tilted else PLACE)
+    more = {"baseline_boxes": boxes, "scan": scan} if with_baseline else {}
+    clean = scores(Path(name), array, grid, **more)
+    other = scores(Path(name), *rearranged(array, grid, order, flip, low, high), **more)
+  assert 0 < clean[0]["dice"] < 1 and 0 < clean[0]["box_iou"] < 1
+  for got, want in zip(other, clean, strict=True):
+    assert got == pytest.approx(want, abs=1e-3 if tilted else 1e-9)
+
+
+@pytest.mark.filterwarnings("ignore:.*laid where they coincide")
+def test_label_map_alone_is_scored_whatever_of_the_two_is_cropped(tmp_path):
+  array, grid, *_ = write_results(tmp_path, PLACE)
+  rows = [
+    evaluate_saved("q", None, tmp_path / "q_seg.nii.gz", Volume(cut, own, "truth"), {"liver": 2, "spleen": 5})
+    for cut, own in ((array, grid), rearranged(array, grid, (2, 0, 1), (True, False, False), (2, 1, 2), (1, 3, 2)))
+  ]
+  assert [(r.dice, r.hd95_mm, r.predicted_ml) for r in rows[0]] == [
+    (r.dice, r.hd95_mm, r.predicted_ml) for r in rows[1]
+  ]
+
+
+def test_origin_off_by_a_rounding_is_the_same_grid_and_by_half_a_voxel_another(tmp_path):
+  array, grid, *_ = write_results(tmp_path, PLACE)
+  rounded, moved = grid.affine.copy(), grid.affine.copy()
+  rounded[:3, 3] += 0.03
+  moved[0, 3] += 1.5
+  assert scores(tmp_path, array, Grid(grid.shape, rounded)) == scores(tmp_path, array, grid)
+  with pytest.raises(InputError, match=r"truth_seg.nii.gz: .* another grid than q_ct.nii.gz"):
+    scores(tmp_path, array, Grid(grid.shape, moved))
+  with pytest.warns(UserWarning, match="truth_seg.nii.gz: .*resampled"):
+    assert scores(tmp_path, array, Grid(grid.shape, moved), resample=True)[0]["dice"] > 0.5
+
+
+def test_boxes_without_a_scan_entry_are_counted_on_the_truth_with_a_word(tmp_path, truth):
+  (tmp_path / "q_boxes.json").write_text(json.dumps({"organs": {"liver": _entry(truth)}}))
+  with pytest.warns(UserWarning, match="q_boxes.json: says nothing of its scan"):
+    row = evaluate_saved("q", tmp_path / "q_boxes.json", None, truth, {"liver": 2})[0]
+  assert row.box_iou == 1
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    {"shape": [1, 2]},
+    {"affine": None},
+    {"affine": np.zeros((4, 4)).tolist()},
+    {"shape": [10**6] * 3},
+    {"shape": [0] * 3},
+  ],
+)
+def test_a_scan_entry_of_no_sense_is_refused_by_name(tmp_path, change):
+  array, grid, *_ = write_results(tmp_path, PLACE)
+  content = json.loads((tmp_path / "q_boxes.json").read_text())
+  content["scan"] |= change
+  (tmp_path / "q_boxes.json").write_text(json.dumps(content))
+  with pytest.raises(InputError, match=r"q_boxes.json: its scan entry"):
+    scores(tmp_path, array, grid)
+
+
+def test_truth_of_a_scan_without_orientation_is_laid_on_it_voxel_by_voxel(tmp_path):
+  array, grid, *_ = write_results(tmp_path, PLACE)
+  clean = scores(tmp_path, array, grid)
+  content = json.loads((tmp_path / "q_boxes.json").read_text())
+  content["scan"] |= {"orientation": boxes_file.UNSTATED, "affine": np.diag([-3.0, 2.0, 4.0, 1.0]).tolist()}
+  (tmp_path / "q_boxes.json").write_text(json.dumps(content))
+  (tmp_path / "q_seg.nii.gz").unlink()
+  with pytest.warns(UserWarning, match="q_ct.nii.gz states no orientation; laid on the voxels"):
+    assert scores(tmp_path, array, grid)[0]["box_iou"] == clean[0]["box_iou"]
