@@ -1,22 +1,27 @@
 # The same commands that CI and the README use. Each works alone: the environment is made when it is missing or stale.
 PYTHON ?= python3
-VENV := .venv
+VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# more words for pytest, such as PYTEST='-m "not slow"'
+PYTEST ?=
+# LOWEST=1 installs the lowest version of every package that pyproject.toml allows
+LOWEST ?=
 
 .PHONY: demo test lint bench wheel clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(if $(LOWEST),$(BIN)/python tools/lowest_versions.py > $(VENV)/lowest.txt)
+	$(BIN)/python -m pip install --quiet $(if $(LOWEST),--constraint $(VENV)/lowest.txt) --editable '.[dev]'
 	touch $(READY)
 
 demo: $(READY)
 	$(BIN)/medlsam demo --out out/demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PYTEST)
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -30,4 +35,4 @@ wheel: $(READY)
 	$(BIN)/python -m build --wheel
 
 clean:
-	rm -rf $(VENV) build dist out
+	rm -rf $(VENV) .venv-* build dist out

@@ -139,7 +139,7 @@ def words_of(call):
   return shlex.split(call.replace("results/litemedsam_boxes", "out/patient_boxes"))[1:]
 
 
-@pytest.mark.parametrize(("call", "part"), shown())
+@pytest.mark.parametrize(("call", "part"), list(shown()))
 def test_the_shown_call_works(call, part, request, medlsam, capsys):
   words = words_of(call)
   if part:

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 from sam_weights import GOLDEN, picture, tiny_network
 
 from medlsam_jax.errors import ConfigError, InputError
@@ -78,7 +79,7 @@ def test_litemedsam_keeps_the_masks_that_the_published_generator_keeps(litemedsa
   if name == "ct":
     image = (np.load(GOLDEN / "litemedsam_forward.npz")["image_z6"] * 255).astype(np.uint8)
   else:
-    image = pytest.importorskip("skimage.data").coffee()[:384, :512]
+    image = np.asarray(Image.open(GOLDEN / "coffee.png"))
   golden = json.loads((GOLDEN / "litemedsam_everything.json").read_text())[name]
   settings = EverythingSettings(**{OURS[key]: value for key, value in golden["settings"].items()})
   ours = sorted((mask.as_record() for mask in segment_everything(image, litemedsam, settings)), key=place_of)
