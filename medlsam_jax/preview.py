@@ -65,7 +65,7 @@ _PLANES = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class _Scene:
   """Scan and labels in display order (slice, row, column)."""
 

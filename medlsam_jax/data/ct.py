@@ -43,7 +43,7 @@ AIR_INTENSITY = 0.001
 """Working-grid intensity below which a voxel is air, where no agent starts and no training patch is centred."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class WorkingScan:
   """A scan as MedLAM sees it: `intensity` in [0, 1] on the working grid, (z, y, x), not padded, and the way back."""
 
@@ -142,7 +142,7 @@ def labels_to_working_grid(
   return result, grid
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class _Taps:
   """Linear interpolation along one axis: `low` and `high` source voxel and the weight of `high`, per result voxel."""
 

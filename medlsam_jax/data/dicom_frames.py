@@ -59,7 +59,7 @@ class Series:
   derived: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Frame:
   """One image by its header, pixels not decoded. Positions and directions in DICOM's LPS mm."""
 

@@ -36,7 +36,7 @@ _MOST_NEW = 4
 _RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Stack:
   """Slices in order along their normal, and the even grid that stands for them."""
 

@@ -33,7 +33,7 @@ _FILLER_SHARE = 0.1
 _SOFT, _BODY, _LIGHTER_THAN_AIR, _AIR_ABOVE, _AIR_BELOW = 200, -500, -1100, -700, -400
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class _Values:
   """Counts of values rounded to whole numbers `_LOW`.., without filler; filler as value and share of all voxels."""
 

@@ -28,7 +28,7 @@ AREA_FRAME = 256
 """Edge of the image in whose pixels areas and jitter are stated, whatever the network's."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class LabelledScan:
   """A scan in display order; `values`: organ -> its value in `labels`."""
 

@@ -46,7 +46,7 @@ class Settled:
   doubts: list[str]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class _Stated:
   """A header's numbers in its own units; a form is None where its numbers are no affine."""
 

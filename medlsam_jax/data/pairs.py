@@ -23,7 +23,7 @@ _TRIES = 20
 """Rounds in which centres that fell into air are drawn again (as published), before air is left out exactly."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class TrainingScan:
   """One unlabelled scan on the working grid: intensity as float32 in [0, 1] or uint16, and the box around its body."""
 

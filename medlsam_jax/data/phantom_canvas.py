@@ -108,7 +108,7 @@ class Tissue:
   fine: float = 4.0
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Window:
   """A box of the scan that is being painted; arrays are views (z, y, x), so that painting a crop paints the scan."""
 

@@ -45,7 +45,7 @@ _MARKUPS_COLUMNS = "id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeI
 _OLDEST_COLUMNS = "label,x,y,z,sel,vis"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class PointList:
   """Points as they stand in a file, not yet checked."""
 

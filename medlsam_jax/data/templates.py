@@ -31,7 +31,7 @@ LABELS_FILE = "labels.json"
 ANNOTATION_ENDINGS = ("_seg.nii.gz", "_seg.nii", "_points.json", ".mrk.json", ".fcsv")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Template:
   """A scan and the organs marked in it."""
 
@@ -57,7 +57,7 @@ class Template:
     return self.values | self.point_values
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class _Annotations:
   """What is known of one template before its scan is read."""
 

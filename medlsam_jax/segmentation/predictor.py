@@ -28,7 +28,7 @@ BOX_COUNTS = (1, 4, 16)
 """Prompts that one run of the decoder takes: three compiled programs serve every number of boxes."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class EncodedImage:
   """An image that prompts can be asked about."""
 

@@ -13,7 +13,7 @@ from medlsam_jax.errors import InputError
 from medlsam_jax.models.sam.prompt_encoder import ABSENT, BOX_HIGH, BOX_LOW, NEGATIVE, PADDING, POSITIVE
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Prompt:
   """One question about an image; any of its parts may be missing, but not all."""
 

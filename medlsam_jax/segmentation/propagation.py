@@ -112,7 +112,7 @@ def majority(
   return np.where(second == third, second, agreed).astype(first.dtype)
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class _Organ:
   """One organ's way through the slices."""
 
