@@ -62,7 +62,7 @@ class Case:
 def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Scores every scan; 1 if any failed."""
   from medlsam_jax.cli import job, sources
-  from medlsam_jax.data.templates import read_label_table
+  from medlsam_jax.data.label_table import read_label_table
   from medlsam_jax.evaluation.report import Report
   from medlsam_jax.results.staging import require_writable
 

@@ -47,7 +47,7 @@ def whole_labels(array: Num[np.ndarray, "z y x"], source: str) -> tuple[Integer[
   return np.ascontiguousarray(array, dtype=np.min_scalar_type(high)), tuple(notes)
 
 
-def result_values(tables: Iterable[tuple[str, Mapping[str, int]]]) -> tuple[dict[str, int], list[str]]:
+def result_values(tables: Iterable[tuple[str, Mapping[str, int]]]) -> tuple[dict[str, int], dict[str, str]]:
   """One label value per organ for results, whatever the tables of the scans say.
 
   An organ keeps the value of the first table that has it; where another organ has that value already, or it takes more
@@ -57,7 +57,7 @@ def result_values(tables: Iterable[tuple[str, Mapping[str, int]]]) -> tuple[dict
     tables: where from, for the sentences, and organ -> value.
 
   Returns:
-    Organ -> value, and a sentence for each organ that has another value in some table.
+    Organ -> value, and for each organ that has another value in some table a sentence.
   """
   first: dict[str, tuple[int, str]] = {}
   owners: dict[int, str] = {}
@@ -78,9 +78,8 @@ def result_values(tables: Iterable[tuple[str, Mapping[str, int]]]) -> tuple[dict
       why = "too large for label maps" if value > _LARGEST else f"also that of {owners[value]}"
       others.setdefault(organ, f"{value} in {place}, {why}")
       owners[numbers[organ]] = organ
-  return numbers, [
-    f"{organ} has the label value {what}; results call it {numbers[organ]}" for organ, what in others.items()
-  ]
+  said = {organ: f"{organ} is {what}; results call it {numbers[organ]}" for organ, what in others.items()}
+  return numbers, said
 
 
 def next_free(taken: Iterable[int]) -> int:
@@ -152,9 +151,9 @@ def _refuse_scan(array: np.ndarray, source: str) -> None:
   for plane in array:
     is_filled = plane != 0
     is_pair = is_filled[:, 1:] | is_filled[:, :-1]
-    filled += np.count_nonzero(is_filled)
-    pairs += np.count_nonzero(is_pair)
-    equal += np.count_nonzero(is_pair & (plane[:, 1:] == plane[:, :-1]))
+    filled += int(np.count_nonzero(is_filled))
+    pairs += int(np.count_nonzero(is_pair))
+    equal += int(np.count_nonzero(is_pair & (plane[:, 1:] == plane[:, :-1])))
   if filled < array.size / 10 or 2 * equal >= pairs:
     return
   for plane in array:

@@ -3,32 +3,39 @@
 A folder of templates holds `NAME_ct.nii.gz` (or `.nii`, or a folder `NAME` of DICOM slices) and beside each one or more
 of
 
-- `NAME_seg.nii.gz`: a label map on the scan's voxels (in any axis order, cropped or padded), read with `labels.json`,
-  `{"liver": 5, ...}`, in the same folder; without that table organs are called `label_5`;
+- `NAME_seg.nii.gz`: a label map on the scan's voxels (in any axis order, cropped or padded), read with
+  `NAME_labels.json` or the folder's `labels.json`, `{"liver": 5, ...}`; without such a table organs are called `label_5`;
 - `NAME_points.json`, `NAME.mrk.json` or `NAME.fcsv`: see `data.point_files`.
 
 A list file (`.txt`) has one template a line: the scan, then its annotations, separated by commas, tabs or spaces,
 relative to the list file; a scan alone takes the annotations beside it.
+
+Names rule: scans may number an organ differently, and results call it by one value. What cannot be used is left out
+with a warning, and the others go on.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
 from medlsam_jax import display, notices
-from medlsam_jax.data import alignment, nifti, point_files, scans, slicer_files
+from medlsam_jax.data import alignment, label_values, nifti, point_files, scans, slicer_files
+from medlsam_jax.data.label_boxes import count_labels
+from medlsam_jax.data.label_table import LABELS_FILE, read_label_table, table_beside
 from medlsam_jax.errors import InputError, TemplateError
 from medlsam_jax.geometry import Volume
 
-LABELS_FILE = "labels.json"
 ANNOTATION_ENDINGS = ("_seg.nii.gz", "_seg.nii", "_points.json", ".mrk.json", ".fcsv")
+_SHOWN = 5
+"""Organs that one warning lists."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,11 +47,14 @@ class Template:
   labels: Volume | None
   """Label map on the scan's grid, when there is one."""
   values: dict[str, int]
-  """Organs that are masks: name -> their value in `labels`, each with at least one voxel."""
+  """Organs that are masks: name -> their value in `labels`, the scan's own, each with at least one voxel."""
   points: dict[str, Float[np.ndarray, "6 3"]]
   """Organs given by points: scan voxels (z, y, x), fractional, ordered as the `FACES` **of the working grid** (LAS)."""
   point_values: dict[str, int] = dataclasses.field(default_factory=dict)
   """Label values for results of the organs in `points`: from `labels.json`, else the next free numbers."""
+
+  result_values: dict[str, int] = dataclasses.field(default_factory=dict)
+  """Label values for results of the organs in `values` where they are not the scan's own: one number for all scans."""
 
   def __repr__(self) -> str:
     marked = [*self.values, *(f"{organ} (points)" for organ in self.points)]
@@ -53,8 +63,16 @@ class Template:
 
   @property
   def organs(self) -> dict[str, int]:
-    """Every organ of this template and its label value."""
-    return self.values | self.point_values
+    """Every organ of this template and its label value in results."""
+    return self.values | self.result_values | self.point_values
+
+
+class Templates(list[Template]):
+  """Templates in order, and `left_out`: what could not be used of what was given, a sentence each."""
+
+  def __init__(self, templates: Iterable[Template] = (), left_out: Iterable[str] = ()):
+    super().__init__(templates)
+    self.left_out = tuple(left_out)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,80 +83,101 @@ class _Annotations:
   labels: Volume | None
   values: dict[str, int]
   points: dict[str, tuple[Float[np.ndarray, "6 3"], Path]]
-  table: dict[str, int]
+  tables: dict[str, dict[str, int]]
+  """By where they are from, `values` among them."""
+  is_named: bool
+  """Whether a table names what is in the label map."""
+
+  @property
+  def named(self) -> set[str]:
+    """Organs that are marked or that a table names."""
+    return {organ for table in self.tables.values() for organ in table} | self.points.keys()
+
+
+class _LeftOut:
+  """What could not be used, and why."""
+
+  def __init__(self) -> None:
+    self.errors: list[InputError] = []
+    self.sentences: list[str] = []
+
+  @contextlib.contextmanager
+  def instead_of_raising(self) -> Iterator[None]:
+    """Keeps an InputError for later: the next template goes on."""
+    try:
+      yield
+    except InputError as error:
+      self.errors.append(error)
+      self.sentences.append(f"left out of the templates: {error}")
 
 
 def read_templates(
   path: str | os.PathLike[str], organs: Sequence[str] | None = None, labels_file: str | os.PathLike[str] | None = None
-) -> list[Template]:
+) -> Templates:
   """Reads the templates of a folder, a list file or one scan.
 
   Args:
     organs: keep these only; None keeps all. A template without any of them is left out.
-    labels_file: table of label values for all; None takes `labels.json` beside each annotation.
+    labels_file: table of label values for all; None takes `NAME_labels.json`, else `labels.json`, beside each
+      annotation.
 
   Returns:
-    Templates in order of their names or of the list. Organs may be missing from some.
+    Templates in order of their names or of the list. Organs may be missing from some. A template that cannot be used
+    is left out with a warning, and stands in `left_out`.
 
   Raises:
-    TemplateError: no template at all, an organ that no template has, or one organ with two label values.
-    InputError: a file cannot be used; it and the organ are named. Label maps on another grid than their scan, values
-      that the table does not name (only when `organs` is None), points as in `data.point_files`.
+    TemplateError: no template at all, or an organ that no template has.
+    InputError: no template can be used; the file and the organ are named. Label maps on another grid than their scan,
+      values that the table does not name (only when `organs` is None), points as in `data.point_files`.
   """
   path = Path(path)
   table = None if labels_file is None else read_label_table(labels_file)
-  cases = [_annotations(scan, files, table, strict=organs is None) for scan, files in _pairs(path)]
-  numbers = _numbers(cases)
-  wanted = _wanted(path, organs, cases)
+  left, cases = _LeftOut(), []
+  for scan, files in _pairs(path, left):
+    with left.instead_of_raising():
+      cases.append(_annotations(scan, files, table, strict=organs is None))
+  wanted = _wanted(path, organs, cases, left)
+  numbers = _numbers(cases, wanted)
+  if organs is None:
+    _warn_unnamed(cases)
   templates = []
   for case in cases:
     values = {organ: value for organ, value in case.values.items() if organ in wanted}
     points = {organ: found for organ, found in case.points.items() if organ in wanted}
     if values or points:
-      templates.append(_template(dataclasses.replace(case, values=values, points=points), numbers))
+      with left.instead_of_raising():
+        templates.append(_template(dataclasses.replace(case, values=values, points=points), numbers))
     elif not case.values and not case.points:
-      notices.warn(f"{case.scan}: no organ is marked in it; left out of the templates")
+      left.sentences.append(f"{case.scan}: no organ is marked in it; left out of the templates")
+  if not templates and left.errors:
+    raise left.errors[0]
   if not templates:
     raise TemplateError(f"{path}: no organ is marked in any template")
-  return templates
+  for sentence in left.sentences:
+    notices.warn(sentence)
+  gone = [organ for organ in organs or () if not any(organ in template.organs for template in templates)]
+  if gone:
+    raise TemplateError(f"{path}: {', '.join(gone)}: only in templates that were left out: {left.errors[0]}")
+  return Templates(templates, left.sentences)
 
 
-def read_label_table(path: str | os.PathLike[str]) -> dict[str, int]:
-  """`labels.json`: organ name -> label value, in the file's order; an entry of value 0 (background) is left out.
-
-  Raises:
-    InputError: malformed, values that are not whole numbers above zero, one value for two names.
-  """
-  path = Path(path)
-  table: dict[str, int] = {}
-  names: dict[int, str] = {}
-  for name, value in point_files.read_json(path).items():
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-      raise InputError(
-        f'{path}: {name}: {value!r} is not a label value; write {{"liver": 5, ...}}, whole numbers above 0'
-      )
-    if value in names:
-      raise InputError(f"{path}: {names[value]} and {name} both have the value {value}")
-    if value:
-      names[value] = name
-      table[name] = value
-  if not table:
-    raise InputError(f'{path}: names no organ; write {{"liver": 5, ...}}')
-  return table
-
-
-def _pairs(path: Path) -> list[tuple[Path, list[Path]]]:
+def _pairs(path: Path, left: _LeftOut) -> list[tuple[Path, list[Path]]]:
   """Scans and their annotation files."""
+  pairs = []
   if path.is_file() and path.suffix.lower() == ".txt":
-    pairs = [_listed(path, number, line) for number, line in scans.read_lines(path)]
+    for number, line in scans.read_lines(path):
+      with left.instead_of_raising():
+        pairs.append(_listed(path, number, line))
   else:
     pairs = [(scan, _beside(scan)) for scan in scans.list_scans(path)]
   marked = [(scan, files) for scan, files in pairs if files]
   bare = [scan.name for scan, files in pairs if not files]
+  if not marked and left.errors:
+    raise left.errors[0]
   if not marked:
     raise TemplateError(f"{path}: no annotations; each scan NAME needs one of NAME{', NAME'.join(ANNOTATION_ENDINGS)}")
   if bare:
-    notices.warn(f"{path}: left out of the templates, no annotation beside them: {', '.join(bare)}")
+    left.sentences.append(f"{path}: left out of the templates, no annotation beside them: {', '.join(bare)}")
   names = [scans.scan_name(scan) for scan, _ in marked]
   twice = next((name for name in names if names.count(name) > 1), None)
   if twice is not None:
@@ -169,22 +208,27 @@ def _listed(path: Path, number: int, line: str) -> tuple[Path, list[Path]]:
   return files[0], files[1:] or _beside(files[0])
 
 
-def _annotations(scan: Path, files: list[Path], table: dict[str, int] | None, strict: bool) -> _Annotations:
+def _annotations(scan: Path, files: list[Path], given: dict[str, int] | None, strict: bool) -> _Annotations:
+  name = scans.scan_name(scan)
   labels: Volume | None = None
   values: dict[str, int] = {}
   points: dict[str, tuple[np.ndarray, Path]] = {}
-  used: dict[str, int] = table or {}
+  tables: dict[str, dict[str, int]] = {}
+  is_named = given is not None
   for file in files:
-    beside = file.parent / LABELS_FILE
-    if table is None and beside.is_file():
-      used = used | read_label_table(beside)
+    beside = table_beside(file, name) if given is None else None
+    table = given or {}
+    if beside is not None:
+      table = tables[str(beside)] = read_label_table(beside)
     if file.name.lower().endswith(scans.NIFTI_SUFFIXES):
       if labels is not None:
         raise InputError(f"{scan}: two label maps, {labels.source} and {file}; give one")
       labels = nifti.read_label_nifti(file)
-      values = _present(labels, used, strict)
+      values = _present(labels, table, strict)
+      is_named = bool(table)
+      tables.setdefault(str(beside or file), table or values)
     elif file.suffix.lower() in (".json", *slicer_files.TABLE_ENDINGS):
-      for organ, world in point_files.read_points(file, scans.scan_name(scan)).items():
+      for organ, world in point_files.read_points(file, name).items():
         if organ in points:
           raise InputError(f"{scan}: {organ} is marked in {points[organ][1]} and in {file}; keep one")
         points[organ] = (world, file)
@@ -193,55 +237,65 @@ def _annotations(scan: Path, files: list[Path], table: dict[str, int] | None, st
   both = sorted(values.keys() & points.keys())
   if both:
     raise InputError(f"{scan}: {', '.join(both)}: both a mask and points; keep one")
-  return _Annotations(scan, labels, values, points, used)
+  if given is not None:
+    tables["the given table"] = given
+  return _Annotations(scan, labels, values, points, tables, is_named)
 
 
 def _present(labels: Volume, table: dict[str, int], strict: bool) -> dict[str, int]:
   """Names of the values that occur, in the table's order."""
-  found = sorted({int(value) for plane in labels.array for value in np.unique(plane)} - {0})
-  if found and found[0] < 0:
-    raise InputError(f"{labels.source}: label {found[0]}; labels must be 0 (background) or above")
+  found = count_labels(labels.array)
   if not table:
     return {f"label_{value}": value for value in found}
   unknown = [value for value in found if value not in table.values()]
   if unknown and strict:
+    listed = ", ".join(map(str, unknown[:_SHOWN])) + (", ..." if len(unknown) > _SHOWN else "")
     raise InputError(
-      f"{labels.source}: label values {unknown} are not named in {LABELS_FILE}; name them there, or choose organs"
+      f"{labels.source}: label values [{listed}] are not named in {LABELS_FILE}; name them there, or choose organs"
     )
   return {name: value for name, value in table.items() if value in found}
 
 
-def _numbers(cases: list[_Annotations]) -> dict[str, int]:
-  """One label value per organ over all templates: masks and tables first, then points in order of appearance."""
-  numbers: dict[str, int] = {}
-  for case in cases:
-    for organ, value in (case.table | case.values).items():
-      if numbers.setdefault(organ, value) != value:
-        raise TemplateError(
-          f"{organ} has the label value {numbers[organ]} in one template and {value} for {case.scan}; "
-          f"give one {LABELS_FILE} for all"
-        )
-  names: dict[int, str] = {}
-  for organ, value in numbers.items():
-    if names.setdefault(value, organ) != organ:
-      raise TemplateError(
-        f"label value {value} is {names[value]} in one template and {organ} in another; give one {LABELS_FILE} for all"
-      )
+def _numbers(cases: list[_Annotations], wanted: set[str]) -> dict[str, int]:
+  """One label value per organ for results: the first table's where it is free, then points in order of appearance."""
+  tables = (entry for case in cases for entry in case.tables.items())
+  numbers, differing = label_values.result_values(tables)
+  said = [sentence for organ, sentence in differing.items() if organ in wanted]
+  if said:
+    more = f"; and {len(said) - _SHOWN} more" if len(said) > _SHOWN else ""
+    notices.warn(f"templates number organs differently, and their names rule: {'; '.join(said[:_SHOWN])}{more}")
   for case in cases:
     for organ in case.points:
-      numbers.setdefault(organ, max(numbers.values(), default=0) + 1)
+      numbers.setdefault(organ, label_values.next_free(numbers.values()))
   return numbers
 
 
-def _wanted(path: Path, organs: Sequence[str] | None, cases: list[_Annotations]) -> set[str]:
+def _warn_unnamed(cases: list[_Annotations]) -> None:
+  """Says which table is missing, once for each folder."""
+  folders: dict[Path, dict[str, int]] = {}
+  for case in cases:
+    if case.labels is not None and case.values and not case.is_named:
+      folders.setdefault(Path(case.labels.source).parent, {}).update(case.values)
+  for folder, values in folders.items():
+    shown = ", ".join(list(values)[:_SHOWN]) + (", ..." if len(values) > _SHOWN else "")
+    notices.warn(
+      f"{folder / LABELS_FILE} is missing: organs are called by their label values ({shown}); write "
+      f'{{"liver": {next(iter(values.values()))}, ...}} there to name them'
+    )
+
+
+def _wanted(path: Path, organs: Sequence[str] | None, cases: list[_Annotations], left: _LeftOut) -> set[str]:
   available = list(dict.fromkeys(organ for case in cases for organ in (*case.values, *case.points)))
   if organs is None:
     return set(available)
-  named = {organ for case in cases for organ in case.table}
+  named = {organ for case in cases for organ in case.named}
   for organ in organs:
+    if organ not in available and left.errors and not cases:
+      raise left.errors[0]
     if organ not in available:
       why = "no voxels in any template" if organ in named else "unknown"
-      raise TemplateError(f"{path}: organ {organ!r}: {why}; the templates have {', '.join(available) or 'none'}")
+      lost = "".join(f"; {sentence}" for sentence in left.sentences if left.errors)
+      raise TemplateError(f"{path}: organ {organ!r}: {why}; the templates have {', '.join(available) or 'none'}{lost}")
   return set(organs)
 
 
@@ -259,6 +313,7 @@ def _template(case: _Annotations, numbers: dict[str, int]) -> Template:
     values=values,
     points=points,
     point_values={organ: numbers[organ] for organ in points},
+    result_values={organ: numbers[organ] for organ, value in values.items() if numbers[organ] != value},
   )
 
 

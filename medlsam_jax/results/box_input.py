@@ -18,8 +18,8 @@ import numpy as np
 from jaxtyping import Float
 
 from medlsam_jax.data import scans, slicer_files
+from medlsam_jax.data.label_table import LABELS_FILE, read_label_table
 from medlsam_jax.data.point_files import points_in_scan, points_of_markups, read_json, read_points
-from medlsam_jax.data.templates import LABELS_FILE, read_label_table
 from medlsam_jax.errors import InputError
 from medlsam_jax.geometry import Box, Volume, faces_from_points
 from medlsam_jax.results import boxes_file

@@ -118,14 +118,14 @@ def test_file_says_what_was_mended(tmp_path):
 def test_first_table_that_has_an_organ_gives_its_value():
   numbers, said = result_values([("a", {"liver": 5, "spleen": 1}), ("b", {"liver": 1, "gut": 2})])
   assert numbers == {"liver": 5, "spleen": 1, "gut": 2}
-  assert said == ["liver has the label value 5 in a and 1 in b; results call it 5"]
+  assert said == {"liver": "liver is 5 in a and 1 in b; results call it 5"}
 
 
 def test_value_of_two_organs_goes_to_the_first_and_no_stated_value_is_taken_by_another():
   numbers, said = result_values([("a", {"liver": 5}), ("b", {"spleen": 5, "kidney": 6}), ("c", {"gut": 2**40})])
   assert numbers == {"liver": 5, "spleen": 7, "kidney": 6, "gut": 8}
-  assert said[0] == "spleen has the label value 5 in b, also that of liver; results call it 7"
-  assert "gut" in said[1] and "too large" in said[1]
+  assert said["spleen"] == "spleen is 5 in b, also that of liver; results call it 7"
+  assert "too large" in said["gut"]
 
 
 def test_next_number_is_free_where_the_largest_is_taken():

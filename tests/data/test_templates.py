@@ -67,7 +67,10 @@ def test_label_maps_get_their_names_from_the_table(tmp_path, add):
 
 def test_label_map_without_a_table_gets_numbered_names(tmp_path, add):
   add("a", labels=cells())
-  assert templates.read_templates(tmp_path)[0].values == {"label_1": 1, "label_5": 5}
+  add("b", labels=cells())
+  with pytest.warns(UserWarning, match=r"labels.json is missing: .*\(label_1, label_5\); write") as said:
+    assert templates.read_templates(tmp_path)[0].values == {"label_1": 1, "label_5": 5}
+  assert len(said) == 1
 
 
 def test_points_and_masks_of_one_scan_add_up(tmp_path, add, make_grid):
@@ -95,6 +98,7 @@ def test_points_without_values_are_numbered_in_order_of_appearance(tmp_path, add
 def test_points_mark_the_same_faces_as_the_mask_in_every_orientation(tmp_path, add, codes):
   grid = add("a", codes, labels=np.where(cells() == 1, 1, 0).astype(np.uint8))
   (tmp_path / "a_points.json").write_text(json.dumps({"liver": six(grid)}))
+  write_table(tmp_path)
   template = templates.read_templates(tmp_path)[0]
   mask = np.where(cells() == 5, 1, 0).astype(np.uint8)
   labels, working = ct.labels_to_working_grid(type(template.scan)(mask, template.scan.grid))
@@ -117,6 +121,7 @@ def test_slicer_markups_are_found_beside_the_scan(tmp_path, add):
 
 
 def test_turned_label_map_is_brought_onto_the_scan(tmp_path, add, make_grid):
+  write_table(tmp_path)
   grid = add("a")
   turned = make_grid("LPS", SHAPE, (3.0, 3.0, 4.0)).affine.copy()
   turned[:3, 3] = grid.world_from_voxel([0, SHAPE[1] - 1, 0])
@@ -167,6 +172,9 @@ def test_given_table_goes_before_the_one_beside(tmp_path, add):
     ('{"liver": -1}', "liver: -1 is not a label value"),
     ('{"liver": true}', "liver: True is not a label value"),
     ('{"background": 0}', "names no organ"),
+    ('{"1": "liver", "2": "liver"}', "liver has the values 1 and 2"),
+    ('{"1": "2"}', "numbers on both sides"),
+    ('{"labels": {"tumour": [1, 2]}}', r"tumour: \[1, 2\] is not a label value"),
     ('{"liver": 5', "not valid JSON"),
     ("[5]", "expected a JSON object"),
   ],
@@ -179,6 +187,7 @@ def test_malformed_tables_are_refused(tmp_path, add, content, message):
 
 
 def test_label_map_on_another_grid_is_refused_naming_both(tmp_path, add, make_grid):
+  write_table(tmp_path)
   add("a")
   save(tmp_path / "a_seg.nii.gz", cells(), make_grid("LPS", SHAPE, (3.0, 3.0, 4.4)))
   with pytest.raises(InputError, match=r"a_seg.nii.gz: .*a_ct.nii.gz: 20x22x24 .* against 20x22x24"):
@@ -222,13 +231,17 @@ def test_organ_marked_twice_is_refused(tmp_path, add, make_grid):
 
 
 def test_scan_without_annotation_is_left_out_with_a_note(tmp_path, add):
+  write_table(tmp_path)
   add("a", labels=cells())
   add("b")
-  with pytest.warns(UserWarning, match="no annotation beside them: b_ct.nii.gz"):
-    assert [t.name for t in templates.read_templates(tmp_path)] == ["a"]
+  with pytest.warns(UserWarning, match=r"no annotation beside them: b_ct.nii.gz"):
+    found = templates.read_templates(tmp_path)
+  assert [t.name for t in found] == ["a"]
+  assert len(found.left_out) == 1 and "b_ct.nii.gz" in found.left_out[0]
 
 
 def test_empty_label_map_is_left_out_with_a_note(tmp_path, add):
+  write_table(tmp_path)
   add("a", labels=np.zeros(SHAPE, np.uint8))
   add("b", labels=cells())
   with pytest.warns(UserWarning, match="a_ct.nii.gz: no organ is marked"):
@@ -240,7 +253,7 @@ def test_nothing_marked_anywhere_is_refused(tmp_path, add):
   with pytest.raises(TemplateError, match=r"no annotations; each scan NAME needs one of NAME_seg.nii.gz"):
     templates.read_templates(tmp_path)
   add("a", labels=np.zeros(SHAPE, np.uint8))
-  with pytest.warns(UserWarning), pytest.raises(TemplateError, match="no organ is marked in any template"):
+  with pytest.raises(TemplateError, match="no organ is marked in any template"):
     templates.read_templates(tmp_path)
 
 
@@ -276,23 +289,127 @@ def test_list_file_names_the_wrong_line(tmp_path, add):
     templates.read_templates(tmp_path / "list.txt")
 
 
-def test_tables_that_contradict_each_other_are_refused(tmp_path, add):
+@pytest.fixture
+def two_sets(tmp_path, add):
+  """Two folders with a template each, `a` and `b`, listed in one file; gives the tables their content."""
+
+  def write(first, second, own_name=False):
+    for name, table in (("a", first), ("b", second)):
+      add(name, labels=cells())
+      (tmp_path / name).mkdir()
+      for path in tmp_path.glob(f"{name}_*"):
+        path.rename(tmp_path / name / path.name)
+      (tmp_path / name / (f"{name}_labels.json" if own_name else "labels.json")).write_text(json.dumps(table))
+    (tmp_path / "list.txt").write_text("a/a_ct.nii.gz\nb/b_ct.nii.gz\n")
+    return tmp_path / "list.txt"
+
+  return write
+
+
+def test_names_rule_where_two_sets_number_the_same_organs_differently(two_sets):
+  path = two_sets({"liver": 5, "spleen": 1}, {"liver": 1, "spleen": 5})
+  with pytest.warns(UserWarning, match=r"liver is 5 in .*a/labels.json and 1 in .*b/labels.json; results call it 5"):
+    first, second = templates.read_templates(path)
+  assert first.values == {"liver": 5, "spleen": 1} and second.values == {"liver": 1, "spleen": 5}
+  assert first.organs == second.organs == {"liver": 5, "spleen": 1}
+  np.testing.assert_array_equal(first.labels.array, second.labels.array)
+
+
+def test_value_of_two_organs_gives_each_its_own_mask_and_its_own_number(two_sets):
+  path = two_sets({"liver": 5, "spleen": 1}, {"gut": 5, "spleen": 1, "unseen": 6})
+  with pytest.warns(UserWarning, match="gut is 5 in .*, also that of liver; results call it 7") as said:
+    first, second = templates.read_templates(path)
+  assert first.organs == {"liver": 5, "spleen": 1} and second.organs == {"gut": 7, "spleen": 1}
+  assert second.values == {"gut": 5, "spleen": 1}
+  assert not any("unseen" in str(each.message) for each in said)
+
+
+def test_organ_not_asked_for_is_not_talked_about(two_sets, recwarn):
+  path = two_sets({"liver": 5, "spleen": 1}, {"liver": 1, "spleen": 5, "gut": 7})
+  with pytest.warns(UserWarning, match="liver is 5") as said:
+    templates.read_templates(path, organs=["liver"])
+  assert not any("spleen" in str(each.message) for each in said)
+
+
+def test_table_of_one_scan_goes_before_that_of_its_folder(two_sets, tmp_path):
+  path = two_sets({"liver": 5, "spleen": 1}, {"hepar": 5, "lien": 1}, own_name=True)
+  (tmp_path / "b" / "labels.json").write_text(json.dumps({"wrong": 5, "too": 1}))
+  with pytest.warns(UserWarning, match="hepar is 5 in .*b_labels.json, also that of liver"):
+    first, second = templates.read_templates(path)
+  assert first.values == {"liver": 5, "spleen": 1}
+  assert second.values == {"hepar": 5, "lien": 1}
+  assert len(set(first.organs.values()) | set(second.organs.values())) == 4
+
+
+def test_points_take_a_number_that_no_mask_has(two_sets, tmp_path):
+  path = two_sets({"liver": 5, "spleen": 1}, {"liver": 1, "spleen": 9})
+  grid = templates.scans.read_volume(tmp_path / "b" / "b_ct.nii.gz").grid
+  (tmp_path / "b" / "b_seg.nii.gz").unlink()
+  (tmp_path / "b" / "b_points.json").write_text(json.dumps({"spleen": six(grid), "gut": six(grid)}))
+  with pytest.warns(UserWarning, match="spleen is 1 in"):
+    first, second = templates.read_templates(path)
+  assert first.organs == {"liver": 5, "spleen": 1} and second.organs == {"spleen": 1, "gut": 6}
+
+
+@pytest.mark.parametrize(
+  "content",
+  [
+    {"0": "background", "1": "spleen", "5": "liver"},
+    {"name": "mine", "labels": {"background": 0, "spleen": 1, "liver": 5}, "numTraining": 7},
+    {"labels": {"0": "background", "1": "spleen", "5": "liver"}},
+    {"spleen": 1.0, "liver": 5.0},
+  ],
+  ids=["class map", "nnU-Net 2", "nnU-Net 1", "whole floats"],
+)
+def test_tables_that_other_programs_write_are_read(tmp_path, add, content):
+  write_table(tmp_path, content)
   add("a", labels=cells())
+  assert templates.read_templates(tmp_path)[0].values == {"spleen": 1, "liver": 5}
+
+
+@pytest.mark.parametrize("harm", ["truncated", "other grid", "unnamed value", "no such scan", "points outside"])
+def test_one_template_that_cannot_be_used_is_left_out_and_the_others_go_on(tmp_path, add, make_grid, harm):
+  write_table(tmp_path)
+  lines = ["a_ct.nii.gz", "b_ct.nii.gz", "c_ct.nii.gz"]
+  for name in "abc":
+    grid = add(name, labels=cells())
+  path = tmp_path / "b_seg.nii.gz"
+  if harm == "truncated":
+    path.write_bytes(path.read_bytes()[:200])
+  elif harm == "other grid":
+    save(path, cells(), make_grid("LPS", SHAPE, (5.0, 3.0, 4.0)))
+  elif harm == "unnamed value":
+    save(path, cells() + np.uint8(1) * (cells() == 5), grid)
+  elif harm == "no such scan":
+    lines[1] = "gone_ct.nii.gz"
+  else:
+    path.unlink()
+    (tmp_path / "b_points.json").write_text(json.dumps({"liver": six(grid, shift=900)}))
+  (tmp_path / "list.txt").write_text("\n".join(lines))
+  with pytest.warns(UserWarning, match="left out of the templates: .*(b_|gone_)") as said:
+    found = templates.read_templates(tmp_path / "list.txt")
+  assert [t.name for t in found] == ["a", "c"]
+  assert len(said) == len(found.left_out) == 1
+  (tmp_path / "list.txt").write_text(lines[1])
+  with pytest.raises(InputError, match=r"b_|gone_"):
+    templates.read_templates(tmp_path / "list.txt")
+
+
+def test_organ_that_only_a_left_out_template_has_is_an_error_that_says_so(tmp_path, add):
+  write_table(tmp_path)
+  add("a", labels=np.where(cells() == 5, 5, 0).astype(np.uint8))
   add("b", labels=cells())
-  for name, table in (("a", {"liver": 5, "spleen": 1}), ("b", {"liver": 1, "spleen": 5})):
-    (tmp_path / name).mkdir()
-    for path in tmp_path.glob(f"{name}_*"):
-      path.rename(tmp_path / name / path.name)
-    (tmp_path / name / "labels.json").write_text(json.dumps(table))
-  (tmp_path / "list.txt").write_text("a/a_ct.nii.gz\nb/b_ct.nii.gz\n")
-  with pytest.raises(TemplateError, match="liver has the label value 5 in one template and 1 for"):
-    templates.read_templates(tmp_path / "list.txt")
-  (tmp_path / "b" / "labels.json").write_text(json.dumps({"gut": 5, "bladder": 11, "x": 1}))
-  with pytest.raises(TemplateError, match="label value 5 is liver in one template and gut in another"):
-    templates.read_templates(tmp_path / "list.txt")
+  path = tmp_path / "b_ct.nii.gz"
+  path.write_bytes(path.read_bytes()[:200])
+  with (
+    pytest.warns(UserWarning, match="left out"),
+    pytest.raises(TemplateError, match=r"spleen: only in .*b_ct.nii.gz"),
+  ):
+    templates.read_templates(tmp_path, organs=["liver", "spleen"])
 
 
 def test_one_scan_with_its_annotation_is_a_template(tmp_path, add):
+  write_table(tmp_path)
   add("a", labels=cells())
   assert templates.read_templates(tmp_path / "a_ct.nii.gz")[0].name == "a"
 
