@@ -20,6 +20,8 @@ _SCALED = 0.01
 _NEAREST = 0.25
 """No value may be further from its whole number: half of the way to where the next one is as near."""
 _MANY_VALUES = 64
+_SHOWN = 5
+"""Organs that one sentence lists."""
 _LARGEST = 2**32 - 1
 """Of values in results: viewers built on ITK do not all show 64 bit label maps."""
 
@@ -80,6 +82,15 @@ def result_values(tables: Iterable[tuple[str, Mapping[str, int]]]) -> tuple[dict
       owners[numbers[organ]] = organ
   said = {organ: f"{organ} is {what}; results call it {numbers[organ]}" for organ, what in others.items()}
   return numbers, said
+
+
+def differing_numbers(differing: Mapping[str, str], organs: Iterable[str]) -> list[str]:
+  """What `result_values` says of these organs as one sentence, or none."""
+  said = [differing[organ] for organ in organs if organ in differing]
+  more = f"; and {len(said) - _SHOWN} more" if len(said) > _SHOWN else ""
+  if not said:
+    return []
+  return [f"templates number organs differently, and their names rule: {'; '.join(said[:_SHOWN])}{more}"]
 
 
 def next_free(taken: Iterable[int]) -> int:

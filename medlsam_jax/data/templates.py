@@ -260,10 +260,8 @@ def _numbers(cases: list[_Annotations], wanted: set[str]) -> dict[str, int]:
   """One label value per organ for results: the first table's where it is free, then points in order of appearance."""
   tables = (entry for case in cases for entry in case.tables.items())
   numbers, differing = label_values.result_values(tables)
-  said = [sentence for organ, sentence in differing.items() if organ in wanted]
-  if said:
-    more = f"; and {len(said) - _SHOWN} more" if len(said) > _SHOWN else ""
-    notices.warn(f"templates number organs differently, and their names rule: {'; '.join(said[:_SHOWN])}{more}")
+  for sentence in label_values.differing_numbers(differing, [organ for organ in differing if organ in wanted]):
+    notices.warn(sentence)
   for case in cases:
     for organ in case.points:
       numbers.setdefault(organ, label_values.next_free(numbers.values()))

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float32, Int
+from jaxtyping import Bool, Float32, Int
 
 from medlsam_jax import notices
-from medlsam_jax.data import ct, points
+from medlsam_jax.data import ct, label_boxes, label_values, points
 from medlsam_jax.errors import TemplateError
-from medlsam_jax.geometry import PATCH_EDGE, Convention, WorkingGrid
-from medlsam_jax.localization import boxes, programs
+from medlsam_jax.geometry import PATCH_EDGE, WORKING_SPACING_MM, Convention, WorkingGrid
+from medlsam_jax.localization import boxes, programs, template_order
 from medlsam_jax.localization.kept import KeptOutputs, TemplateOutputs
 from medlsam_jax.models.network import Network
 
@@ -37,87 +37,165 @@ class OrganPlan:
   """By template name."""
 
 
+class Plans(list[OrganPlan]):
+  """Plans in the order of the bank, and `notes`: what was left out or is in doubt, a sentence each."""
+
+  def __init__(self, plans: Iterable[OrganPlan] = (), notes: Iterable[str] = ()):
+    super().__init__(plans)
+    self.notes = tuple(notes)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Mask:
+  """An organ's voxels inside its own box, and where that lies."""
+
+  voxels: Bool[np.ndarray, "z y x"]
+  low: Int[np.ndarray, "3"]
+
+  def points(self, parts: int) -> Int[np.ndarray, "n 3"]:
+    """Six points for each part, voxels of the working grid."""
+    return points.part_points(self.voxels, parts).reshape(-1, 3) + self.low
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Marked:
   """One template on the working grid."""
 
   template: Template
   labels: np.ndarray | None
+  where: dict[int, label_boxes.LabelBox]
+  """Boxes of the label values that survived resampling."""
   grid: WorkingGrid
 
-  def mask(self, organ: str) -> np.ndarray | None:
+  @classmethod
+  def of(cls, template: Template, convention: Convention) -> _Marked:
+    """Resamples the label map."""
+    grid = ct.working_grid(template.scan.grid, convention)
+    if template.labels is None:
+      return cls(template, None, {}, grid)
+    labels, _ = ct.labels_to_working_grid(template.labels, convention)
+    return cls(template, labels, label_boxes.find_labels(labels), grid)
+
+  def mask(self, organ: str) -> _Mask | None:
     """Voxels of an organ that is given as a mask and survived resampling."""
-    if self.labels is None or organ not in self.template.values:
+    box = self.where.get(self.template.values.get(organ, 0))
+    if self.labels is None or box is None:
       return None
-    mask = self.labels == self.template.values[organ]
-    return mask if mask.any() else None
+    return _Mask(self.labels[box] == self.template.values[organ], np.array([part.start for part in box]))
+
+  def tiny_mask(self, organ: str) -> _Mask | None:
+    """Of an organ too small for half of any working voxel: the voxels that hold its own; None where it has none."""
+    if self.template.labels is None or organ not in self.template.values:
+      return None
+    voxels = np.argwhere(self.template.labels.array == self.template.values[organ])
+    if not len(voxels):
+      return None
+    where = _inside(self.grid.from_scan(voxels), self.grid)
+    low = where.min(0)
+    mask = np.zeros(where.max(0) - low + 1, bool)
+    mask[tuple((where - low).T)] = True
+    return _Mask(mask, low)
 
   def six_points(self, organ: str) -> np.ndarray:
     """An organ that is given by points, as voxels inside the grid."""
-    nearest = np.rint(boxes.points_from_scan(self.template.points[organ], self.grid)).astype(int)
-    return np.clip(nearest, 0, np.array(self.grid.shape) - 1)
+    return _inside(boxes.points_from_scan(self.template.points[organ], self.grid), self.grid)
+
+  def place(self, organ: str) -> template_order.Place | None:
+    """Where an organ lies."""
+    if organ in self.template.points:
+      six = self.six_points(organ)
+      return template_order.Place.of(six.min(0), six.max(0), self.grid.shape)
+    mask = self.mask(organ)
+    if mask is None:
+      return None
+    return template_order.Place.of(mask.low, mask.low + mask.voxels.shape - 1, self.grid.shape)
+
+
+def _inside(points: np.ndarray, grid: WorkingGrid) -> Int[np.ndarray, "n 3"]:
+  return np.clip(np.rint(points).astype(int), 0, np.array(grid.shape) - 1)
 
 
 def plan(
   templates: Sequence[Template], organs: Sequence[str] | None, convention: Convention, interval_slices: int | None
-) -> list[OrganPlan]:
+) -> Plans:
   """The points of each organ in each template that has it.
+
+  An organ too small for the grid keeps the voxels that hold its own. Templates that number an organ differently get
+  one value for it. Templates whose organs lie in contradictory order are warned of (`template_order`).
 
   Args:
     interval_slices: height of an SPL part; None keeps every organ whole.
 
   Raises:
-    TemplateError: no template, two of one name, an organ in none of them or too small for the grid in all.
+    TemplateError: no template, two of one name, an organ of `organs` that none shows, no organ at all.
   """
   names = [template.name for template in templates]
   if len(set(names)) < len(names):
     raise TemplateError(f"two templates have one name; rename one of {', '.join(sorted(names))}")
-  values: dict[str, int] = {}
-  for template in templates:
-    for organ, value in template.organs.items():
-      if values.setdefault(organ, value) != value:
-        raise TemplateError(f"{template.name}: {organ} has label value {value}, elsewhere {values[organ]}")
+  values, differing = label_values.result_values((template.name, template.organs) for template in templates)
   wanted = list(values) if organs is None else list(organs)
   missing = [organ for organ in wanted if organ not in values]
   if missing or not wanted:
     raise TemplateError(
       f"no template has {', '.join(missing) or 'any organ'}; they have: {', '.join(values) or 'none'}"
     )
-  marked = [_on_working_grid(template, convention) for template in templates]
-  return [_plan_organ(organ, values[organ], marked, interval_slices) for organ in wanted]
+  notes = label_values.differing_numbers(differing, wanted)
+  marked = [_Marked.of(template, convention) for template in templates]
+  plans = []
+  for organ in wanted:
+    planned = _plan_organ(organ, values[organ], marked, interval_slices, notes)
+    if planned is not None:
+      plans.append(planned)
+    elif organs is not None:
+      raise TemplateError(f"{organ} has no voxels in any template; leave it out")
+  if not plans:
+    raise TemplateError(f"no organ has a voxel in any template: {', '.join(wanted)}")
+  notes += template_order.contradictions(
+    {
+      case.template.name: {organ: place for organ in case.template.organs if (place := case.place(organ)) is not None}
+      for case in marked
+    }
+  )
+  for note in notes:
+    notices.warn(note)
+  return Plans(plans, notes)
 
 
-def _on_working_grid(template: Template, convention: Convention) -> _Marked:
-  if template.labels is None:
-    return _Marked(template, None, ct.working_grid(template.scan.grid, convention))
-  labels, _ = ct.labels_to_working_grid(template.labels, convention)
-  return _Marked(template, labels, ct.working_grid(template.scan.grid, convention))
-
-
-def _plan_organ(organ: str, value: int, marked: list[_Marked], interval_slices: int | None) -> OrganPlan:
-  masks, by_points = {}, {}
+def _plan_organ(
+  organ: str, value: int, marked: list[_Marked], interval_slices: int | None, notes: list[str]
+) -> OrganPlan | None:
+  """None where no template has a voxel of it."""
+  masks: dict[str, _Mask] = {}
+  by_points: dict[str, np.ndarray] = {}
+  tiny: list[str] = []
   for case in marked:
+    name = case.template.name
     mask = case.mask(organ)
-    if mask is not None:
-      masks[case.template.name] = mask
-    elif organ in case.template.points:
-      by_points[case.template.name] = case.six_points(organ)
+    if mask is None and organ in case.template.points:
+      by_points[name] = case.six_points(organ)
+    elif mask is not None:
+      masks[name] = mask
+    elif (small := case.tiny_mask(organ)) is not None:
+      masks[name] = small
+      tiny.append(name)
     elif organ in case.template.values:
-      notices.warn(f"{case.template.name}: {organ} is too small for 3 mm voxels; left out for it")
+      notes.append(f"{name}: {organ} has no voxels; left out for it")
+  if tiny:
+    notes.append(f"{organ}: smaller than the 3 mm voxels in {', '.join(tiny)}; placed there by its own voxels")
   if not masks and not by_points:
-    raise TemplateError(f"{organ} is too small for 3 mm voxels in every template that has it; leave it out")
+    return None
   parts = 0
   if interval_slices is not None and by_points:
-    notices.warn(
-      f"{organ}: given by six points in {', '.join(by_points)}, which carry no parts: it is located as a whole (WPL)",
+    notes.append(
+      f"{organ}: given by six points in {', '.join(by_points)}, which carry no parts: it is located as a whole (WPL)"
     )
   elif interval_slices is not None:
-    parts = points.part_count([points.z_extent(mask) for mask in masks.values()], interval_slices)
+    parts = _parts(organ, {name: points.z_extent(mask.voxels) for name, mask in masks.items()}, interval_slices, notes)
   found = {}
   for case in marked:
     name = case.template.name
     if name in masks:
-      found[name] = points.part_points(masks[name], parts).reshape(-1, 3)
+      found[name] = masks[name].points(parts)
     elif name in by_points:
       found[name] = by_points[name]
   # neighbouring parts share the point on the slice between them, in every template: the network sees it once
@@ -127,10 +205,22 @@ def _plan_organ(organ: str, value: int, marked: list[_Marked], interval_slices: 
   return OrganPlan(organ, value, parts > 0, rank[index.reshape(-1)].reshape(-1, 6), kept)
 
 
+def _parts(organ: str, extents: dict[str, int], interval_slices: int, notes: list[str]) -> int:
+  """Into how many parts an organ is cut; says so where one low template decides for all."""
+  parts = points.part_count(list(extents.values()), interval_slices)
+  low = [name for name, extent in extents.items() if extent <= interval_slices]
+  if low and 2 * len(low) < len(extents):
+    height = WORKING_SPACING_MM * (min(extents.values()) + 1)
+    notes.append(
+      f"{organ}: only {height:g} mm high in {', '.join(low)}, too low for parts: it is located as a whole (WPL)"
+    )
+  return parts
+
+
 def run(
   network: Network,
   templates: Sequence[Template],
-  plans: list[OrganPlan],
+  plans: Sequence[OrganPlan],
   convention: Convention,
   edge: int,
   progress: Callable[[int, int], None] | None = None,

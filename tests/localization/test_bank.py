@@ -54,13 +54,23 @@ def test_an_organ_in_no_template_is_an_error_that_names_it(make_template):
     _plan([])
 
 
-def test_two_templates_of_one_name_or_two_values_of_one_organ_are_refused(make_template):
+def test_two_templates_of_one_name_are_refused(make_template):
   with pytest.raises(TemplateError, match="one name"):
     _plan([make_template("a", liver=LIVER), make_template("a", liver=LIVER)])
-  other = make_template("b", liver=LIVER)
-  other.values["liver"] = 7
-  with pytest.raises(TemplateError, match="label value 7"):
-    _plan([make_template("a", liver=LIVER), other])
+
+
+def test_names_rule_where_templates_number_organs_differently(make_template):
+  template, other = make_template("a", liver=LIVER, kidney=KIDNEY), make_template("b", liver=LIVER, kidney=KIDNEY)
+  swapped = {2: 1, 1: 2}
+  labels = np.vectorize(lambda value: swapped.get(value, 0))(other.labels.array).astype(np.uint8)
+  other = dataclasses.replace(
+    other, labels=dataclasses.replace(other.labels, array=labels), values={"liver": 2, "kidney": 1}
+  )
+  with pytest.warns(UserWarning, match="liver is 1 in a and 2 in b; results call it 1"):
+    plans = _plan([template, other])
+  assert {organ: plan.value for organ, plan in plans.items()} == {"liver": 1, "kidney": 2}
+  for plan in plans.values():
+    assert np.array_equal(plan.points["a"], plan.points["b"])
 
 
 def test_points_alone_carry_no_parts_and_it_says_so(make_template):
@@ -81,14 +91,41 @@ def test_points_that_coincide_are_seen_once_and_keep_their_faces(make_template):
   assert np.array_equal(plan.points["a"][plan.faces], [flat])
 
 
-def test_an_organ_that_vanishes_at_3_mm_is_left_out_with_its_name(make_template, make_grid):
-  template = make_template("a", liver=LIVER)
+def _speck(template, make_grid, voxels):
+  """A template `b` of half a millimetre whose kidney is these voxels."""
   fine = make_grid((30, 24, 26), "LAS", 0.5)
   labels = np.zeros((30, 24, 26), np.uint8)
-  labels[4, 4, 4] = 2
-  speck = type(template)("b", *(type(template.scan)(a, fine) for a in (template.scan.array, labels)), {"kidney": 2}, {})
-  with pytest.warns(UserWarning, match="b: kidney is too small"), pytest.raises(TemplateError, match="kidney"):
-    _plan([template, speck])
+  for voxel in voxels:
+    labels[voxel] = 2
+  scan, seg = (type(template.scan)(array, fine, "b") for array in (template.scan.array, labels))
+  return type(template)("b", scan, seg, {"kidney": 2}, {})
+
+
+def test_an_organ_too_small_for_3_mm_is_placed_by_its_own_voxels(make_template, make_grid):
+  template = make_template("a", liver=LIVER)
+  with pytest.warns(UserWarning, match="kidney: smaller than the 3 mm voxels in b; placed there by its own"):
+    plans = _plan([template, _speck(template, make_grid, [(4, 4, 4), (20, 10, 15)])])
+  assert list(plans) == ["liver", "kidney"]
+  points = plans["kidney"].points["b"]
+  # half a millimetre apart, a working voxel is six of the scan's; the grid of both starts at one corner
+  assert points.min(0).tolist() == [0, 0, 0] and points.max(0).tolist() == [3, 1, 2]
+
+
+def test_a_crumb_of_one_template_is_said_to_keep_an_organ_whole(make_template):
+  crumb = make_template("c", liver=((29, 4, 5), (29, 5, 6)))
+  with pytest.warns(UserWarning, match=r"liver: only 3 mm high in c, .* as a whole \(WPL\)"):
+    plan = _plan([make_template("a", liver=LIVER), make_template("b", liver=LIVER), crumb])["liver"]
+  assert not plan.is_cut and list(plan.points) == ["a", "b", "c"]
+
+
+def test_an_organ_without_voxels_is_left_out_and_an_error_only_where_it_was_asked_for(make_template, make_grid):
+  template = make_template("a", liver=LIVER)
+  with pytest.warns(UserWarning, match="b: kidney has no voxels"):
+    assert list(_plan([template, _speck(template, make_grid, [])])) == ["liver"]
+  with pytest.raises(TemplateError, match="kidney has no voxels in any template"):
+    _plan([template, _speck(template, make_grid, [])], organs=["liver", "kidney"])
+  with pytest.raises(TemplateError, match="no organ has a voxel"):
+    _plan([_speck(template, make_grid, [])])
 
 
 @pytest.mark.parametrize(("asked", "used"), [(12.0, 12.0), (11.0, 12.0), (1.0, 3.0), (7.4, 6.0)])
