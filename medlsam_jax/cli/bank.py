@@ -91,6 +91,8 @@ def run_info(arguments: argparse.Namespace, terminal: Terminal) -> int:
   terminal.result(f"bank    {bank_sha256(bank)}")
   terminal.result("built with " + ", ".join(f"{name} {version}" for name, version in bank.versions.items()))
   terminal.table(bank.table())
+  for note in bank.notes:
+    terminal.result(f"note: {note}")
   return 0
 
 

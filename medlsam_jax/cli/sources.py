@@ -94,6 +94,8 @@ def build_bank(
     )
   names = ", ".join(template.name for template in read)
   terminal.say(f"bank: {count(len(bank.organs), 'organ')} from {count(len(read), 'template')} ({names})")
+  for sentence in read.left_out:
+    terminal.say(f"  {sentence}")
   return bank, kept
 
 

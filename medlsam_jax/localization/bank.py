@@ -95,6 +95,8 @@ class Bank:
   organs: dict[str, OrganBank]
   versions: dict[str, str]
   """Of the libraries that built it."""
+  notes: tuple[str, ...] = ()
+  """What building left out or doubts, a sentence each."""
 
   def __repr__(self) -> str:
     organs = f"{display.count(len(self.organs), 'organ')} ({display.some(self.organs)})"
@@ -166,7 +168,8 @@ class Bank:
         features={stride: np.stack([taps[stride] for _, taps in values]) for stride in values[0][1]},
       )
     versions = {name: version(name) for name in ("medlsam_jax", "jax", "flax")}
-    return cls(network.sha256, mode, slices * WORKING_SPACING_MM, convention, found, versions)
+    notes = (*getattr(templates, "left_out", ()), *plans.notes)
+    return cls(network.sha256, mode, slices * WORKING_SPACING_MM, convention, found, versions, notes)
 
   def save(self, path: str | os.PathLike[str]) -> None:
     """Write one .safetensors file; it appears whole or not at all.
@@ -188,6 +191,7 @@ class Bank:
       "convention": self.convention,
       "organs": json.dumps(rows),
       "versions": json.dumps(self.versions),
+      "notes": json.dumps(self.notes),
     }
     bank_file.write(path, tensors, header)
 
@@ -212,6 +216,7 @@ class Bank:
         cast(Convention, _one_of(header["convention"], Convention)),
         organs,
         json.loads(header["versions"]),
+        tuple(map(str, json.loads(header.get("notes", "[]")))),
       )
     except (KeyError, ValueError, TypeError) as error:
       raise TemplateError(f"{path}: a damaged template bank ({error!r}); build it again") from error

@@ -74,13 +74,24 @@ def build(medlsam, templates, small_network_file, tmp_path):
   return run
 
 
-def test_label_map_on_another_grid(build, templates):
-  path = templates / "t1_seg.nii.gz"
-  image = nibabel.load(path)
-  moved = image.affine + np.diag([0.4, 0, 0, 0])
-  nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), moved), path)
+def test_label_map_on_another_grid_leaves_its_template_out(medlsam, build, templates, small_network_file, tmp_path):
+  def shift(name):
+    path = templates / f"{name}_seg.nii.gz"
+    image = nibabel.load(path)
+    nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), image.affine + np.diag([0.4, 0, 0, 0])), path)
+    return str(path)
+
+  path = shift("t1")
+  out = tmp_path / "one.safetensors"
+  result = medlsam("bank", "build", templates, "--out", out, "--network", small_network_file)
+  assert result.code == 0 and out.exists()
+  assert (
+    f"warning: left out of the templates: {path}" in result.err and f"left out of the templates: {path}" in result.out
+  )
+  assert f"note: left out of the templates: {path}" in medlsam("bank", "info", out).out
+  path = shift("t0")
   message = build()
-  assert str(path) in message and "grid" in message
+  assert path in message and "grid" in message
 
 
 def test_unknown_label_value(build, templates):
