@@ -4,7 +4,7 @@ A folder of templates holds `NAME_ct.nii.gz` (or `.nii`, or a folder `NAME` of D
 of
 
 - `NAME_seg.nii.gz`: a label map on the scan's voxels (in any axis order, cropped or padded), read with
-  `NAME_labels.json` or the folder's `labels.json`, `{"liver": 5, ...}`; without such a table organs are called `label_5`;
+  `NAME_labels.json` or the folder's `labels.json`, `{"liver": 5, ...}`; without such a table organs are `label_5`;
 - `NAME_points.json`, `NAME.mrk.json` or `NAME.fcsv`: see `data.point_files`.
 
 A list file (`.txt`) has one template a line: the scan, then its annotations, separated by commas, tabs or spaces,

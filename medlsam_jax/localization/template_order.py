@@ -65,9 +65,9 @@ def contradictions(places: Mapping[str, Mapping[str, Place]]) -> list[str]:
     said.append(f"{name}: {_organs(others)} {place}; {why} Correct or remove it")
   left = [edge for edge in edges if not set(edge[:2]) & set(odd)]
   if left:
-    names = ", ".join(name for name in places if any(name in edge[:2] for edge in left))
+    both = ", ".join(name for name in places if any(name in edge[:2] for edge in left))
     what = _organs({pair for *_, pair in left})
-    said.append(f"{names}: {what} lie the other way round in one template than in another; {why} Look at them")
+    said.append(f"{both}: {what} lie the other way round in one template than in another; {why} Look at them")
   return said
 
 
@@ -89,12 +89,12 @@ def _against(pairs: list[tuple[Place, Place]]) -> Bool[np.ndarray, "templates te
   extent = high - low
   distance = (low[:, 1] + high[:, 1] - low[:, 0] - high[:, 0]) / 2
   shared = np.minimum(high[:, 0], high[:, 1]) - np.maximum(low[:, 0], low[:, 1])
-  ends = is_cut.any(1)
-  is_usable = np.where(np.arange(3) == _SIDE, ~ends, ~ends.any(1, keepdims=True))
+  ends = np.any(is_cut, axis=1)
+  is_usable = np.where(np.arange(3) == _SIDE, ~ends, ~np.any(ends, axis=1, keepdims=True))
   order = np.where(is_usable & (shared <= _OVERLAP * extent.min(1)), np.sign(distance), 0)
   largest = extent.max(1)
   moved = np.abs(distance[:, None] - distance[None]) > np.maximum(largest[:, None], largest[None])
-  return ((order[:, None] * order[None] < 0) & moved).any(-1)
+  return np.any((order[:, None] * order[None] < 0) & moved, axis=-1)
 
 
 def _organs(pairs: Collection[tuple[str, str]]) -> str:
