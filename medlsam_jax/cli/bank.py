@@ -35,6 +35,7 @@ def add_to(commands: Any) -> None:
   check.add_argument("bank", metavar="FILE")
   check.add_argument("--templates", required=True, metavar="PATH", help="what the bank was built from")
   check.add_argument("--labels", metavar="FILE", help="labels.json for all templates")
+  options.add_reading(check, "the templates")
   options.add_network(check)
   check.add_argument("--seed", type=options.seed, default=0, help="draws where the search starts (default: 0)")
   options.add_quiet(check)
@@ -55,6 +56,7 @@ def _add_build(actions: Any) -> None:
   options.add_organs(build)
   options.add_network(build)
   options.add_bank_building(build)
+  options.add_reading(build, "the templates")
   options.add_quiet(build)
   build.set_defaults(run=run_build)
 
@@ -69,7 +71,9 @@ def run_build(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
   require_writable(Path(arguments.out).parent)
   sources.fetch(arguments.network, terminal)
-  bank, kept = sources.build_bank(arguments, arguments.templates, load(arguments.network), terminal)
+  bank, kept = sources.build_bank(
+    arguments, arguments.templates, load(arguments.network), terminal, options.reading(arguments)
+  )
   terminal.warn_replaced(arguments.out)
   make_folder(Path(arguments.out).parent)
   bank.save(arguments.out)
@@ -110,7 +114,9 @@ def run_check(arguments: argparse.Namespace, terminal: Terminal) -> int:
   network = load(arguments.network)
   bank.check_network(network)
   with terminal.bar("reading templates"):
-    templates = read_templates(arguments.templates, list(bank.organs), arguments.labels)
+    templates = read_templates(
+      arguments.templates, list(bank.organs), arguments.labels, **vars(options.reading(arguments))
+    )
   rows = []
   with terminal.bar("localizing templates by the others") as report:
     for template, found in leave_one_out(network, bank, templates, key=arguments.seed, progress=report):

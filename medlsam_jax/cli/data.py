@@ -29,7 +29,8 @@ def add_to(commands: Any) -> None:
     "  medlsam data prepare scans.txt --out gs://bucket/ct --workers 16\n"
     "  The same call goes on where it stopped. Bad scans are left out and listed in OUT/report.json.",
   )
-  prepare.add_argument("scans", metavar="LIST", help="a .txt list (one path a line), a folder, or one scan")
+  prepare.add_argument("scans", metavar="LIST", help="a .txt list (one path a line), a folder of scans, or one scan")
+  options.add_reading(prepare, "the scans")
   prepare.add_argument("--out", required=True, metavar="DIR_OR_ADDRESS", help="the set: a folder, gs://..., s3://...")
   prepare.add_argument("--workers", type=options.positive_int, default=1, metavar="N", help="processes (default: 1)")
   prepare.add_argument(
@@ -61,12 +62,17 @@ def _packages() -> Any:
 
 def run_prepare(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Prepares a list; 1 when some scan was bad."""
+  from medlsam_jax.data.scans import list_scans
   from medlsam_jax.display import count
 
   prepare, _ = _packages()
-  sources = prepare.sources_of(arguments.scans)
+  sources = list_scans(arguments.scans)
   with terminal.bar("preparing") as bar:
-    report = prepare.prepare(sources, arguments.out, arguments.workers, arguments.shard_scans, bar)
+    report = prepare.prepare(
+      sources, arguments.out, arguments.workers, arguments.shard_scans, bar, options.reading(arguments)
+    )
+  for doubtful in report.doubtful:
+    terminal.warn(doubtful["doubt"])
   for bad in report.bad:
     terminal.warn(f"{bad['source']}: left out ({bad['error']})")
   terminal.result(

@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medlsam_jax import notices
 from medlsam_jax.cli import options, segment
 from medlsam_jax.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
   from medlsam_jax.cli.terminal import Terminal
+  from medlsam_jax.data.scans import ListedScan
   from medlsam_jax.evaluation.baseline import MeanBoxes
   from medlsam_jax.evaluation.report import Report
 
 RESULT_NAME = "evaluation"
-_TRUTH_ENDINGS = ("_seg.nii.gz", "_seg.nii")
 
 
 def add_to(commands: Any) -> None:
@@ -32,7 +33,9 @@ def add_to(commands: Any) -> None:
     "  medlsam evaluate --predictions out/ --truth test/",
   )
   options.add_query(parser, required=False)
-  parser.add_argument("--truth", metavar="DIR", help="folder of NAME_seg.nii.gz (default: beside each query scan)")
+  parser.add_argument(
+    "--truth", metavar="DIR", help="folder of NAME_seg.nii.gz, or of folders of cases (default: beside each scan)"
+  )
   parser.add_argument(
     "--predictions", metavar="DIR", help="results to score (NAME_seg.nii.gz, NAME_boxes.json) instead of making them"
   )
@@ -55,19 +58,21 @@ class Case:
   """One scan to score; `scan` is None where only results and truth are there."""
 
   name: str
-  scan: Path | None
+  scan: ListedScan | None
   truth: Path
 
 
 def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Scores every scan; 1 if any failed."""
   from medlsam_jax.cli import job, sources
-  from medlsam_jax.data.label_table import read_label_table
+  from medlsam_jax.data import beside
+  from medlsam_jax.data.label_table import LABELS_FILE, read_label_table
   from medlsam_jax.evaluation.report import Report
   from medlsam_jax.results.staging import require_writable
 
   cases = cases_of(arguments)
-  table = read_label_table(arguments.labels or cases[0].truth.parent / "labels.json")
+  near = list(beside.tables_near(cases[0].truth, LABELS_FILE))
+  table = read_label_table(arguments.labels or next((path for path in near if path.is_file()), near[0]))
   settings = job.settings_of(arguments)
   failed: Mapping[str, str] = {}
   if arguments.predictions is None:
@@ -109,7 +114,8 @@ def cases_of(arguments: argparse.Namespace) -> list[Case]:
     ConfigError: neither scans nor truth are named, or scans are missing for what was asked.
     InputError: no truth for a scan.
   """
-  from medlsam_jax.data.scans import list_scans, scan_name
+  from medlsam_jax.data import beside
+  from medlsam_jax.data.scans import list_scans
 
   if arguments.query is None:
     if arguments.predictions is None:
@@ -118,22 +124,25 @@ def cases_of(arguments: argparse.Namespace) -> list[Case]:
       raise ConfigError("--predictions needs --truth DIR, or --query PATH of scans with their truth beside them")
     if arguments.templates is not None:
       raise ConfigError("the baseline of --templates is placed in scans: give them with --query PATH")
-    found = sorted(p for ending in _TRUTH_ENDINGS for p in Path(arguments.truth).glob(f"*{ending}"))
+    found = beside.label_maps_in(Path(arguments.truth))
     if not found:
-      raise InputError(f"{arguments.truth}: no NAME_seg.nii.gz there")
-    return [Case(_truth_name(path), None, path) for path in found]
-  cases = []
+      raise InputError(f"{arguments.truth}: no NAME_seg.nii.gz there, nor in folders of cases in it")
+    return [Case(name, None, path) for name, path in found.items()]
+  cases, missing = [], []
   for scan in list_scans(arguments.query):
-    name, folder = scan_name(scan), Path(arguments.truth or scan.parent)
-    truth = next((folder / (name + e) for e in _TRUTH_ENDINGS if (folder / (name + e)).is_file()), None)
-    if truth is None:
-      raise InputError(f"{scan}: no truth for it: {folder / (name + _TRUTH_ENDINGS[0])} is missing")
-    cases.append(Case(name, scan, truth))
+    folder = Path(arguments.truth) if arguments.truth else None
+    truth = beside.label_map_for(scan.path, scan.name, folder) if folder else beside.label_map_beside(scan.path)
+    if truth is not None:
+      cases.append(Case(scan.name, scan, truth))
+    elif not scan.wrong:
+      missing.append(
+        f"{scan}: no truth for it: {(folder or scan.path.parent) / (scan.name + '_seg.nii.gz')} is missing"
+      )
+  if not cases:
+    raise InputError(missing[0] if missing else f"{arguments.query}: no scan can be read")
+  for text in missing:
+    notices.warn(f"{text}; left out")
   return cases
-
-
-def _truth_name(path: Path) -> str:
-  return next(path.name.removesuffix(ending) for ending in _TRUTH_ENDINGS if path.name.endswith(ending))
 
 
 def organs_of(predictions: Path, cases: Sequence[Case]) -> list[str]:
@@ -150,7 +159,7 @@ def organs_of(predictions: Path, cases: Sequence[Case]) -> list[str]:
   return list(found)
 
 
-def _make(arguments: argparse.Namespace, settings: Any, queries: list[Path], terminal: Terminal) -> Any:
+def _make(arguments: argparse.Namespace, settings: Any, queries: list[ListedScan], terminal: Terminal) -> Any:
   from medlsam_jax.cli import localize
 
   make = localize.localize_all if arguments.no_masks else segment.segment_all
@@ -196,13 +205,12 @@ def _score_case(
 ) -> list[Any]:
   """Rows of one scan from its result files."""
   from medlsam_jax.data.nifti import read_label_nifti
-  from medlsam_jax.data.scans import read_volume
   from medlsam_jax.evaluation.saved import evaluate_saved
   from medlsam_jax.results.writing import BOXES, LABELS
 
   scan = placed = None
   if baseline is not None and case.scan is not None:
-    scan = read_volume(case.scan)
+    scan = options.reading(arguments).read(case.scan, alone=False)
     placed = baseline.place(scan)
   boxes = folder / (case.name + BOXES) if "boxes" in tasks else None
   masks = folder / (case.name + LABELS) if "masks" in tasks else None
@@ -236,7 +244,7 @@ def _baseline(
     templates = read_templates(arguments.templates, list(values), arguments.labels)
   used = {Path(template.scan.source).resolve() for template in templates}
   for case in cases:
-    if case.scan is not None and case.scan.resolve() in used:
+    if case.scan is not None and case.scan.path.resolve() in used:
       terminal.warn(f"{case.scan} is one of the templates too: its scores say nothing about new scans")
   return MeanBoxes.of(templates)
 

@@ -39,6 +39,7 @@ def add_to(commands: Any) -> None:
     "configs/finetune.py:decoder)",
   )
   parser.add_argument("--workdir", required=True, metavar="DIR", help="folder of the run")
+  options.add_reading(parser, "the scans of --data.scans")
   options.add_quiet(parser)
   parser.set_defaults(run=run, takes_settings=True)
 
@@ -60,7 +61,9 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   from medlsam_jax.loading import load
   from medlsam_jax.porting.weights_file import write_weights
 
-  settings = config.resolve(FinetuneSettings(), arguments.config, arguments.rest)
+  settings = config.resolve(
+    FinetuneSettings(), arguments.config, [*arguments.rest, *options.reading_settings(arguments)]
+  )
   workdir = Path(arguments.workdir)
   require_writable(workdir)
   cluster.connect(settings.cluster)

@@ -13,7 +13,7 @@ from medlsam_jax.cli import settings as config
 from medlsam_jax.cli import sources
 from medlsam_jax.cli.terminal import Terminal
 from medlsam_jax.data.labels import LabelMap
-from medlsam_jax.data.scans import read_volume
+from medlsam_jax.data.scans import ListedScan
 from medlsam_jax.errors import ConfigError, InputError
 from medlsam_jax.geometry import Volume
 from medlsam_jax.loading import load
@@ -84,10 +84,12 @@ class Search:
     if self.kept is not None and not failed:
       self.kept.clear()
 
-  def run(self, path: Path, title: str, terminal: Terminal, read: Callable[[Path], Volume]) -> tuple[Volume, Findings]:
+  def run(
+    self, listed: ListedScan, title: str, terminal: Terminal, read: Callable[[ListedScan], Volume]
+  ) -> tuple[Volume, Findings]:
     """Reads a scan and finds the organs in it."""
     with terminal.bar(f"{title}: reading"):
-      scan = read(path)
+      scan = read(listed)
     with terminal.bar(f"{title}: localizing") as report:
       found = pipeline.localize(
         self.network,
@@ -132,7 +134,7 @@ def check_boxes(arguments: argparse.Namespace) -> None:
       raise ConfigError(f"--{name} is about finding organs; with --boxes nothing is searched: leave one of them away")
 
 
-def check_boxes_queries(arguments: argparse.Namespace, queries: Sequence[Path]) -> None:
+def check_boxes_queries(arguments: argparse.Namespace, queries: Sequence[ListedScan]) -> None:
   """Boxes belong to one scan.
 
   Raises:
@@ -143,7 +145,11 @@ def check_boxes_queries(arguments: argparse.Namespace, queries: Sequence[Path]) 
 
 
 def given_boxes(
-  arguments: argparse.Namespace, path: Path, title: str, terminal: Terminal
+  arguments: argparse.Namespace,
+  listed: ListedScan,
+  title: str,
+  terminal: Terminal,
+  read: Callable[[ListedScan], Volume],
 ) -> tuple[Volume, dict[str, GivenBoxes]]:
   """Reads a scan and the user's boxes for it.
 
@@ -151,7 +157,7 @@ def given_boxes(
     InputError: as `box_input.read_boxes`, or `--organs` names one that has no box.
   """
   with terminal.bar(f"{title}: reading"):
-    scan = read_volume(path)
+    scan = read(listed)
   found = box_input.read_boxes(arguments.boxes, scan)
   for organ in arguments.organs or ():
     if organ not in found:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medlsam_jax.cli import options
 
 if TYPE_CHECKING:
   from medlsam_jax.cli.terminal import Terminal
+  from medlsam_jax.data.scans import ListedScan
 
 
 def add_to(commands: Any) -> None:
@@ -42,20 +42,19 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   return localize_all(arguments, settings, queries, terminal)[0].exit_code
 
 
-def localize_all(arguments: argparse.Namespace, settings: Any, queries: list[Path], terminal: Terminal) -> Any:
+def localize_all(arguments: argparse.Namespace, settings: Any, queries: list[ListedScan], terminal: Terminal) -> Any:
   """Localizes in scans with the options of the command; also what `evaluate --no-masks` runs.
 
   Returns:
     The summary, and the search that was prepared.
   """
   from medlsam_jax.cli import job, scans
-  from medlsam_jax.data.scans import scan_name
   from medlsam_jax.results import writing
 
   search = job.Search.prepare(arguments, settings, terminal)
 
-  def work(path: Path, name: str, title: str) -> tuple[str, ...]:
-    scan, found = search.run(path, title, terminal, read)
+  def work(listed: ListedScan, name: str, title: str) -> tuple[str, ...]:
+    scan, found = search.run(listed, title, terminal, read)
     with terminal.bar(f"{title}: writing"):
       files = writing.write_result(arguments.out, name, scan, found, None, search.provenance())
     job.tell(terminal, title, scan, found, None, files)
@@ -66,8 +65,8 @@ def localize_all(arguments: argparse.Namespace, settings: Any, queries: list[Pat
       path.exists() for path in writing.result_paths(arguments.out, name, segmented=False)
     )
 
-  job.warn_replaced(terminal, arguments, [scan_name(path) for path in queries], segmented=False)
-  with scans.ReadAhead(queries, is_done) as read:
+  job.warn_replaced(terminal, arguments, [query.name for query in queries], segmented=False)
+  with scans.ReadAhead(queries, is_done, options.reading(arguments)) as read:
     summary = scans.run_over(terminal, queries, work, is_done)
   search.finish(bool(summary.failed))
   return summary, search

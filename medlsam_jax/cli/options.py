@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import math
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+  from medlsam_jax.data.scans import ReadingOptions
 
 
 def command(commands: Any, name: str, help_line: str, example: str) -> argparse.ArgumentParser:
@@ -58,10 +62,48 @@ def add_query(parser: argparse.ArgumentParser, required: bool = True) -> None:
     "--query",
     required=required,
     metavar="PATH",
-    help="the scan: a NIfTI file or a folder of DICOM slices; or many: a folder of NAME_ct.nii.gz, or a .txt list",
+    help="the scan: a NIfTI file or a folder of DICOM slices; or many: a folder of NAME_ct.nii.gz, of DICOM exports or "
+    "of folders of cases, or a .txt list of any of these",
   )
+  add_reading(parser, "the scans of --query")
   parser.add_argument("--out", default="out", metavar="DIR", help="folder for the results (default: out)")
   parser.add_argument("--skip-existing", action="store_true", help="leave scans alone whose results are all there")
+
+
+def add_reading(parser: Any, scans: str) -> None:
+  """`--series`, `--hu-offset`: how `scans` are read."""
+  parser.add_argument(
+    "--series",
+    metavar="UID",
+    help=f"DICOM series to take where {scans} have several: its UID, the end of it, or its number",
+  )
+  parser.add_argument(
+    "--hu-offset",
+    type=float,
+    metavar="HU",
+    help=f"add this to the values of {scans} (-1024 where a warning says that they look like HU +1024)",
+  )
+
+
+def reading(arguments: argparse.Namespace) -> ReadingOptions:
+  """What `add_reading` was given.
+
+  Raises:
+    ConfigError: an offset that is no number.
+  """
+  from medlsam_jax.data.scans import ReadingOptions
+  from medlsam_jax.errors import ConfigError
+
+  if arguments.hu_offset is not None and not math.isfinite(arguments.hu_offset):
+    raise ConfigError(f"--hu-offset {arguments.hu_offset}: give a number of HU, such as -1024")
+  return ReadingOptions(arguments.series, arguments.hu_offset)
+
+
+def reading_settings(arguments: argparse.Namespace) -> list[str]:
+  """What `add_reading` was given as words of the command line, for commands whose settings have it in `data`."""
+  options = reading(arguments)
+  given = {"series": options.series, "hu_offset": options.hu_offset}
+  return [f"--data.{name}={value}" for name, value in given.items() if value is not None]
 
 
 def add_network(parser: Any) -> None:

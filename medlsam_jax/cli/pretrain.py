@@ -47,6 +47,7 @@ def add_to(commands: Any) -> None:
     metavar="WEIGHTS",
     help="begin with these weights (tiny, a .safetensors, a published checkpoint) of the same width or a part of it",
   )
+  options.add_reading(parser, "the scans of --data.scans")
   options.add_quiet(parser)
   parser.set_defaults(run=run, takes_settings=True)
 
@@ -66,7 +67,9 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
     ) from error
   from medlsam_jax.porting.weights_file import write_weights
 
-  settings = config.resolve(PretrainSettings(), arguments.config, arguments.rest)
+  settings = config.resolve(
+    PretrainSettings(), arguments.config, [*arguments.rest, *options.reading_settings(arguments)]
+  )
   workdir = Path(arguments.workdir)
   require_writable(workdir)
   cluster.connect(settings.cluster)

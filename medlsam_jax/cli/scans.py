@@ -6,15 +6,15 @@ import dataclasses
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from types import TracebackType
 
 from medlsam_jax.cli.terminal import Terminal
+from medlsam_jax.data.scans import ListedScan, ReadingOptions
 from medlsam_jax.errors import MedlsamError
 from medlsam_jax.geometry import Volume
 
-Work = Callable[[Path, str, str], Sequence[str]]
-"""Takes a scan's path, its name, and what to call it in progress bars; returns the doubts of the scan."""
+Work = Callable[[ListedScan, str, str], Sequence[str]]
+"""Takes a scan, its name, and what to call it in progress bars; returns the doubts of the scan."""
 
 
 @dataclasses.dataclass
@@ -39,10 +39,12 @@ class ReadAhead:
   A context manager; what cannot be read raises when it is asked for.
   """
 
-  def __init__(self, paths: Sequence[Path], is_done: Callable[[str], bool]) -> None:
-    self._paths, self._is_done = list(paths), is_done
+  def __init__(
+    self, scans: Sequence[ListedScan], is_done: Callable[[str], bool], options: ReadingOptions | None = None
+  ) -> None:
+    self._scans, self._is_done, self._options = list(scans), is_done, options or ReadingOptions()
     self._pool = ThreadPoolExecutor(1, "read-ahead")
-    self._next: tuple[Path, Future[Volume]] | None = None
+    self._next: tuple[ListedScan, Future[Volume]] | None = None
 
   def __enter__(self) -> ReadAhead:
     return self
@@ -52,48 +54,47 @@ class ReadAhead:
   ) -> None:
     self._pool.shutdown(wait=False, cancel_futures=True)
 
-  def __call__(self, path: Path) -> Volume:
+  def __call__(self, scan: ListedScan) -> Volume:
     """The scan, and a start on the next one that is not done.
 
     Raises:
       InputError: it cannot be read.
     """
-    from medlsam_jax.data.scans import read_volume, scan_name
-
     ahead, self._next = self._next, None
-    volume = ahead[1].result() if ahead is not None and ahead[0] == path else read_volume(path)
-    later = self._paths[self._paths.index(path) + 1 :]
-    following = next((other for other in later if not self._is_done(scan_name(other))), None)
+    volume = ahead[1].result() if ahead is not None and ahead[0] == scan else self._read(scan)
+    later = self._scans[self._scans.index(scan) + 1 :]
+    following = next((other for other in later if not self._is_done(other.name)), None)
     if following is not None:
-      self._next = following, self._pool.submit(read_volume, following)
+      self._next = following, self._pool.submit(self._read, following)
     return volume
 
+  def _read(self, scan: ListedScan) -> Volume:
+    return self._options.read(scan, alone=len(self._scans) == 1)
 
-def run_over(terminal: Terminal, scans: Sequence[Path], work: Work, is_done: Callable[[str], bool]) -> Summary:
+
+def run_over(terminal: Terminal, scans: Sequence[ListedScan], work: Work, is_done: Callable[[str], bool]) -> Summary:
   """Does `work` for each scan that is not done yet.
 
   A defect of the program in one scan is shown with its traceback and counts as a failure of that scan.
   """
-  from medlsam_jax.data.scans import scan_name
-
   summary = Summary()
-  for number, path in enumerate(scans, 1):
+  for number, scan in enumerate(scans, 1):
     terminal.stop_if_asked()
-    name = scan_name(path)
+    name = scan.name
     title = f"[{number}/{len(scans)}] {name}" if len(scans) > 1 else name
     if is_done(name):
       summary.skipped.append(name)
       terminal.say(f"{title}: its results are there, skipped")
       continue
     try:
-      doubts = work(path, name, title)
+      doubts = work(scan, name, title)
       summary.done.append(name)
       if doubts:
-        summary.doubtful[name] = "; ".join(doubt.removeprefix(f"{path}: ") for doubt in doubts)
+        summary.doubtful[name] = "; ".join(doubt.removeprefix(f"{scan}: ") for doubt in doubts)
     except MedlsamError as error:
       terminal.stop_if_asked()
-      summary.failed[name] = str(error).removeprefix(f"{path}: ")
-      terminal.error(_about(name, path, str(error)))
+      summary.failed[name] = str(error).removeprefix(f"{scan}: ")
+      terminal.error(_about(name, scan, str(error)))
     except Exception as error:
       terminal.stop_if_asked()
       summary.failed[name] = f"a defect of medlsam: {type(error).__name__}: {error}"
@@ -104,9 +105,9 @@ def run_over(terminal: Terminal, scans: Sequence[Path], work: Work, is_done: Cal
   return summary
 
 
-def _about(name: str, path: Path, reason: str) -> str:
+def _about(name: str, scan: ListedScan, reason: str) -> str:
   """A reason behind the scan's name, unless it names the scan itself."""
-  return reason if str(path) in reason else f"{name}: {reason}"
+  return reason if str(scan) in reason else f"{name}: {reason}"
 
 
 def _tell(terminal: Terminal, summary: Summary) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medlsam_jax.cli import options
 
 if TYPE_CHECKING:
   from medlsam_jax.cli.terminal import Terminal
+  from medlsam_jax.data.scans import ListedScan
   from medlsam_jax.results.given import Shown
 
 
@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   return segment_all(arguments, settings, queries, terminal)[0].exit_code
 
 
-def segment_all(arguments: argparse.Namespace, settings: Any, queries: list[Path], terminal: Terminal) -> Any:
+def segment_all(arguments: argparse.Namespace, settings: Any, queries: list[ListedScan], terminal: Terminal) -> Any:
   """Segments scans with the options of the command; also what `evaluate` and `demo` run.
 
   Returns:
@@ -92,20 +92,19 @@ def segment_all(arguments: argparse.Namespace, settings: Any, queries: list[Path
   """
   from medlsam_jax import pipeline
   from medlsam_jax.cli import job, scans, sources
-  from medlsam_jax.data.scans import scan_name
   from medlsam_jax.results import writing
 
   # the painter first: weights that cannot be had are told before a bank is built
   predictor = sources.predictor_of(arguments.model, terminal)
   search = job.Search.prepare(arguments, settings, terminal) if arguments.boxes is None else None
 
-  def work(path: Path, name: str, title: str) -> tuple[str, ...]:
+  def work(listed: ListedScan, name: str, title: str) -> tuple[str, ...]:
     found: Mapping[str, Shown]
     if search is not None:
-      scan, found = search.run(path, title, terminal, read)
+      scan, found = search.run(listed, title, terminal, read)
       provenance = search.provenance(predictor.network)
     else:
-      scan, found = job.given_boxes(arguments, path, title, terminal)
+      scan, found = job.given_boxes(arguments, listed, title, terminal, read)
       provenance = job.provenance_of_boxes(arguments, settings, predictor.network)
     with terminal.bar(f"{title}: segmenting") as report:
       labels = pipeline.segment(
@@ -121,8 +120,8 @@ def segment_all(arguments: argparse.Namespace, settings: Any, queries: list[Path
       path.exists() for path in writing.result_paths(arguments.out, name, segmented=True)
     )
 
-  job.warn_replaced(terminal, arguments, [scan_name(path) for path in queries], segmented=True)
-  with scans.ReadAhead(queries, is_done) as read:
+  job.warn_replaced(terminal, arguments, [query.name for query in queries], segmented=True)
+  with scans.ReadAhead(queries, is_done, options.reading(arguments)) as read:
     summary = scans.run_over(terminal, queries, work, is_done)
   if search is not None:
     search.finish(bool(summary.failed))

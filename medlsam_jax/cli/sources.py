@@ -12,6 +12,7 @@ from medlsam_jax.display import count
 from medlsam_jax.errors import ConfigError
 
 if TYPE_CHECKING:
+  from medlsam_jax.data.scans import ReadingOptions
   from medlsam_jax.localization.bank import Bank
   from medlsam_jax.localization.kept import KeptOutputs
   from medlsam_jax.models.network import Network
@@ -66,9 +67,15 @@ def bank_of(
 
 
 def build_bank(
-  arguments: argparse.Namespace, templates: str, network: Network, terminal: Terminal
+  arguments: argparse.Namespace,
+  templates: str,
+  network: Network,
+  terminal: Terminal,
+  reading: ReadingOptions | None = None,
 ) -> tuple[Bank, KeptOutputs]:
   """A bank from a folder or list of templates, with `--organs` and what `options.add_bank_building` adds.
+
+  `reading` is how the templates are read; where `--series` and `--hu-offset` speak of queries, they are not meant.
 
   Returns:
     The bank, and what was kept while it grew: the caller clears it when the bank is saved or was used.
@@ -78,7 +85,7 @@ def build_bank(
   from medlsam_jax.localization.kept import KeptOutputs
 
   with terminal.bar("reading templates"):
-    read = read_templates(templates, arguments.organs, arguments.labels)
+    read = read_templates(templates, arguments.organs, arguments.labels, **({} if reading is None else vars(reading)))
   organs = arguments.organs or list(dict.fromkeys(organ for template in read for organ in template.organs))
   kept = KeptOutputs(growing_bank.folder())
   with terminal.bar(f"building the bank from {count(len(read), 'template')}") as bar:

@@ -33,6 +33,7 @@ def add_to(commands: Any) -> None:
   prompts.add_argument("--out", default="out", metavar="DIR", help="folder for the report (default: out)")
   prompts.add_argument("--model", default="litemedsam", metavar="NAME_OR_FILE", help="network (default: litemedsam)")
   options.add_organs(prompts)
+  options.add_reading(prompts, "the scans")
   prompts.add_argument("--modes", type=options.names, metavar="S1,S2", help="of S1 to S6 (default: all)")
   prompts.add_argument("--window", default="soft_tissue", help="CT window: soft_tissue, lung, brain or bone")
   prompts.add_argument("--slice-step", type=options.positive_int, default=1, metavar="N", help="every Nth slice")
@@ -68,7 +69,8 @@ def run_prompts(arguments: argparse.Namespace, terminal: Terminal) -> int:
     raise ConfigError(f"--modes: {', '.join(unknown)} unknown; known are {', '.join(MODES)}")
   require_writable(arguments.out)
   with terminal.bar("reading scans"):
-    read = [t for t in read_templates(arguments.scans, arguments.organs) if t.labels is not None and t.values]
+    given = read_templates(arguments.scans, arguments.organs, **vars(options.reading(arguments)))
+    read = [t for t in given if t.labels is not None and t.values]
     scans = [LabelledScan.of(t.name, t.scan, t.labels, t.values) for t in read if t.labels is not None]
   predictor = sources.predictor_of(arguments.model, terminal)
   slices = LabelledSlices(

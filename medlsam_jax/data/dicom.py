@@ -18,7 +18,7 @@ from jaxtyping import Float32
 
 from medlsam_jax import notices
 from medlsam_jax.data import checks, dicom_folder, oblique
-from medlsam_jax.data.dicom_frames import read_frames
+from medlsam_jax.data.dicom_frames import may_be_slice, read_frames
 from medlsam_jax.data.dicom_geometry import Stack, interleaved, place_slices
 from medlsam_jax.data.dicom_headers import Unusable, has_mark, pydicom_module, quiet
 from medlsam_jax.data.dicom_pixels import hounsfield, read_pixels, whole_copy
@@ -65,6 +65,21 @@ def read_series(directory: str | os.PathLike[str], series: str | None = None) ->
 def is_dicom_folder(directory: Path) -> bool:
   """Whether a folder directly holds a DICOM file; reads 140 bytes of each file until one is."""
   return any(has_mark(path) for path in sorted(directory.iterdir()) if path.is_file())
+
+
+def holds_slices(directory: Path) -> bool:
+  """Whether a folder directly holds slices of a scan, not only reports, localizers, structures or a DICOMDIR.
+
+  Without pydicom every DICOM file counts: reading it says what is to be installed.
+  """
+  files = [path for path in sorted(directory.iterdir()) if path.is_file() and path.name.upper() != "DICOMDIR"]
+  marked = (path for path in files if has_mark(path))
+  try:
+    pydicom_module()
+  except InputError:
+    return next(marked, None) is not None
+  with quiet():
+    return any(map(may_be_slice, marked))
 
 
 def is_dicom_file(path: Path) -> bool:

@@ -22,6 +22,10 @@ _LOST_SHARE, _LOST_ONE_OF = 0.1, 4
 _MAJORITY = 2 / 3
 
 
+class NoSuchSeries(InputError):
+  """A folder does not have the series that was asked for, by any way of naming one."""
+
+
 @dataclasses.dataclass
 class Contents:
   """What a folder holds, from headers."""
@@ -170,7 +174,8 @@ def _named(series: str, groups: dict[str, list[Frame]], source: str) -> str:
       return matching[0]
   listed = _listed([_described(frames[0].series, frames) for frames in groups.values()])
   count = max(map(len, ways))
-  raise InputError(
+  error = InputError if count else NoSuchSeries
+  raise error(
     f"{source}: {count or 'no'} series here {'are' if count else 'is'} called {series!r}; there are: {listed}"
   )
 

@@ -123,6 +123,20 @@ def read_frames(path: Path) -> tuple[list[Frame], set[str], dict[str, int]]:
     raise
 
 
+def may_be_slice(path: Path) -> bool:
+  """Whether a DICOM file is a slice as far as its kind says: a damaged one is, a report or a localizer is not."""
+  try:
+    header = read_dataset(path, ["ImageType", "Modality", "SamplesPerPixel"])
+    image_type = [part.upper() for part in header.values("ImageType")]
+    return (
+      header.text("Modality").upper() not in _NO_IMAGES
+      and "LOCALIZER" not in image_type
+      and header.whole("SamplesPerPixel", 1) == 1
+    )
+  except Unusable:
+    return True
+
+
 def _images(header: Header, series: Series) -> tuple[list[Frame], set[str], dict[str, int]]:
   shape = header.whole("Rows"), header.whole("Columns")
   if min(shape) < 1:

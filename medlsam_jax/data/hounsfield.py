@@ -84,8 +84,8 @@ def doubt_of_values(array: Num[np.ndarray, "z y x"]) -> str | None:
   offset = _offset(values, sample.size)
   if offset:
     return (
-      f"{span} look like Hounsfield units {offset:+d} (soft tissue lies there): the rescale intercept was left out or "
-      f"applied twice? If so, read it with --hu-offset {-offset}, in Python ml.read_volume(path, hu_offset={-offset})"
+      f"{no_ct}, but like Hounsfield units {offset:+d}: was the rescale intercept left out, or applied twice? If so, "
+      f"read it with --hu-offset {-offset}, in Python ml.read_volume(path, hu_offset={-offset})"
     )
   if not _reaches_below_water(values, sample.size):
     return _explained(no_ct, sample)

@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from medlsam_jax.data.beside import tables_near
 from medlsam_jax.data.point_files import read_json
 from medlsam_jax.errors import InputError
 
@@ -46,11 +47,12 @@ def read_label_table(path: str | os.PathLike[str]) -> dict[str, int]:
 
 
 def table_beside(annotation: Path, name: str) -> Path | None:
-  """The table for an annotation file of the scan `name`: `NAME_labels.json`, else `labels.json`, beside it."""
-  for file in (f"{name}_{LABELS_FILE}", LABELS_FILE):
-    if (annotation.parent / file).is_file():
-      return annotation.parent / file
-  return None
+  """The table for an annotation file of the scan `name`: `NAME_labels.json`, else `labels.json`, beside it.
+
+  For a file such as `case_0/segmentation.nii.gz`, either may also lie in the folder of the cases.
+  """
+  tables = (path for file in (f"{name}_{LABELS_FILE}", LABELS_FILE) for path in tables_near(annotation, file))
+  return next((path for path in tables if path.is_file()), None)
 
 
 def _entries(content: dict[str, Any], path: Path) -> list[tuple[str, Any]]:

@@ -21,15 +21,19 @@ from typing import Any
 import fsspec
 from array_record.python import array_record_module
 
-from medlsam_jax.data import shards
+from medlsam_jax.data import dicom, shards
 from medlsam_jax.data.ct import to_working_grid
 from medlsam_jax.data.pairs import TrainingScan
-from medlsam_jax.data.scans import list_scans, read_lines, read_volume, scan_name
+from medlsam_jax.data.scans import ListedScan, ReadingOptions, scan_name
 from medlsam_jax.errors import InputError, MedlsamError, OutputError
 
 PARTS, REPORT = "parts", "report.json"
 # one scan a group: a random scan is read without its neighbours
 _WRITER = "group_size:1,zstd:3"
+
+
+_Outcome = tuple[str, str | None, list[str]]
+"""Key of a scan, what was wrong with it, why it is doubtful."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,34 +43,27 @@ class Report:
   scans: int
   kept: int
   bad: tuple[dict[str, str], ...]
-
-
-def sources_of(path: str) -> list[Path]:
-  """Scans of a list file, a folder or one scan; a line of a list that names nothing is a bad scan, not an error.
-
-  Raises:
-    InputError: as `list_scans`; an empty list.
-  """
-  if Path(path).suffix.lower() != ".txt":
-    return list_scans(path)
-  return [Path(path).parent / line for _, line in read_lines(Path(path))]
+  doubtful: tuple[dict[str, str], ...] = ()
+  """Of those that this call added: source and why the values may be no HU of a body."""
 
 
 def prepare(
-  sources: Sequence[Path],
+  sources: Sequence[ListedScan | Path],
   folder: str,
   workers: int = 1,
   scans_per_shard: int = 64,
   progress: Callable[[int, int], None] = lambda done, total: None,
+  options: ReadingOptions | None = None,
 ) -> Report:
   """Prepares scans into `folder` (a path or an address), going on where an earlier call stopped.
 
   Args:
-    sources: NIfTI files and DICOM folders.
+    sources: of `list_scans`, or NIfTI files and DICOM folders.
     folder: the set; finished shards in it are kept.
     workers: processes; each holds one scan at a time.
     scans_per_shard: 64 scans are about 200 MB.
     progress: called with scans done and in all.
+    options: how they are read; a scan that was prepared with others is prepared again.
 
   Raises:
     InputError: no scan can be used, or a worker died; what is finished is kept.
@@ -74,16 +71,21 @@ def prepare(
   """
   if not sources:
     raise InputError("nothing to prepare: the list is empty")
+  options = options or ReadingOptions()
+  scans = [each if isinstance(each, ListedScan) else ListedScan(each, scan_name(each)) for each in sources]
   try:
     store = _Store(folder)
     rows, waiting = store.finished(), store.parts()
     known = {row["key"] for row in rows} | set(waiting)
     # by key, so that a scan listed twice is prepared once
-    todo = {key: source for source in sources if (key := key_of(source)) not in known}
-    bad, kept = [], len({key_of(source) for source in sources} & known)
+    keyed = {key_of(scan.path, options): scan for scan in scans}
+    todo = {key: scan for key, scan in keyed.items() if key not in known}
+    bad, doubtful, kept = [], [], len(keyed.keys() & known)
     shard = len({row["shard"] for row in rows})
-    for done, (key, error) in enumerate(_run(todo, store, workers), kept + 1):
+    for done, (key, error, doubts) in enumerate(_run(todo, store, workers, options), kept + 1):
       progress(done, len(sources))
+      if doubts:
+        doubtful.append({"source": str(todo[key]), "doubt": "; ".join(doubts)})
       if error is None:
         waiting.append(key)
       else:
@@ -94,71 +96,90 @@ def prepare(
         shard += 1
     if waiting:
       store.pack(shard, waiting)
-    store.write(REPORT, json.dumps({"bad": bad}, indent=1).encode())
+    store.write(REPORT, json.dumps({"bad": bad, "doubtful": doubtful}, indent=1).encode())
     count = store.write_index()
   except OSError as error:
     raise OutputError(f"{folder}: cannot be written ({error}); what is finished is kept") from error
   if not count:
     first = f"; the first: {bad[0]['error']}" if bad else ""
     raise InputError(f"no scan of {len(sources)} could be used; see {shards.join(folder, REPORT)}{first}")
-  return Report(count, kept, tuple(bad))
+  return Report(count, kept, tuple(bad), tuple(doubtful))
 
 
-def key_of(source: Path) -> str:
-  """Names a source and its state on disk, so that a scan that was replaced is prepared again."""
-  stamp = source.stat() if source.exists() else None
-  told = f"{source.absolute()}|{stamp and stamp.st_size}|{stamp and stamp.st_mtime_ns}"
-  return hashlib.sha256(told.encode()).hexdigest()[:24]
+def key_of(source: Path, options: ReadingOptions | None = None) -> str:
+  """Names a source, the state of its files on disk and how it is read: what was changed is prepared again."""
+  told = [str(source.absolute())]
+  folder = _folder_of(source)
+  for path in [source] if folder is None else _files_below(folder):
+    stamp = path.stat() if path.exists() else None
+    name = "" if folder is None else f"{path.relative_to(folder)}|"
+    told.append(f"{name}{stamp and stamp.st_size}|{stamp and stamp.st_mtime_ns}")
+  if options is not None and options != ReadingOptions():
+    told.append(repr(options))
+  return hashlib.sha256("|".join(told).encode()).hexdigest()[:24]
 
 
 def digest_of(source: Path) -> str:
   """SHA-256 of a file, or of all files of a DICOM folder in the order of their names."""
-  digest = hashlib.sha256()
-  for path in sorted(p for p in source.iterdir() if p.is_file()) if source.is_dir() else [source]:
+  digest, folder = hashlib.sha256(), _folder_of(source)
+  for path in [source] if folder is None else _files_below(folder):
     digest.update(path.read_bytes())
   return digest.hexdigest()
 
 
-def prepare_one(source: Path) -> tuple[dict[str, Any], bytes]:
+def _folder_of(source: Path) -> Path | None:
+  """The folder whose files are read for a source; None where that is the source alone."""
+  if source.is_dir():
+    return source
+  return source.parent if dicom.is_dicom_file(source) else None
+
+
+def _files_below(folder: Path) -> list[Path]:
+  return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def prepare_one(scan: ListedScan, options: ReadingOptions, alone: bool = True) -> tuple[dict[str, Any], bytes]:
   """Row of the index and record of one scan.
 
   Raises:
     InputError: it cannot be used.
   """
-  volume = read_volume(source)
-  scan = TrainingScan.of(scan_name(source), to_working_grid(volume).intensity)
+  volume, source = options.read(scan, alone), scan.path
+  made = TrainingScan.of(scan.name, to_working_grid(volume).intensity)
   row = {
-    "name": scan.name,
+    "name": made.name,
     "source": str(source),
     "sha256": digest_of(source),
-    "shape": list(scan.intensity.shape),
+    "shape": list(made.intensity.shape),
     "source_spacing_mm": [round(float(s), 5) for s in volume.spacing_mm],
-    "body_box": scan.body_box.tolist(),
-    "air_share": round(scan.air_share, 4),
+    "body_box": made.body_box.tolist(),
+    "doubts": list(volume.doubts),
+    "air_share": round(made.air_share, 4),
   }
-  return row, shards.encode(scan)
+  return row, shards.encode(made)
 
 
-def _work(key: str, source: Path, folder: str) -> tuple[str, str | None]:
-  """In a worker: one scan into `parts/`; what was wrong with it, if it is bad."""
+def _work(key: str, scan: ListedScan, folder: str, options: ReadingOptions, alone: bool) -> _Outcome:
+  """In a worker: one scan into `parts/`; what was wrong with it, if it is bad, and its doubts."""
   try:
     with warnings.catch_warnings():
       warnings.simplefilter("ignore")
-      row, record = prepare_one(source)
+      row, record = prepare_one(scan, options, alone)
   except (MedlsamError, OSError, ValueError, MemoryError) as error:
-    return key, f"{type(error).__name__}: {error}"
+    return key, f"{type(error).__name__}: {error}", []
   _Store(folder).write(f"{PARTS}/{key}", json.dumps(row | {"key": key}).encode() + b"\n" + record)
-  return key, None
+  return key, None, row["doubts"]
 
 
-def _run(todo: dict[str, Path], store: _Store, workers: int) -> Iterator[tuple[str, str | None]]:
+def _run(todo: dict[str, ListedScan], store: _Store, workers: int, options: ReadingOptions) -> Iterator[_Outcome]:
+  alone = len(todo) == 1
   if workers <= 1:
-    for key, source in todo.items():
-      yield _work(key, source, store.folder)
+    for key, scan in todo.items():
+      yield _work(key, scan, store.folder, options, alone)
     return
   context = multiprocessing.get_context("spawn")
   with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
-    futures = [pool.submit(_work, key, source, store.folder) for key, source in todo.items()]
+    futures = [pool.submit(_work, key, scan, store.folder, options, alone) for key, scan in todo.items()]
     try:
       for future in concurrent.futures.as_completed(futures):
         yield future.result()

@@ -1,43 +1,96 @@
-"""Which scans a path means, what they are called, and reading one whatever its format."""
+"""Which scans a path means, and reading one whatever its format."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
-from medlsam_jax.data import checks, dicom, nifti
+from medlsam_jax import notices
+from medlsam_jax.data import checks, dicom, nifti, scan_folders, scan_names
+from medlsam_jax.data.dicom_folder import NoSuchSeries
+from medlsam_jax.data.scan_names import NIFTI_SUFFIXES, SCAN_ENDING, scan_name
 from medlsam_jax.errors import InputError
 from medlsam_jax.geometry import Volume
 
-NIFTI_SUFFIXES = (".nii.gz", ".nii")
-SCAN_ENDING = "_ct"
-NOT_A_SCAN = ("_seg", "_label", "_labels", "_mask")
-"""Endings of NIfTI names that are label maps, left out where a folder is listed."""
+__all__ = ["NIFTI_SUFFIXES", "SCAN_ENDING", "ListedScan", "ReadingOptions", "list_scans", "read_lines", "read_volume"]
+__all__ += ["scan_name"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ListedScan:
+  """One of the scans that a path means; as a string, its path."""
+
+  path: Path
+  name: str
+  """What its results are called; no other scan of the same list is called so."""
+  wrong: str = ""
+  """Why it cannot be read, where that is known before it is opened: a line of a list that names nothing."""
+
+  def __str__(self) -> str:
+    return str(self.path)
+
+  def __fspath__(self) -> str:
+    return str(self.path)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadingOptions:
+  """How the scans of one call are read: `series` and `hu_offset` of `read_volume`."""
+
+  series: str | None = None
+  hu_offset: float | None = None
+
+  def read(self, scan: ListedScan, alone: bool = True) -> Volume:
+    """Reads a listed scan. `series` chooses in those that have it; another scan of a list is read without, and noted.
+
+    Raises:
+      InputError: as `read_volume`, and what was `wrong` with the line that lists it.
+    """
+    if scan.wrong:
+      raise InputError(scan.wrong)
+    given = {name: value for name, value in vars(self).items() if value is not None}
+    if alone or self.series is None:
+      return read_volume(scan.path, **given)
+    if scan.path.is_dir():
+      with contextlib.suppress(NoSuchSeries):
+        return read_volume(scan.path, **given)
+    del given["series"]
+    note = f"{scan.path}: does not have the series {self.series}; read without choosing one"
+    notices.warn(note)
+    volume = read_volume(scan.path, **given)
+    return dataclasses.replace(volume, notes=(note, *volume.notes))
 
 
 def read_volume(path: str | os.PathLike[str], *, series: str | None = None, hu_offset: float | None = None) -> Volume:
-  """Reads a CT scan from a NIfTI file or a folder of DICOM slices, in HU on its own voxels (z, y, x).
+  """Reads a CT scan in HU on its own voxels (z, y, x): a NIfTI file, or DICOM as `dicom.read_series` finds it.
 
   Warns of all that had to be settled or left out (`Volume.notes`) and of what makes the scan doubtful
   (`Volume.doubts`): values that are no HU, a thin slab.
 
   Args:
+    path: a file, or a folder with the slices of one scan in it or below it.
     series: the DICOM series to take where there are several: its UID, an ending of it that no other has, or its number.
     hu_offset: added to every value, for files that do not hold HU: -1024 where the rescale intercept was left out.
 
   Raises:
-    InputError: as `nifti.read_nifti` and `dicom.read_series`; `series` for a file, or an offset that is no number.
+    InputError: as `nifti.read_nifti` and `dicom.read_series`; `series` for a NIfTI file, an offset that is no number, a
+      format that is not read, a path that names nothing.
   """
-  path = Path(path)
+  path = _existing(path)
   if hu_offset is not None and not math.isfinite(hu_offset):
     raise InputError(f"{path}: an offset of {hu_offset} HU; give a number, such as -1024")
-  if not path.exists():
-    raise InputError(f"{path}: no such file or folder")
-  if path.is_dir() or path.suffix.lower() == ".dcm" or dicom.is_dicom_file(path):
+  if path.is_dir():
+    volume = _read_folder(path, series)
+  elif path.suffix.lower() == ".dcm" or dicom.is_dicom_file(path):
     volume = dicom.read_series(path, series)
   else:
+    scan_folders.refuse_format(path)
+    if series is not None:
+      raise InputError(f"{path}: a NIfTI file, which has no series to choose from; leave series={series} away")
     volume = nifti.read_nifti(path)
   if hu_offset:
     note = f"{volume.source}: {hu_offset:+g} added to every value, as was asked"
@@ -46,41 +99,32 @@ def read_volume(path: str | os.PathLike[str], *, series: str | None = None, hu_o
   return checks.check_scan(volume)
 
 
-def scan_name(path: str | os.PathLike[str]) -> str:
-  """What a scan's results are called: `case_003_ct.nii.gz` and a folder `case_003` are both `case_003`."""
-  return _stem(Path(path)).removesuffix(SCAN_ENDING)
+def list_scans(*paths: str | os.PathLike[str]) -> list[ListedScan]:
+  """The scans that paths mean, in order of their names in a folder, else as they are listed.
 
+  - a NIfTI file, a folder of DICOM slices, one such file, or a DICOMDIR: that scan;
+  - a `.txt` file: one of these or a folder a line, relative to the list file; empty lines and lines starting with `#`
+    are skipped; a line that names nothing is a scan that cannot be read, as long as others can;
+  - a folder: see `scan_folders.scans_in`.
 
-def list_scans(path: str | os.PathLike[str]) -> list[Path]:
-  """The scans that `path` means, in order of their names or of the list.
-
-  - a NIfTI file, or a folder of DICOM slices: that scan;
-  - a `.txt` file: one path a line, relative to the list file; empty lines and lines starting with `#` are skipped;
-  - a folder: every `NAME_ct.nii.gz` (or `.nii`) and every subfolder that holds DICOM slices; where no name ends in
-    `_ct`, every NIfTI file but those named as label maps (`NOT_A_SCAN`).
-
-  The scans themselves are not opened: one that is broken is reported when it is read.
+  The scans themselves are not opened: one that is broken is reported when it is read. What is listed twice, also by
+  links, is taken once, with a warning.
 
   Raises:
-    InputError: no such path, no scan in it, a line of the list that names nothing, two scans of one name.
+    InputError: no such path, no scan in it, no line of a list that names any, scans that no name tells apart.
   """
-  path = Path(path)
-  if not path.exists():
-    raise InputError(f"{path}: no such file or folder")
-  if path.is_dir():
-    scans = _in_folder(path)
-    if not scans:
-      raise InputError(f"{path}: no scans here; expected NAME_ct.nii.gz files or folders of DICOM slices")
-  elif path.suffix.lower() == ".txt":
-    scans = _in_list(path)
-  else:
-    scans = [path]
-  names: dict[str, Path] = {}
-  for scan in scans:
-    other = names.setdefault(scan_name(scan), scan)
-    if other is not scan:
-      raise InputError(f"{path}: {other} and {scan} would both be called {scan_name(scan)}; rename one")
-  return scans
+  scans: list[ListedScan] = []
+  for given in paths:
+    path = _existing(given)
+    if path.is_dir():
+      scans += _in_folder(path)
+    elif path.suffix.lower() == ".txt":
+      scans += _in_list(path)
+    else:
+      scans.append(ListedScan(path, ""))
+  scans = _once(scans)
+  names = scan_names.names_of([scan.path for scan in scans])
+  return [dataclasses.replace(scan, name=name) for scan, name in zip(scans, names, strict=True)]
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:
@@ -100,27 +144,67 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
   return lines
 
 
-def _in_list(path: Path) -> list[Path]:
+def _existing(given: str | os.PathLike[str]) -> Path:
+  """A path that is there, `~` being the user's folder."""
+  path = Path(given)
+  if not path.exists() and str(path).startswith("~"):
+    path = path.expanduser()
+  if path.is_symlink() and not path.exists():
+    raise InputError(f"{path}: a link to {os.readlink(path)}, which is not there")
+  if not path.exists():
+    raise InputError(f"{path}: no such file or folder")
+  if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
+    raise InputError(f"{path}: permission denied; ask for the right to read it")
+  return path
+
+
+def _read_folder(path: Path, series: str | None) -> Volume:
+  """DICOM in a folder, or the one scan of any kind in it and below."""
+  if dicom.is_dicom_folder(path):
+    return dicom.read_series(path, series)
+  scans = _in_folder(path)
+  if all(scan.path.is_dir() for scan in scans):
+    return dicom.read_series(path, series)
+  if len(scans) > 1:
+    raise InputError(f"{path}: {len(scans)} scans in this folder, {_some(scans)}; give one of them")
+  return read_volume(scans[0].path, series=series)
+
+
+def _in_list(path: Path) -> list[ListedScan]:
   scans = []
   for number, line in read_lines(path):
-    scan = path.parent / line
-    if not scan.exists():
-      raise InputError(f"{path}, line {number}: no such file or folder: {scan}")
-    scans.append(scan)
+    try:
+      scan = _existing(Path(line) if line.startswith("~") else path.parent / line)
+      scans += _in_folder(scan) if scan.is_dir() else [ListedScan(scan, "")]
+    except InputError as error:
+      scans.append(ListedScan(path.parent / line, "", f"{path}, line {number}: {error}"))
+  wrong = [scan.wrong for scan in scans if scan.wrong]
+  if len(wrong) == len(scans):
+    raise InputError(wrong[0] + (f" (and none of the other {len(wrong) - 1} lines)" if len(wrong) > 1 else ""))
   return scans
 
 
-def _in_folder(path: Path) -> list[Path]:
-  entries = sorted(p for p in path.iterdir() if not p.name.startswith("."))
-  files = [p for p in entries if p.is_file() and p.name.lower().endswith(NIFTI_SUFFIXES)]
-  marked = [p for p in files if _stem(p).endswith(SCAN_ENDING)]
-  scans = marked or [p for p in files if not f"_{_stem(p).lower()}".endswith(NOT_A_SCAN)]
-  if not scans and dicom.is_dicom_folder(path):
-    return [path]
-  folders = [p for p in entries if p.is_dir() and dicom.is_dicom_folder(p)]
-  return sorted([*scans, *folders], key=lambda p: (scan_name(p), p.name))
+def _in_folder(path: Path) -> list[ListedScan]:
+  """The scans of a folder by name; the folder itself where its slices are broken, so that reading says how."""
+  found = scan_folders.scans_in(path)
+  if not found and not dicom.is_dicom_folder(path):
+    raise InputError(f"{path}: {scan_folders.why_none(path)}")
+  ordered = sorted(found or [path], key=lambda scan: (scan_name(scan), scan.parts))
+  return [ListedScan(scan, "") for scan in ordered]
 
 
-def _stem(path: Path) -> str:
-  suffix = next((s for s in NIFTI_SUFFIXES if path.name.lower().endswith(s)), "")
-  return path.name[: len(path.name) - len(suffix)]
+def _once(scans: Sequence[ListedScan]) -> list[ListedScan]:
+  kept: dict[Path, ListedScan] = {}
+  for scan in scans:
+    place = scan.path.resolve()
+    if place not in kept:
+      kept[place] = scan
+    elif kept[place].path == scan.path:
+      notices.warn(f"{scan.path}: listed twice; taken once")
+    else:
+      notices.warn(f"{scan.path} is the same as {kept[place].path}; taken once")
+  return list(kept.values())
+
+
+def _some(scans: Sequence[ListedScan]) -> str:
+  return ", ".join(scan.path.name for scan in scans[:4]) + (" and others" if len(scans) > 4 else "")

@@ -27,13 +27,16 @@ import numpy as np
 from jaxtyping import Float
 
 from medlsam_jax import display, notices
-from medlsam_jax.data import alignment, label_values, nifti, point_files, scans, slicer_files
+from medlsam_jax.data import alignment, beside, label_values, nifti, point_files, scans, slicer_files
 from medlsam_jax.data.label_boxes import count_labels
 from medlsam_jax.data.label_table import LABELS_FILE, read_label_table, table_beside
+from medlsam_jax.data.scan_names import NIFTI_SUFFIXES, SCAN_ENDING, names_of, scan_name, stem
+from medlsam_jax.data.scans import ListedScan
 from medlsam_jax.errors import InputError, TemplateError
 from medlsam_jax.geometry import Volume
 
-ANNOTATION_ENDINGS = ("_seg.nii.gz", "_seg.nii", "_points.json", ".mrk.json", ".fcsv")
+POINT_ENDINGS = ("_points.json", ".mrk.json", ".fcsv")
+ANNOTATION_ENDINGS = ("_seg.nii.gz", *POINT_ENDINGS)
 _SHOWN = 5
 """Organs that one warning lists."""
 
@@ -79,7 +82,7 @@ class Templates(list[Template]):
 class _Annotations:
   """What is known of one template before its scan is read."""
 
-  scan: Path
+  scan: ListedScan
   labels: Volume | None
   values: dict[str, int]
   points: dict[str, tuple[Float[np.ndarray, "6 3"], Path]]
@@ -112,7 +115,12 @@ class _LeftOut:
 
 
 def read_templates(
-  path: str | os.PathLike[str], organs: Sequence[str] | None = None, labels_file: str | os.PathLike[str] | None = None
+  path: str | os.PathLike[str],
+  organs: Sequence[str] | None = None,
+  labels_file: str | os.PathLike[str] | None = None,
+  *,
+  series: str | None = None,
+  hu_offset: float | None = None,
 ) -> Templates:
   """Reads the templates of a folder, a list file or one scan.
 
@@ -120,6 +128,7 @@ def read_templates(
     organs: keep these only; None keeps all. A template without any of them is left out.
     labels_file: table of label values for all; None takes `NAME_labels.json`, else `labels.json`, beside each
       annotation.
+    series, hu_offset: as `scans.read_volume`, for every template that is DICOM, and for every one.
 
   Returns:
     Templates in order of their names or of the list. Organs may be missing from some. A template that cannot be used
@@ -131,6 +140,7 @@ def read_templates(
       values that the table does not name (only when `organs` is None), points as in `data.point_files`.
   """
   path = Path(path)
+  options = scans.ReadingOptions(series, hu_offset)
   table = None if labels_file is None else read_label_table(labels_file)
   left, cases = _LeftOut(), []
   for scan, files in _pairs(path, left):
@@ -146,7 +156,9 @@ def read_templates(
     points = {organ: found for organ, found in case.points.items() if organ in wanted}
     if values or points:
       with left.instead_of_raising():
-        templates.append(_template(dataclasses.replace(case, values=values, points=points), numbers))
+        templates.append(
+          _template(dataclasses.replace(case, values=values, points=points), numbers, options, len(cases) == 1)
+        )
     elif not case.values and not case.points:
       left.sentences.append(f"{case.scan}: no organ is marked in it; left out of the templates")
   if not templates and left.errors:
@@ -161,36 +173,37 @@ def read_templates(
   return Templates(templates, left.sentences)
 
 
-def _pairs(path: Path, left: _LeftOut) -> list[tuple[Path, list[Path]]]:
+def _pairs(path: Path, left: _LeftOut) -> list[tuple[ListedScan, list[Path]]]:
   """Scans and their annotation files."""
   pairs = []
   if path.is_file() and path.suffix.lower() == ".txt":
     for number, line in scans.read_lines(path):
       with left.instead_of_raising():
         pairs.append(_listed(path, number, line))
+    pairs = _named(pairs)
   else:
     pairs = [(scan, _beside(scan)) for scan in scans.list_scans(path)]
   marked = [(scan, files) for scan, files in pairs if files]
-  bare = [scan.name for scan, files in pairs if not files]
+  bare = [scan.path.name for scan, files in pairs if not files]
   if not marked and left.errors:
     raise left.errors[0]
   if not marked:
     raise TemplateError(f"{path}: no annotations; each scan NAME needs one of NAME{', NAME'.join(ANNOTATION_ENDINGS)}")
   if bare:
     left.sentences.append(f"{path}: left out of the templates, no annotation beside them: {', '.join(bare)}")
-  names = [scans.scan_name(scan) for scan, _ in marked]
-  twice = next((name for name in names if names.count(name) > 1), None)
-  if twice is not None:
-    raise TemplateError(f"{path}: two templates are called {twice}; rename one")
   return marked
 
 
-def _beside(scan: Path) -> list[Path]:
-  candidates = [scan.parent / (scans.scan_name(scan) + ending) for ending in ANNOTATION_ENDINGS]
-  return [p for p in candidates if p.is_file()]
+def _beside(scan: ListedScan) -> list[Path]:
+  """The label map of a scan, and its files of points: called after it, or after its file where the folder names it."""
+  labels = beside.label_map_beside(scan.path)
+  own = stem(scan.path)
+  names = dict.fromkeys((own.removesuffix(SCAN_ENDING) or own, scan.name))
+  points = [scan.path.parent / (name + ending) for name in names for ending in POINT_ENDINGS]
+  return [*([] if labels is None else [labels]), *(p for p in points if p.is_file())]
 
 
-def _listed(path: Path, number: int, line: str) -> tuple[Path, list[Path]]:
+def _listed(path: Path, number: int, line: str) -> tuple[ListedScan, list[Path]]:
   separator = next((s for s in ("\t", ",") if s in line), None)
   try:
     if (path.parent / line).exists():
@@ -205,28 +218,35 @@ def _listed(path: Path, number: int, line: str) -> tuple[Path, list[Path]]:
   for file in files:
     if not file.exists():
       raise InputError(f"{path}, line {number}: no such file or folder: {file}")
-  return files[0], files[1:] or _beside(files[0])
+  scan = ListedScan(files[0], scan_name(files[0]))
+  return scan, files[1:] or _beside(scan)
 
 
-def _annotations(scan: Path, files: list[Path], given: dict[str, int] | None, strict: bool) -> _Annotations:
-  name = scans.scan_name(scan)
+def _named(pairs: list[tuple[ListedScan, list[Path]]]) -> list[tuple[ListedScan, list[Path]]]:
+  """Listed scans with names that tell them apart."""
+  names = names_of([scan.path for scan, _ in pairs])
+  return [(dataclasses.replace(scan, name=name), files) for (scan, files), name in zip(pairs, names, strict=True)]
+
+
+def _annotations(scan: ListedScan, files: list[Path], given: dict[str, int] | None, strict: bool) -> _Annotations:
+  name = scan.name
   labels: Volume | None = None
   values: dict[str, int] = {}
   points: dict[str, tuple[np.ndarray, Path]] = {}
   tables: dict[str, dict[str, int]] = {}
   is_named = given is not None
   for file in files:
-    beside = table_beside(file, name) if given is None else None
+    named_in = table_beside(file, name) if given is None else None
     table = given or {}
-    if beside is not None:
-      table = tables[str(beside)] = read_label_table(beside)
-    if file.name.lower().endswith(scans.NIFTI_SUFFIXES):
+    if named_in is not None:
+      table = tables[str(named_in)] = read_label_table(named_in)
+    if file.name.lower().endswith(NIFTI_SUFFIXES):
       if labels is not None:
         raise InputError(f"{scan}: two label maps, {labels.source} and {file}; give one")
       labels = nifti.read_label_nifti(file)
       values = _present(labels, table, strict)
       is_named = bool(table)
-      tables.setdefault(str(beside or file), table or values)
+      tables.setdefault(str(named_in or file), table or values)
     elif file.suffix.lower() in (".json", *slicer_files.TABLE_ENDINGS):
       for organ, world in point_files.read_points(file, name).items():
         if organ in points:
@@ -297,15 +317,15 @@ def _wanted(path: Path, organs: Sequence[str] | None, cases: list[_Annotations],
   return set(organs)
 
 
-def _template(case: _Annotations, numbers: dict[str, int]) -> Template:
-  scan = scans.read_volume(case.scan)
+def _template(case: _Annotations, numbers: dict[str, int], options: scans.ReadingOptions, alone: bool) -> Template:
+  scan = options.read(case.scan, alone)
   labels, values = _on_scan(case, scan)
   points = {
     organ: point_files.points_in_scan(world, scan.grid, organ, str(file))
     for organ, (world, file) in case.points.items()
   }
   return Template(
-    name=scans.scan_name(case.scan),
+    name=case.scan.name,
     scan=scan,
     labels=labels,
     values=values,

@@ -16,6 +16,10 @@ class FinetuneDataSettings:
   """Folders or lists of scans with label maps, laid out as templates are (docs/file_formats.md)."""
   validation: tuple[str, ...] = ()
   """The same, of scans that are not trained on."""
+  series: str = ""
+  """DICOM series to take where a scan has several: its UID, the end of it, or its number."""
+  hu_offset: float = 0.0
+  """Added to the values of every scan that is read here, for files that do not hold HU."""
   phantoms: int = 0
   """Synthetic labelled scans to learn from besides."""
   first_phantom_seed: int = 1000

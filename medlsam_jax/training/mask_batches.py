@@ -68,7 +68,7 @@ def slices_to_learn(data: FinetuneDataSettings, variant: SamVariant) -> Labelled
     ConfigError: it is empty.
     InputError: a scan cannot be used, or an organ is nowhere in it.
   """
-  scans = _scans(data.scans, data.organs) + _phantoms(data.first_phantom_seed, data.phantoms, data.organs)
+  scans = _scans(data.scans, data) + _phantoms(data.first_phantom_seed, data.phantoms, data.organs)
   if not scans:
     raise ConfigError("nothing to learn from: give data.scans, or a number of data.phantoms")
   found = _slices(scans, data, variant, data.windows, data.least_pixels, data.slice_step)
@@ -91,7 +91,7 @@ def slices_to_validate(
     InputError: a scan cannot be used.
     ConfigError: a scan is among those to learn from, too.
   """
-  scans = _scans(data.validation, data.organs) + _phantoms(VALIDATION_SEED, data.validation_phantoms, data.organs)
+  scans = _scans(data.validation, data) + _phantoms(VALIDATION_SEED, data.validation_phantoms, data.organs)
   known = {Path(scan.source).resolve() for scan in learnt.scans}
   both = sorted(scan.source for scan in scans if Path(scan.source).resolve() in known)
   if both:
@@ -114,10 +114,12 @@ def _slices(
   return LabelledSlices(scans, fit, variant.pixels, 4 * variant.grid, windows, step, least_pixels)
 
 
-def _scans(entries: tuple[str, ...], organs: tuple[str, ...]) -> list[LabelledScan]:
+def _scans(entries: tuple[str, ...], data: FinetuneDataSettings) -> list[LabelledScan]:
   found = []
   for entry in entries:
-    for each in read_templates(entry, organs or None):
+    for each in read_templates(
+      entry, data.organs or None, series=data.series or None, hu_offset=data.hu_offset or None
+    ):
       if each.labels is not None and each.values:
         found.append(LabelledScan.of(each.name, each.scan, each.labels, each.values))
   return found

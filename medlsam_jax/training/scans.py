@@ -11,7 +11,7 @@ from medlsam_jax.data.ct import to_working_grid
 from medlsam_jax.data.loader import DataSet, InMemory, Prepared
 from medlsam_jax.data.pairs import TrainingScan
 from medlsam_jax.data.phantom import make_phantom
-from medlsam_jax.data.scans import list_scans, read_volume, scan_name
+from medlsam_jax.data.scans import ReadingOptions, list_scans
 from medlsam_jax.data.shards import read_index
 from medlsam_jax.errors import ConfigError
 from medlsam_jax.training.settings import DataSettings
@@ -30,12 +30,14 @@ def data_sets(data: DataSettings, progress: Progress = lambda name: None) -> lis
   indices = [read_index(place) for place in data.index]
   for index, weight in zip(indices, _weights(data.index_weights, len(indices), "index"), strict=True):
     sets.append(Prepared(index, float(len(index.scans)) if weight is None else weight, data.cache))
-  paths = [path for entry in data.scans for path in list_scans(entry)]
-  weights = _weights(data.scan_weights, len(paths), "scan")
+  listed = list_scans(*data.scans)
+  weights = _weights(data.scan_weights, len(listed), "scan")
+  options = ReadingOptions(data.series or None, data.hu_offset or None)
   scans = []
-  for path in paths:
-    progress(scan_name(path))
-    scans.append(TrainingScan.of(scan_name(path), to_working_grid(read_volume(path)).intensity))
+  for scan in listed:
+    progress(scan.name)
+    volume = options.read(scan, alone=len(listed) == 1)
+    scans.append(TrainingScan.of(scan.name, to_working_grid(volume).intensity))
   if data.scan_weights:
     sets += [InMemory((scan,), weight or 0.0) for scan, weight in zip(scans, weights, strict=True)]
   elif scans:
@@ -61,6 +63,8 @@ def fingerprint(data: DataSettings, sets: list[DataSet]) -> str:
     for s in sets
   ]
   told += [data.scans_per_step, data.patches_per_scan, data.crops_per_scan]
+  if data.series or data.hu_offset:
+    told += [data.series, data.hu_offset]
   return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
 

@@ -58,6 +58,10 @@ class DataSettings:
   """How often each set is drawn; empty: by its number of scans."""
   scans: tuple[str, ...] = ()
   """Scans, folders or lists read as they are and kept in memory; for small sets."""
+  series: str = ""
+  """DICOM series to take where a scan has several: its UID, the end of it, or its number."""
+  hu_offset: float = 0.0
+  """Added to the values of every scan that is read here, for files that do not hold HU."""
   scan_weights: tuple[float, ...] = ()
   """How often each of these scans is drawn beside the phantoms' common weight of 1; empty draws all alike."""
   phantoms: int = 0

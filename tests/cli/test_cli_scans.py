@@ -182,6 +182,7 @@ def test_the_next_scan_that_is_not_done_is_read_while_one_is_worked_on(monkeypat
 
   from medlsam_jax.cli import scans
   from medlsam_jax.data import scans as reading
+  from medlsam_jax.data.scans import ListedScan
   from medlsam_jax.errors import InputError
 
   read, began = [], {name: threading.Event() for name in "abcd"}
@@ -194,7 +195,7 @@ def test_the_next_scan_that_is_not_done_is_read_while_one_is_worked_on(monkeypat
     return path.name
 
   monkeypatch.setattr(reading, "read_volume", slow_read)
-  paths = [Path(name) for name in "abcd"]
+  paths = [ListedScan(Path(name), name) for name in "abcd"]
   with scans.ReadAhead(paths, is_done=lambda name: name == "b") as ahead:
     assert ahead(paths[0]) == "a"
     assert began["c"].wait(5), "nothing was read ahead"

@@ -10,7 +10,7 @@ import pytest
 
 from medlsam_jax.data import loader, prepare, shards
 from medlsam_jax.data.ct import to_working_grid
-from medlsam_jax.data.scans import read_volume
+from medlsam_jax.data.scans import ReadingOptions, list_scans, read_volume
 from medlsam_jax.errors import InputError
 
 
@@ -27,7 +27,9 @@ def listed(tmp_path, mini_queries):
 
 def test_a_prepared_scan_is_the_scan_and_bad_ones_are_reported(listed, tmp_path):
   out = str(tmp_path / "set")
-  report = prepare.prepare(prepare.sources_of(str(listed)), out, scans_per_shard=1)
+  with pytest.warns(UserWarning, match=r"q0_ct.nii.gz: listed twice; taken once"):
+    sources = list_scans(listed)
+  report = prepare.prepare(sources, out, scans_per_shard=1)
   assert report.scans == 2 and [Path(b["source"]).name for b in report.bad] == ["letter_ct.nii.gz", "missing_ct.nii.gz"]
   assert json.loads((tmp_path / "set" / "report.json").read_text())["bad"] == list(report.bad)
   index = shards.read_index(out)
@@ -40,22 +42,56 @@ def test_a_prepared_scan_is_the_scan_and_bad_ones_are_reported(listed, tmp_path)
 
 
 def test_a_stopped_preparation_redoes_no_finished_scan(listed, tmp_path, monkeypatch):
-  out, sources = str(tmp_path / "set"), prepare.sources_of(str(listed))
+  listed.write_text(listed.read_text().rpartition("q0")[0])
+  out, sources = str(tmp_path / "set"), list_scans(listed)
   original, made = prepare.prepare_one, []
 
-  def dies_at_the_last(source):
-    if source.name.startswith("q1"):
+  def dies_at_the_last(scan, *how):
+    if scan.name == "q1":
       raise KeyboardInterrupt
-    made.append(source.name)
-    return original(source)
+    made.append(scan.name)
+    return original(scan, *how)
 
   monkeypatch.setattr(prepare, "prepare_one", dies_at_the_last)
   with pytest.raises(KeyboardInterrupt):
     prepare.prepare(sources, out)
-  monkeypatch.setattr(prepare, "prepare_one", lambda source: made.append(source.name) or original(source))
+  monkeypatch.setattr(prepare, "prepare_one", lambda scan, *how: made.append(scan.name) or original(scan, *how))
   report = prepare.prepare(sources, out)
-  assert (report.scans, report.kept) == (2, 1) and made.count("q0_ct.nii.gz") == 1
+  assert (report.scans, report.kept) == (2, 1) and made.count("q0") == 1
   assert prepare.prepare(sources, out).kept == 2
+
+
+def test_slices_and_files_that_changed_in_place_are_prepared_again(tmp_path):
+  pytest.importorskip("pydicom")
+  from tests.dicom_files import write_series
+
+  stored = np.random.default_rng(0).integers(0, 2000, (6, 20, 24))
+  series = write_series(tmp_path / "export" / "study" / "series", stored)
+  out = str(tmp_path / "set")
+
+  def kept():
+    return prepare.prepare(list_scans(tmp_path / "export"), out).kept
+
+  assert (kept(), kept()) == (0, 1)
+  write_series(series, np.flip(stored, 1))
+  assert (kept(), kept()) == (0, 1)
+  (series / "005.dcm").unlink()
+  assert kept() == 0
+  keys = {prepare.key_of(place) for place in (series, series / "001.dcm", tmp_path / "export")}
+  assert len(keys) == 3
+  (series / "002.dcm").write_bytes((series / "002.dcm").read_bytes())
+  assert not keys & {prepare.key_of(place) for place in (series, series / "001.dcm", tmp_path / "export")}
+  assert prepare.prepare(list_scans(series), out, options=ReadingOptions(hu_offset=-24.0)).kept == 0
+
+
+def test_doubts_of_a_prepared_scan_are_reported(tmp_path):
+  import nibabel
+
+  labels = np.random.default_rng(0).integers(0, 5, (30, 30, 30)).astype(np.uint8)
+  nibabel.save(nibabel.Nifti1Image(labels, np.diag([3.0, 3, 3, 1])), tmp_path / "labels_of_a_ct.nii.gz")
+  report = prepare.prepare(list_scans(tmp_path), str(tmp_path / "set"))
+  assert "label map" in report.doubtful[0]["doubt"]
+  assert shards.read_index(str(tmp_path / "set")).scans[0]["doubts"][0] == report.doubtful[0]["doubt"]
 
 
 def test_an_address_of_another_file_system_works(mini_queries, tmp_path):

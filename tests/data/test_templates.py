@@ -419,3 +419,31 @@ def test_mini_fixtures_are_read_as_templates():
   assert [t.name for t in found] == ["q0", "q1", "t0", "t1"]
   assert all(t.values == {"label_1": 1, "label_3": 3} for t in found)
   assert [t.scan.grid.axis_codes for t in found] == ["RPI", "LAS", "LPS", "RAS"]
+
+
+def test_case_folders_are_templates_called_after_their_folders(tmp_path, add):
+  cases = tmp_path / "kits"
+  for case in ("case_00000", "case_00001"):
+    (cases / case).mkdir(parents=True)
+    add(f"kits/{case}/imaging", labels=cells(), suffix=".nii.gz")
+    (cases / case / "imaging_seg.nii.gz").rename(cases / case / "segmentation.nii.gz")
+  write_table(cases)
+  read = templates.read_templates(cases)
+  assert [t.name for t in read] == ["case_00000", "case_00001"]
+  assert all(t.values == {"liver": 5, "spleen": 1} and np.array_equal(t.labels.array, cells()) for t in read)
+
+
+def test_listed_templates_of_one_file_name_are_told_apart(tmp_path, add):
+  for hospital in ("a", "b"):
+    (tmp_path / hospital).mkdir()
+    add(f"{hospital}/p1", labels=cells())
+    write_table(tmp_path / hospital)
+  (tmp_path / "list.txt").write_text("a/p1_ct.nii.gz\nb/p1_ct.nii.gz b/p1_seg.nii.gz\n")
+  assert [t.name for t in templates.read_templates(tmp_path / "list.txt")] == ["a_p1", "b_p1"]
+
+
+def test_templates_that_were_stored_with_an_offset_are_read_in_hounsfield_units(tmp_path, add):
+  write_table(tmp_path)
+  add("a", labels=cells())
+  (read,) = templates.read_templates(tmp_path, hu_offset=-24)
+  assert set(np.unique(read.scan.array)) == {-1024, 26}
