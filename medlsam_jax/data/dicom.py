@@ -180,7 +180,7 @@ def _decoded(stack: Stack, source: str) -> tuple[Float32[np.ndarray, "slice y x"
 
 def _without_failed(
   array: Float32[np.ndarray, "slice y x"], stack: Stack, failed: dict[int, str], source: str
-) -> tuple[Float32[np.ndarray, "slice y x"], Stack, str]:
+) -> tuple[Float32[np.ndarray, "kept y x"], Stack, str]:
   reasons: dict[str, list[str]] = {}
   for index in sorted(failed):
     reasons.setdefault(failed[index], []).append(stack.frames[index].name)
