@@ -100,7 +100,7 @@ def read_frames(path: Path) -> tuple[list[Frame], set[str], dict[str, int]]:
   modality = header.text("Modality").upper()
   if modality in _NO_IMAGES:
     raise Unusable(f"no scan (Modality {modality})")
-  if "Rows" not in header.dataset:
+  if not header.has("Rows"):
     raise Unusable("no image")
   if header.whole("SamplesPerPixel", 1) != 1:
     raise Unusable("a colour image")
@@ -163,7 +163,7 @@ def _enhanced(
   header: Header, per_frame: list[Header], series: Series, shape: tuple[int, int]
 ) -> tuple[list[Frame], set[str], dict[str, int]]:
   """Each frame's groups hold what is its own, the shared groups the rest; some files keep old fields beside."""
-  shared = header.items("SharedFunctionalGroupsSequence")
+  shared = [group for owner in header.items("SharedFunctionalGroupsSequence") for group in _groups(owner)]
   declared = header.whole("NumberOfFrames", len(per_frame))
   if declared != len(per_frame):
     raise Unusable(f"NumberOfFrames is {declared}, PerFrameFunctionalGroupsSequence has {len(per_frame)}")
@@ -171,7 +171,7 @@ def _enhanced(
   reasons: dict[str, int] = {}
   for index, item in enumerate(per_frame):
     try:
-      groups = [group for owner in [item, *shared] for group in _groups(owner)]
+      groups = [*_groups(item), *shared]
       if any(_LOCALIZERS & {part.upper() for part in group.values("FrameType")} for group in groups):
         raise Unusable("a localizer (FrameType)")
       frames.append(_frame(header, [*groups, header], (index, declared), series, shape))
@@ -200,7 +200,7 @@ def _frame(
   header: Header, groups: list[Header], which: tuple[int, int], series: Series, shape: tuple[int, int]
 ) -> Frame:
   def first(name: str) -> Header:
-    return next((group for group in groups if group.text(name)), header)
+    return next((group for group in groups if group.has(name) and group.text(name)), header)
 
   missing = [name for name in _GEOMETRY if not first(name).text(name)]
   if missing:

@@ -138,6 +138,8 @@ def _without_copies(
 def _mixed(frames: list[Frame], different: list[tuple[Frame, Frame]]) -> str:
   """Which slices lie at one place, and the field that tells the acquisitions apart if one does."""
   first, second = different[0]
+  if len(different) == len(frames) - 1 > 1:
+    return f"all {len(frames)} slices state one place (ImagePositionPatient of {place(first)}); export the series again"
   text = f"{place(first)} and {place(second)} are different images at the same place"
   if len(different) > 1:
     text += f", and so are {len(different) - 1} more pairs"
@@ -159,7 +161,7 @@ def interleaved(frames: list[Frame]) -> str:
     changes = sum(a != b for a, b in itertools.pairwise(values))
     # acquisitions one after the other change once each; a new number with each slice is a count, not a mixture
     if len(set(values)) - 1 < changes and len(set(values)) <= len(values) // 2:
-      return f"{name} ({', '.join(sorted(set(values))[:4])})"
+      return f"{name} ({', '.join(value or 'none' for value in sorted(set(values))[:4])})"
   return ""
 
 
@@ -206,17 +208,17 @@ def _even_places(
   steps = np.diff(places)
   step = float((places[-1] - places[0]) / len(steps))
   off = np.abs(places - places[0] - np.arange(len(places)) * step)
-  if off.max() <= max(EXACT_MM, EXACT_VOXELS * step) + 1e-6 and np.abs(steps - step).max() <= 0.5 * step:
+  if off.max() <= max(EXACT_MM, EXACT_VOXELS * step) + 1e-6:
     return None, step
   usual = float(np.median(steps))
-  widest = int(steps.argmax())
-  between = f"{steps[widest]:.2f} mm between {place(frames[widest])} and {place(frames[widest + 1])}"
+  oddest, widest = int(np.abs(steps - usual).argmax()), float(steps.max())
+  between = f"{steps[oddest]:.2f} mm between {place(frames[oddest])} and {place(frames[oddest + 1])}"
   said = f"uneven slices: {between}, {usual:.2f} mm in most places"
   mixed = interleaved(frames)
   if mixed:
     raise InputError(f"{source}: {said}; two acquisitions in one series, by {mixed}: give one alone")
   changes = int((np.maximum(steps[1:], steps[:-1]) > _JUMP * np.minimum(steps[1:], steps[:-1]) + 1e-6).sum())
-  if steps[widest] > GAP_LIMIT_MM + 1e-6:
+  if widest > GAP_LIMIT_MM + 1e-6:
     raise InputError(
       f"{source}: {said}; slices are missing, and gaps over {GAP_LIMIT_MM:g} mm are not filled: find the missing files"
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import re
 import struct
@@ -104,27 +105,29 @@ class Header:
 
   def items(self, name: str) -> list[Header]:
     """The items of a sequence, none where it is absent; raises Unusable where it cannot be read."""
-    if name not in self.dataset:
+    if not self.has(name):
       return []
     try:
-      items = list(self.dataset[name].value or ())
+      items = list(self.dataset[_known(name)[0]].value or ())
     except Exception as error:  # pydicom parses a sequence only now, and may fail in any way
       raise Unusable(f"{name} cannot be read ({error})") from error
     if not all(hasattr(item, "get_item") for item in items):
       raise Unusable(f"{name} is no sequence")
     return [Header(self.path, item, self.mended) for item in items]
 
+  def has(self, name: str) -> bool:
+    """Whether the field is there, with or without content."""
+    return _known(name)[0] in self.dataset
+
   def _field(self, name: str) -> tuple[str, Any]:
     """Type and content of a field; None as content where it is absent or empty."""
-    if name not in self.dataset:
+    tag, known = _known(name)
+    if tag not in self.dataset:
       return "", None
-    from pydicom.datadict import dictionary_VR, tag_for_keyword
-
     try:
-      element = self.dataset.get_item(name)
+      element = self.dataset.get_item(tag)
     except Exception as error:  # a deferred or damaged element
       raise Unusable(f"{name} cannot be read ({error})") from error
-    known = dictionary_VR(tag_for_keyword(name) or 0)
     vr = element.VR if element.VR in _TEXT_VR or element.VR in _BINARY_VR else known
     value = element.value
     if isinstance(value, bytes):
@@ -138,7 +141,7 @@ class Header:
 
   def _unpacked(self, name: str, vr: str, value: bytes) -> tuple[float, ...]:
     code = _BINARY_VR[vr]
-    little = getattr(self.dataset.get_item(name), "is_little_endian", True)
+    little = getattr(self.dataset.get_item(_known(name)[0]), "is_little_endian", True)
     try:
       return tuple(float(number) for (number,) in struct.iter_unpack(("<" if little else ">") + code, value))
     except struct.error as error:
@@ -161,6 +164,16 @@ class Header:
       return repr(self.text(name)[:60])
     except Unusable as error:
       return str(error)
+
+
+@functools.cache
+def _known(name: str) -> tuple[Any, str]:
+  """Tag and type of a field in pydicom's dictionary; asked once, which is most of the time of a header."""
+  from pydicom.datadict import dictionary_VR, tag_for_keyword
+  from pydicom.tag import Tag
+
+  tag = Tag(tag_for_keyword(name) or 0)
+  return tag, dictionary_VR(tag)
 
 
 def pydicom_module() -> Any:

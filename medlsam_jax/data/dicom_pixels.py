@@ -47,7 +47,7 @@ class Pixels:
   def data(self) -> bytes:
     """The content of the pixel data element."""
     for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"):
-      if name in self.header.dataset:
+      if self.header.has(name):
         content = self.header.dataset.get_item(name).value
         return bytes(content or b"")
     raise Unusable("no pixels (PixelData)")
@@ -55,7 +55,7 @@ class Pixels:
   def frame(self, index: int, frames: int) -> tuple[Num[np.ndarray, "y x"], Integer[np.ndarray, "y x"] | None]:
     """One image's stored values, and its raw bit patterns where they are known (uncompressed)."""
     syntax = _syntax(self.header)
-    if "PixelData" not in self.header.dataset:
+    if not self.header.has("PixelData"):
       return self._floats(index), None
     if syntax.is_compressed and str(syntax) == _RLE:  # whose unused bits are as in uncompressed pixels
       raw = self._decoded(syntax, index, frames, self.allocated, False)
@@ -77,7 +77,7 @@ class Pixels:
     return raw.astype(kind.newbyteorder("="), copy=False)
 
   def _floats(self, index: int) -> Float32[np.ndarray, "y x"]:
-    kind = np.float32 if "FloatPixelData" in self.header.dataset else np.float64
+    kind = np.float32 if self.header.has("FloatPixelData") else np.float64
     count = self.shape[0] * self.shape[1]
     data = self.data
     if len(data) < (index + 1) * count * np.dtype(kind).itemsize:
@@ -103,13 +103,19 @@ class Pixels:
   def _unused_bits(self, raw: Integer[np.ndarray, "y x"]) -> None:
     dataset = self.header.dataset
     overlay = any((group, 0x0102) in dataset for group in range(0x6000, 0x6020, 2))
-    padding = self.header.text("PixelPaddingValue")
+    padding = self._padding_value()
     above = np.right_shift(raw, self.high + 1) != 0
-    if overlay or (padding and (raw[above] == int(float(padding)) % (1 << self.allocated)).all()):
+    if overlay or (padding is not None and (raw[above] == int(padding) % (1 << self.allocated)).all()):
       return
     self.remarks.add(
       f"bits above BitsStored ({self.stored}) are set and were cut away; if they belong to the values, those are wrong"
     )
+
+  def _padding_value(self) -> float | None:
+    try:
+      return self.header.number("PixelPaddingValue")
+    except Unusable:
+      return None
 
   def _decoded(self, syntax: Any, index: int, frames: int, stored: int, signed: bool) -> Integer[np.ndarray, "y x"]:
     from pydicom.pixels import get_decoder
@@ -209,7 +215,7 @@ def read_pixels(path: Path) -> Pixels:
   allocated = header.whole("BitsAllocated", 16)
   stored = header.whole("BitsStored", allocated)
   high = header.whole("HighBit", stored - 1)
-  if allocated not in (8, 16, 32) and "PixelData" in header.dataset:
+  if allocated not in (8, 16, 32) and header.has("PixelData"):
     raise Unusable(f"BitsAllocated is {allocated}; 8, 16 and 32 are read")
   if not 0 < stored <= allocated or not stored - 1 <= high < allocated:
     raise Unusable(f"BitsAllocated {allocated}, BitsStored {stored} and HighBit {high} contradict each other")
@@ -249,7 +255,11 @@ def _padding(
   pixels: Pixels, values: np.ndarray, raw: Integer[np.ndarray, "y x"] | None, frame: Frame
 ) -> Bool[np.ndarray, "y x"] | None:
   header = pixels.header
-  value, limit = header.number("PixelPaddingValue"), header.number("PixelPaddingRangeLimit")
+  try:
+    value, limit = header.number("PixelPaddingValue"), header.number("PixelPaddingRangeLimit")
+  except Unusable as error:
+    pixels.remarks.add(f"{error}; padding is taken as tissue")
+    return None
   if value is None:
     return None
   ends = sorted(_as_stored(number, pixels) for number in (value, value if limit is None else limit))

@@ -244,3 +244,10 @@ def test_places_rounded_to_whole_millimetres_are_no_mixture(tmp_path):
 def test_lengths_of_no_scanner_are_refused(tmp_path, extra, message):
   with pytest.raises(InputError, match=message):
     dicom.read_series(write_ramp(tmp_path / "case", np.arange(3.0), **extra))
+
+
+def test_slices_that_all_state_one_place_are_refused_in_one_sentence(tmp_path):
+  for index in range(6):
+    write_slice(tmp_path / f"{index}.dcm", ramp(index), (0, 0, 0), SliceLocation=float(index))
+  with pytest.raises(InputError, match="all 6 slices state one place"):
+    dicom.read_series(tmp_path)

@@ -209,3 +209,9 @@ def test_a_slice_whose_scale_makes_its_values_jump_is_doubted(tmp_path, stored):
     assert len(dicom.read_series(tmp_path).doubts) == 1
   write_slice(tmp_path / "002.dcm", stored[2] * 2, (-30, -40, 105), slope=0.5)
   assert not dicom.read_series(tmp_path).doubts
+
+
+def test_damaged_padding_value_costs_no_scan(tmp_path, stored):
+  write_series(tmp_path, stored + (1 << 13), bits=12, raw={"PixelPaddingValue": ("LO", b"none")})
+  with pytest.warns(UserWarning, match="PixelPaddingValue is 'none', not a number; padding is taken as tissue"):
+    np.testing.assert_array_equal(dicom.read_series(tmp_path).array, stored - 1024.0)
