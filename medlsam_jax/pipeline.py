@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-import jax
 import numpy as np
 from jaxtyping import Num
 
@@ -24,12 +23,14 @@ from medlsam_jax.localization.confidence import Thresholds
 from medlsam_jax.localization.finding import Findings
 from medlsam_jax.localization.search_settings import PRESETS as SEARCH_PRESETS
 from medlsam_jax.localization.search_settings import SearchSettings
+from medlsam_jax.localization.starts import Key
 from medlsam_jax.models.network import Network
 from medlsam_jax.segmentation.predictor import Predictor
 from medlsam_jax.segmentation.propagation import PropagationSettings, segment_along
 from medlsam_jax.segmentation.volume import LITEMEDSAM, PRESETS, SegmentationSettings
 
 Settings = TypeVar("Settings")
+_PREDICTOR = "predictor"
 
 
 OUTSIDE = "outside field of view"
@@ -72,7 +73,7 @@ def localize(
   network: Network,
   bank: Bank,
   scan: Volume,
-  key: int | jax.Array = 0,
+  key: Key = 0,
   *,
   starts: Num[np.ndarray, "agents 3"] | Sequence[Sequence[int]] | None = None,
   organs: Sequence[str] | None = None,
@@ -86,7 +87,8 @@ def localize(
     network: the one that the bank was built with.
     bank: of `Bank.build` or `Bank.load`.
     scan: of `read_volume`, or any `Volume` in HU.
-    key: seed or `jax.random` key that draws where the agents start; the same key gives the same result.
+    key: seed (a whole number of any kind) or `jax.random` key that draws where the agents start; the same key gives the
+      same result.
     starts: their voxels (z, y, x) in the padded working grid, instead of a key.
     organs: names, a part of the bank's; None takes all.
     settings: of the search: `exact` (published arithmetic, every feature scale that the network has), `fast` (no
@@ -99,9 +101,9 @@ def localize(
     scan with doubts of its own (`Volume.doubts`) no organ is `found`, and each finding repeats them.
 
   Raises:
-    InputError: NaN voxels inside the scan, a scan over the size limit, or one whose middle is air.
+    InputError: NaN voxels inside the scan, a scan over the size limit, or one of nothing but air.
     TemplateError: the bank belongs to another network, or lacks an organ.
-    ConfigError: an unknown preset, or a feature scale that the network lacks.
+    ConfigError: an unknown preset, a feature scale that the network lacks, or a key that is none.
   """
   scan = checks.check_scan(scan)
   if isinstance(settings, str):
@@ -129,8 +131,8 @@ def segment(
   Args:
     scan: in HU; the one that `found` belongs to.
     found: of `localize`, or boxes of the user's own (`results.given`). An organ outside the field of view stays empty.
-    model: a network of the SAM family: name or file as for `load`, or one that is loaded. A `Predictor` keeps its
-      compiled programs over many scans; names and files are kept so, too.
+    model: a network of the SAM family: name or file as for `load`, or one that is loaded, or a `Predictor` of one's own
+      settings. Compiled programs are kept over many scans.
     settings: a preset, `litemedsam` or `medlsam`, or settings of one's own.
     propagation: whether masks lead on to the next slice, and the planes to cut; None: boxes alone, axial slices.
     clean_up: besides, keep each organ's largest piece only and fill its holes.
@@ -156,7 +158,8 @@ def segment(
 
 
 def predictor_of(model: str | os.PathLike[str] | Network | Predictor) -> Predictor:
-  """A network of the SAM family made ready; for a name or a file the same one as long as the file does not change.
+  """A network of the SAM family made ready: the same one for a network every time, and for a name or a file as long as
+  the file does not change, so that nothing is compiled twice.
 
   Raises:
     WeightsError: the weights are missing, damaged or not of the SAM family.
@@ -164,7 +167,9 @@ def predictor_of(model: str | os.PathLike[str] | Network | Predictor) -> Predict
   if isinstance(model, Predictor):
     return model
   if isinstance(model, Network):
-    return Predictor(model)
+    if _PREDICTOR not in model.ready:
+      model.ready[_PREDICTOR] = Predictor(model)
+    return model.ready[_PREDICTOR]
   path = Path(model)
   return _loaded(os.fspath(model), path.stat().st_mtime_ns if path.is_file() else 0)
 

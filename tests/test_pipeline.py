@@ -11,6 +11,7 @@ from medlsam_jax.errors import ConfigError, InputError, TemplateError, WeightsEr
 from medlsam_jax.geometry import Box, Grid, Volume
 from medlsam_jax.localization.confidence import Thresholds
 from medlsam_jax.results.given import GivenBoxes
+from medlsam_jax.segmentation.propagation import PropagationSettings
 from medlsam_jax.segmentation.volume import LITEMEDSAM
 
 GRID = Grid((12, 16, 16), np.diag([-2.0, -2.0, 2.0, 1.0]))
@@ -141,3 +142,47 @@ def test_doubts_of_the_scan_stand_before_those_of_the_search(mini_templates, min
   scan = dataclasses.replace(ml.read_volume(mini_queries / "q0_ct.nii.gz"), doubts=("its values are no HU",))
   doubts = ml.localize(network, bank, scan, thresholds=EVERYTHING_IS_FOUND)["alpha"].doubts
   assert doubts[0] == "its values are no HU" and "one template alone" in doubts[1]
+
+
+def test_a_network_compiles_its_programs_once_for_all_scans(scan):
+  from sam_weights import tiny_network
+
+  network = tiny_network()
+  found = {"liver": given("liver", 5, (2, 4, 4), (3, 9, 9))}
+  counts = []
+  for _ in range(3):
+    pipeline.segment(scan, found, network)
+    counts.append(pipeline.predictor_of(network).compilations())
+  assert counts[0] > 0 and counts == [counts[0]] * 3
+  assert pipeline.predictor_of(tiny_network()) is not pipeline.predictor_of(network)
+
+
+def test_what_was_compiled_goes_with_its_network_and_no_copy_inherits_it():
+  import dataclasses
+  import gc
+  import weakref
+
+  from sam_weights import tiny_network
+
+  network = tiny_network()
+  predictor = weakref.ref(pipeline.predictor_of(network))
+  assert not dataclasses.replace(network, variables=dict(network.variables)).ready
+  del network
+  gc.collect()
+  assert predictor() is None
+
+
+def test_nothing_to_paint_gives_an_empty_map(scan):
+  painter = BoxPainter()
+  labels = pipeline.segment(scan, {}, painter)
+  assert not labels.array.any() and dict(labels.names) == {} and labels.volumes_ml() == {} and painter.slices == 0
+  every_way = PropagationSettings(mode="middle-out", axes="all")
+  assert not pipeline.segment(scan, {}, painter, propagation=every_way, clean_up=True).array.any()
+
+
+def test_swapped_corners_of_a_given_box_are_said(scan):
+  found = {"liver": given("liver", 5, (5, 4, 9), (2, 9, 4))}
+  with pytest.warns(UserWarning, match="a_ct.nii.gz: liver: the low and the high corner of a box are swapped"):
+    swapped = pipeline.segment(scan, found, BoxPainter())
+  straight = pipeline.segment(scan, {"liver": given("liver", 5, (2, 4, 4), (5, 9, 9))}, BoxPainter())
+  np.testing.assert_array_equal(swapped.array, straight.array)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-import jax
-
 from medlsam_jax.errors import TemplateError
 from medlsam_jax.localization import search
 from medlsam_jax.localization.bank import Bank
 from medlsam_jax.localization.confidence import Thresholds
 from medlsam_jax.localization.finding import Finding
 from medlsam_jax.localization.search_settings import SearchSettings
+from medlsam_jax.localization.starts import Key
 from medlsam_jax.models.network import Network
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ def leave_one_out(
   bank: Bank,
   templates: Sequence[Template],
   *,
-  key: int | jax.Array = 0,
+  key: Key = 0,
   settings: SearchSettings | None = None,
   thresholds: Thresholds | None = None,
   progress: Callable[[int, int], None] | None = None,

@@ -9,23 +9,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 
-import jax
 import numpy as np
 from jaxtyping import Float, Int, Num
 
 from medlsam_jax.data import ct
-from medlsam_jax.errors import ConfigError, InputError
+from medlsam_jax.errors import ConfigError
 from medlsam_jax.geometry import OFFSET_RANGE_MM, WORKING_SPACING_MM, Volume, WorkingGrid
 from medlsam_jax.localization import boxes, confidence, fine, programs
 from medlsam_jax.localization.bank import Bank, OrganBank
 from medlsam_jax.localization.finding import Finding
 from medlsam_jax.localization.fine import MARGIN
 from medlsam_jax.localization.search_settings import SearchSettings
+from medlsam_jax.localization.starts import Key, draw_starts, given_starts
 from medlsam_jax.models.medlam import MedLAM
 from medlsam_jax.models.network import Network
-
-START_REACH = 10
-"""Agents start within [-10, 10) voxels of the middle of the padded scan."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -48,7 +45,7 @@ def find(
   bank: Bank,
   scan: Volume | ct.WorkingScan,
   *,
-  key: int | jax.Array = 0,
+  key: Key = 0,
   starts: Num[np.ndarray, "agents 3"] | Sequence[Sequence[int]] | None = None,
   settings: SearchSettings | None = None,
   thresholds: confidence.Thresholds | None = None,
@@ -71,9 +68,9 @@ def find(
 
   Raises:
     TemplateError: the bank belongs to another network.
-    InputError: the middle of the scan is air, or starts are not voxels of the padded grid.
+    InputError: the scan is nothing but air, or starts are not voxels of the padded grid.
     WeightsError: the network cannot localize.
-    ConfigError: the network lacks a feature scale, or the scan came in another convention.
+    ConfigError: the network lacks a feature scale, the scan came in another convention, or the key is none.
   """
   settings = settings or SearchSettings()
   bank.check_network(network)
@@ -84,7 +81,7 @@ def find(
     raise ConfigError(f"the scan is on a {scan.grid.convention} working grid, the bank on a {bank.convention} one")
   module, variables = programs.prepare(network, settings.operands)
   padded = ct.pad_for_patches(scan.intensity)
-  places = draw_starts(padded, key, settings.agents, name) if starts is None else _given_starts(starts, padded, name)
+  places = draw_starts(padded, key, settings.agents, name) if starts is None else given_starts(starts, padded, name)
   organs = list(bank.organs.values())
   if not organs:
     return {}
@@ -100,38 +97,6 @@ def find(
       organ, voxels[rows], own_scores, targets, rows, scan.grid, thresholds or confidence.Thresholds()
     )
   return findings
-
-
-def draw_starts(
-  padded: Float[np.ndarray, "z y x"], key: int | jax.Array, agents: int, name: str = "the scan"
-) -> Int[np.ndarray, "agents 3"]:
-  """Uniform draws, with repetition, among the voxels around the middle of the padded scan that are not air.
-
-  Raises:
-    InputError: all of them are air.
-  """
-  seed = key if isinstance(key, int) else np.asarray(jax.random.key_data(key)).ravel().tolist()
-  low = np.array(padded.shape) // 2 - START_REACH
-  middle = padded[tuple(slice(start, start + 2 * START_REACH) for start in low)]
-  tissue = np.argwhere(middle >= ct.AIR_INTENSITY)
-  if not len(tissue):
-    raise InputError(
-      f"{name}: no tissue within {START_REACH * WORKING_SPACING_MM:g} mm of the middle of the scan, so no agent can "
-      "start; crop the scan around the patient, check that it is in HU, or give starts"
-    )
-  return tissue[np.random.default_rng(seed).integers(len(tissue), size=agents)] + low
-
-
-def _given_starts(
-  starts: Num[np.ndarray, "agents 3"] | Sequence[Sequence[int]], padded: np.ndarray, name: str
-) -> Int[np.ndarray, "agents 3"]:
-  places = np.asarray(starts)
-  if places.ndim != 2 or places.shape[1] != 3 or not len(places):
-    raise InputError(f"{name}: starts of shape {places.shape}; give (z, y, x) for each agent")
-  places = np.rint(places).astype(int)
-  if (places < 0).any() or (places >= padded.shape).any():
-    raise InputError(f"{name}: a start lies outside the padded working grid of {padded.shape} voxels")
-  return places
 
 
 def _coarse(

@@ -28,6 +28,9 @@ class Network:
   header: dict[str, str] = dataclasses.field(default_factory=dict)
   """Metadata of the weights file: kind, settings, `source_sha256`."""
 
+  ready: dict[str, Any] = dataclasses.field(init=False, default_factory=dict, repr=False)
+  """What was made ready from this very value, such as compiled programs, and goes when it goes (`pipeline`)."""
+
   def __repr__(self) -> str:
     numbers = sum(leaf.size for leaf in flatten_dict(self.variables).values())
     return f"Network {self.source}: {self.kind} of {numbers:,} weights"

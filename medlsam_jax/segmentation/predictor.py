@@ -40,8 +40,10 @@ class EncodedImage:
   def upsampled(self, logits: Float[np.ndarray, "*k low low"]) -> Float[np.ndarray, "*k row column"]:
     """Low-resolution logits at the image's own size."""
     flat = np.asarray(logits).reshape(-1, *logits.shape[-2:])
-    full = [self.fit.from_logits(each) for each in flat]
-    return np.stack(full).reshape(*logits.shape[:-2], self.fit.rows, self.fit.columns)
+    full = np.empty((len(flat), self.fit.rows, self.fit.columns), np.float32)
+    for index, each in enumerate(flat):
+      full[index] = self.fit.from_logits(each)
+    return full.reshape(*logits.shape[:-2], self.fit.rows, self.fit.columns)
 
 
 class Predictor:
@@ -133,7 +135,9 @@ class Predictor:
     Raises:
       InputError: a box is not finite, has no area, or lies outside the image.
     """
-    boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
+    boxes = np.asarray(boxes, np.float32)
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+      raise InputError(f"boxes of shape {boxes.shape}; give (boxes, 4), each (x0, y0, x1, y1)")
     for number, box in enumerate(boxes):
       check_box(box, f"box {number}", self.image_size, self.image_size)
     labels = np.tile(np.array([BOX_LOW, BOX_HIGH], np.int32), (len(boxes), 1))
@@ -205,8 +209,8 @@ class Predictor:
     Args:
       point_coords: (x, y) pixels of the image.
       point_labels: 1 inside, 0 outside.
-      box: (x0, y0, x1, y1). Several boxes, or points with one more axis in front, are as many prompts at once; a part
-        of the prompt without that axis then belongs to each of them.
+      box: (x0, y0, x1, y1). Several boxes, or points with one more axis in front, are as many prompts at once, none of
+        them too (a detector that found nothing); a part of the prompt without that axis then belongs to each of them.
       mask_input: low-resolution logits of an earlier answer, with an axis in front.
       multimask_output: three masks for a prompt that may mean several things, instead of one.
       return_logits: logits in place of masks.
@@ -248,25 +252,42 @@ def _prompts(
   points: np.ndarray | None, labels: np.ndarray | None, box: np.ndarray | None, masks: np.ndarray | None
 ) -> tuple[list[Prompt], bool]:
   """Arguments of `predict` as prompts, and whether they are several."""
-  many_points = points is not None and np.ndim(points) == 3
+  points, labels = _numbers(points, "point_coords"), _numbers(labels, "point_labels")
+  box, masks = _numbers(box, "box"), _numbers(masks, "mask_input")
+  if masks is not None and masks.ndim != 3:
+    raise InputError(f"mask_input of shape {masks.shape}; give low-resolution logits with an axis in front")
+  many_points = points is not None and points.ndim == 3
+  if points is not None and not many_points and not points.size and not np.size(labels if labels is not None else 0):
+    points = labels = None  # no points are none, beside a box
   parts = {
     "points": (points, many_points),
     "labels": (labels, many_points),
-    "box": (box, box is not None and np.ndim(box) == 2),
-    "mask": (masks, masks is not None and len(masks) > 1),
+    "box": (box, box is not None and box.ndim == 2),
+    "mask": (masks, masks is not None and len(masks) != 1),
   }
   counts = {len(part) for part, many in parts.values() if many and part is not None}
   if len(counts) > 1:
     raise InputError(f"prompts of different numbers: {sorted(counts)} points, boxes or masks")
-  if masks is not None and np.ndim(masks) != 3:
-    raise InputError(f"mask_input of shape {np.shape(masks)}; give low-resolution logits with an axis in front")
   single = {name: part for name, (part, many) in parts.items() if not many}
   only = single.get("mask")
   if only is not None:
     single["mask"] = only[0]
   total = counts.pop() if counts else 1
-  each = [{n: np.asarray(p)[i] for n, (p, many) in parts.items() if many and p is not None} for i in range(total)]
+  each = [{n: p[i] for n, (p, many) in parts.items() if many and p is not None} for i in range(total)]
   return [Prompt(**single, **own) for own in each], any(many for _, many in parts.values())
+
+
+def _numbers(part: Any, name: str) -> np.ndarray | None:
+  """An argument of `predict` as an array."""
+  if part is None:
+    return None
+  try:
+    array = np.asarray(part)
+  except ValueError as error:
+    raise InputError(f"{name}: rows of different lengths; give one array of numbers") from error
+  if array.dtype.kind not in "iufb":
+    raise InputError(f"{name}: values of type {array.dtype}; give numbers")
+  return array
 
 
 def _runs(boxes: int) -> list[int]:

@@ -68,6 +68,7 @@ def segment_along(
   """
   propagation = propagation or PropagationSettings()
   names = slicewise.label_values(boxes, values)
+  slicewise.warn_of_swapped(volume, boxes)
   chosen = tuple(AXES) if propagation.axes == "all" else (propagation.axes,)
   answers = []
   for axis in chosen:

@@ -102,8 +102,8 @@ def segment_volume(
   Args:
     volume: the scan, HU.
     boxes: organ -> its parts in scan voxels (z, y, x). They may overlap, leave gaps, reach outside the scan (clipped)
-      or have crossed corners (swapped); one-slice boxes prompt slice by slice. An organ without any, or with all of
-      them outside the scan, stays empty, with a warning.
+      or have crossed corners (sorted, with a warning); one-slice boxes prompt slice by slice. An organ without any, or
+      with all of them outside the scan, stays empty, with a warning.
     predictor: encodes and decodes.
     settings: how slices and boxes are prepared.
     values: organ -> label value; by default 1, 2, ... in the order of `boxes`.
@@ -116,6 +116,7 @@ def segment_volume(
     InputError: a box with NaN, an organ without a label value, NaN or infinite voxels in a slice that is needed.
   """
   names = label_values(boxes, values)
+  warn_of_swapped(volume, boxes)
   plan = plan_slices(volume, boxes, settings)
   array = np.zeros(volume.array.shape, np.min_scalar_type(max(names.values(), default=0)))
   scan, labels = display_view(volume.array, volume.grid), display_view(array, volume.grid)
@@ -160,6 +161,13 @@ def label_values(boxes: Mapping[str, Sequence[Box]], values: Mapping[str, int] |
   names = {organ: int(values[organ]) for organ in boxes}
   check_values(names)
   return names
+
+
+def warn_of_swapped(volume: Volume, boxes: Mapping[str, Sequence[Box]]) -> None:
+  """Says which boxes have their corners swapped: sorting them mends a slip of the hand, or hides a wrong number."""
+  for organ, parts in boxes.items():
+    if any((part.array()[0] > part.array()[1]).any() for part in parts):
+      notices.warn(f"{volume.source}: {organ}: the low and the high corner of a box are swapped; taken sorted")
 
 
 def plan_slices(

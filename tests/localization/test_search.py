@@ -115,10 +115,10 @@ def test_starts_are_tissue_around_the_middle_and_follow_the_key():
   assert np.array_equal(search.draw_starts(padded, 7, 5), search.draw_starts(padded, 7, 5))
 
 
-def test_a_scan_whose_middle_is_air_ends_with_a_message_that_names_it(network, bank, make_template):
+def test_a_scan_of_nothing_but_air_ends_with_a_message_that_names_it(network, bank, make_template):
   scan = make_template("q").scan
   empty = dataclasses.replace(scan, array=np.full_like(scan.array, -1000), source="chest.nii.gz")
-  with pytest.raises(InputError, match=r"chest\.nii\.gz: no tissue"):
+  with pytest.raises(InputError, match=r"chest\.nii\.gz: nothing but air"):
     search.find(network, bank, empty)
 
 

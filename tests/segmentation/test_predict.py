@@ -184,3 +184,58 @@ def test_bfloat16_masks_stay_near_the_exact_ones(predictor):
   exact, close = (p.predict(box=BOX, multimask_output=False, return_logits=True)[0] for p in (predictor, near))
   assert 0 < np.abs(exact - close).max() < 0.05 * np.abs(exact).max()
   assert np.mean((exact > 0) == (close > 0)) > 0.99
+
+
+def test_a_detector_that_found_nothing_gets_no_masks_and_nothing_is_compiled():
+  fresh = Predictor(tiny_network())
+  fresh.set_image(picture((60, 80), 1))
+  before = fresh.compilations()
+  for arguments, count in (
+    ({"box": np.zeros((0, 4)), "multimask_output": False}, 1),
+    ({"box": np.zeros((0, 4))}, 3),
+    ({"point_coords": np.zeros((0, 1, 2)), "point_labels": np.zeros((0, 1), int)}, 3),
+    ({"point_coords": np.zeros((0, 2, 2)), "point_labels": np.zeros((0, 2), int), "box": BOX}, 3),
+    ({"mask_input": np.zeros((0, 60, 60), np.float32), "multimask_output": False}, 1),
+  ):
+    masks, quality, low = fresh.predict(**arguments)
+    assert masks.shape == (0, count, 60, 80) and masks.dtype == bool
+    assert quality.shape == (0, count) and low.shape == (0, count, 60, 60)
+  assert fresh.predict(box=np.zeros((0, 4)), return_logits=True)[0].dtype == np.float32
+  assert fresh.encode_images([]) == [] and fresh.answer(fresh._current, [])[0].shape == (0, 1, 60, 60)
+  assert fresh.compilations() == before
+
+
+def test_no_points_beside_a_box_are_none_and_alone_are_refused(predictor):
+  none = {"point_coords": np.zeros((0, 2)), "point_labels": np.zeros(0, int)}
+  with_none = predictor.predict(**none, box=BOX, multimask_output=False)
+  for one, other in zip(with_none, predictor.predict(box=BOX, multimask_output=False), strict=True):
+    np.testing.assert_array_equal(one, other)
+  with pytest.raises(InputError, match="prompt 0: has neither points nor a box"):
+    predictor.predict(**none)
+
+
+@pytest.mark.parametrize(
+  ("box", "words"),
+  [
+    (np.zeros((2, 5)), "shape"),
+    (np.zeros(0), "shape"),
+    (np.array([[20, 10, 90, 70], [90, 70, 20, 10]]), "prompt 1: its box: .* no area"),
+    (np.array([[np.nan, 10, 90, 70]]), "not a finite number"),
+    (np.array([500, 500, 600, 600]), "outside the image"),
+    ([[20, 10, 90, 70], [1, 2]], "box: rows of different lengths"),
+    (["20", "10", "90", "70"], "box: values of type"),
+    (np.array(None), "box: values of type object"),
+  ],
+)
+def test_boxes_of_a_detector_that_cannot_be_meant_are_named(predictor, box, words):
+  with pytest.raises(InputError, match=words):
+    predictor.predict(box=box)
+
+
+@pytest.mark.parametrize("shape", [(1, 80), (80, 1)])
+def test_an_image_of_one_row_is_answered(predictor, shape):
+  fresh = Predictor(tiny_network())
+  fresh.set_image(np.arange(80, dtype=np.uint8).reshape(shape))
+  rows, columns = shape
+  masks, _, _ = fresh.predict(box=np.array([0, 0, columns, rows]), multimask_output=False)
+  assert masks.shape == (1, *shape)
