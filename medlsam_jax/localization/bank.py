@@ -73,8 +73,9 @@ class OrganBank:
   def from_arrays(cls, row: dict[str, Any], arrays: dict[str, np.ndarray]) -> OrganBank:
     """The inverse of `arrays`; `row` holds the fields that are no arrays."""
     features = {int(name.split(".")[1]): a for name, a in arrays.items() if name.startswith("features.")}
-    fields = (row["organ"], int(row["value"]), row["mode"], tuple(row["templates"]))
-    return cls(*fields, arrays["faces"], arrays["positions"], features)
+    organ, value, templates, mode = row["organ"], row["value"], tuple(row["templates"]), _one_of(row["mode"], Mode)
+    bank_file.check_organ(organ, value, templates, arrays["faces"], arrays["positions"], features)
+    return cls(organ, value, cast(Mode, mode), templates, arrays["faces"], arrays["positions"], features)
 
   def only(self, kept: Sequence[str]) -> OrganBank:
     """The same organ with these templates alone."""
@@ -200,7 +201,7 @@ class Bank:
     """Read what `save` wrote.
 
     Raises:
-      TemplateError: the file is missing, truncated, or not a bank of this version.
+      TemplateError: the file is missing, truncated, or not a bank of this version, or its arrays do not go together.
     """
     tensors, header = bank_file.read(path)
     try:
@@ -209,6 +210,7 @@ class Bank:
         start = f"{number}."
         arrays = {name.removeprefix(start): array for name, array in tensors.items() if name.startswith(start)}
         organs[row["organ"]] = OrganBank.from_arrays(row, arrays)
+      bank_file.check_together([organ.features for organ in organs.values()], len(json.loads(header["organs"])))
       return cls(
         header["network_sha256"],
         cast(Mode, _one_of(header["mode"], Mode)),
@@ -218,7 +220,7 @@ class Bank:
         json.loads(header["versions"]),
         tuple(map(str, json.loads(header.get("notes", "[]")))),
       )
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
       raise TemplateError(f"{path}: a damaged template bank ({error!r}); build it again") from error
 
   @property

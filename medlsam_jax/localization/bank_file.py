@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -49,3 +50,55 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
   if header.get("format") != FORMAT:
     raise TemplateError(f"{path}: not a template bank of this version ({FORMAT}); build one with `medlsam bank build`")
   return tensors, header
+
+
+def check_organ(
+  organ: Any,
+  value: Any,
+  templates: tuple[Any, ...],
+  faces: np.ndarray,
+  positions: np.ndarray,
+  features: dict[int, np.ndarray],
+) -> None:
+  """Holds what a file says of an organ against itself: a search would read past its end, or average what is no number.
+
+  Raises:
+    ValueError: no name, template, value; shapes that disagree; faces that are no points; NaN or infinite values.
+  """
+  names = isinstance(organ, str) and organ and all(isinstance(name, str) for name in templates)
+  if not names or not templates or len(set(templates)) < len(templates):
+    raise ValueError(f"{organ!r} is of the templates {list(templates)}")
+  if type(value) is not int or value < 1:
+    raise ValueError(f"{organ}: label value {value!r}")
+  if positions.ndim != 3 or positions.shape[0] != len(templates) or positions.shape[2] != 3:
+    raise ValueError(f"{organ}: positions of shape {positions.shape} for {len(templates)} templates")
+  points = positions.shape[1]
+  if faces.ndim != 2 or faces.shape[1] != 6 or not len(faces) or faces.dtype.kind not in "iu":
+    raise ValueError(f"{organ}: faces of shape {faces.shape} and type {faces.dtype}")
+  if faces.min() < 0 or faces.max() >= points:
+    raise ValueError(f"{organ}: faces from {faces.min()} to {faces.max()} of {points} points")
+  for stride, volume in features.items():
+    edge = volume.shape[2] if volume.ndim == 6 else 0
+    if stride < 1 or not edge or volume.shape[:5] != (len(templates), points, edge, edge, edge) or not volume.shape[5]:
+      raise ValueError(f"{organ}: features of shape {volume.shape} at stride {stride} for {points} points")
+  arrays = {"positions": positions} | {f"features.{stride}": volume for stride, volume in features.items()}
+  for title, array in arrays.items():
+    if array.dtype.kind != "f" or not np.isfinite(array).all():
+      raise ValueError(f"{organ}: {title} with NaN or infinite values, or of type {array.dtype}")
+
+
+def check_together(organs: list[dict[int, np.ndarray]], rows: int) -> None:
+  """Holds the organs of a file against each other.
+
+  Args:
+    organs: features of each, by name.
+    rows: organs that the header lists.
+
+  Raises:
+    ValueError: two of one name, features of other scales or sizes.
+  """
+  if len(organs) < rows:
+    raise ValueError(f"{rows} organs of {len(organs)} names")
+  kinds = {tuple(sorted((stride, *volume.shape[2:]) for stride, volume in features.items())) for features in organs}
+  if len(kinds) > 1:
+    raise ValueError(f"organs with features of different scales and sizes: {sorted(kinds)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import jax
 import numpy as np
@@ -83,7 +83,7 @@ def given_starts(
   return places
 
 
-def seed_of(key: Key) -> int | list[int]:
+def seed_of(key: Any) -> int | list[int]:
   """What NumPy's generator is seeded with: the number itself, or the words of a `jax.random` key.
 
   Raises:
@@ -96,7 +96,7 @@ def seed_of(key: Key) -> int | list[int]:
     return np.asarray(jax.random.key_data(key)).ravel().tolist()
   try:
     # Python counts truth values as numbers
-    seed = -1 if isinstance(key, bool | np.bool_) else operator.index(key)  # type: ignore[arg-type]
+    seed = -1 if isinstance(key, bool | np.bool_) else operator.index(key)
   except TypeError:
     seed = -1
   if seed < 0:
