@@ -18,7 +18,7 @@ from medlsam_jax.errors import InputError
 THREADS = min(4, os.cpu_count() or 1)
 _DIRECTORY_FILE = "DICOMDIR"
 _NAMES_SHOWN, _SERIES_SHOWN = 4, 12
-_LOST_SHARE, _LOST_ONE_OF = 0.1, 4
+_LOST_SHARE, _LOST_ONE_OF, _UNREADABLE_SHARE = 0.1, 4, 0.25
 _MAJORITY = 2 / 3
 
 
@@ -36,6 +36,8 @@ class Contents:
   """Reason to names of files."""
   damaged: dict[str, list[str]] = dataclasses.field(default_factory=dict)
   """Series to the names of its slices among `left_out`."""
+  unreadable: int = 0
+  """Files among `left_out` that are DICOM and may be slices of any series."""
   mended: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
   def notes(self) -> list[str]:
@@ -101,6 +103,7 @@ def read_contents(files: list[Path], source: str) -> Contents:
     for path, result in zip(files, pool.map(_frames_or_reason, files), strict=True):
       if isinstance(result, Unusable):
         contents.left_out.setdefault(str(result), []).append(path.name)
+        contents.unreadable += result.unreadable
         if result.series:
           contents.damaged.setdefault(result.series, []).append(path.name)
         continue
@@ -223,10 +226,9 @@ def _described(series: Series, what: Stack | InputError | list[Frame]) -> str:
 
 def _stack(frames: list[Frame], contents: Contents, whole_copy: Callable[[Frame, Frame], Frame | None]) -> Stack:
   damaged = contents.damaged.get(frames[0].series.uid, [])
-  if too_many(len(damaged), len(frames) + len(damaged)):
-    raise InputError(
-      f"{contents.source}: {len(damaged)} of {len(frames) + len(damaged)} slices are damaged ({contents.reasons()})"
-    )
+  lost = len(damaged) + contents.unreadable
+  if too_many(len(damaged), len(frames) + len(damaged)) or lost > _UNREADABLE_SHARE * (len(frames) + lost):
+    raise InputError(f"{contents.source}: {lost} of {len(frames) + lost} slices are damaged ({contents.reasons()})")
   kept, notes = _one_layout(frames, contents.source)
   stack = place_slices(kept, contents.source, whole_copy)
   return dataclasses.replace(stack, notes=(*notes, *stack.notes))

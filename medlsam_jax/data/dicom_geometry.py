@@ -28,6 +28,7 @@ GAP_LIMIT_MM = 10.0
 _SAME_PLACE_MM = 0.01
 _STEEPEST = 1.0
 """Tangent of the most that a stack may lean, 45 degrees: gantries tilt by 30."""
+_MISSING_LIMIT = 1.5
 _ROUNDED_MM = 0.5
 """Places rounded to whole millimetres are off by so much."""
 _JUMP = 1.5
@@ -222,7 +223,8 @@ def _even_places(
     raise InputError(
       f"{source}: {said}; slices are missing, and gaps over {GAP_LIMIT_MM:g} mm are not filled: find the missing files"
     )
-  if changes > max(2, len(steps) // 5) and off.max() > _ROUNDED_MM + 1e-6:
+  rounded = off.max() <= _ROUNDED_MM + 1e-6
+  if changes > max(2, len(steps) // 5) and not rounded and not _are_missing(steps, usual):
     raise InputError(f"{source}: {said}, and distances change {changes} times; two acquisitions in one series?")
   finest = float(np.percentile(steps, 10, method="lower"))
   count = max(1, round((places[-1] - places[0]) / finest))
@@ -234,3 +236,10 @@ def _even_places(
     f"({count + 1} of {len(frames)} slices)"
   )
   return np.linspace(places[0], places[-1], count + 1), step
+
+
+def _are_missing(steps: np.ndarray, usual: float) -> bool:
+  """Whether some slices of an even stack are missing: all distances are whole multiples, and most slices are there."""
+  times = np.rint(steps / usual)
+  whole = np.abs(steps - times * usual).max() <= max(EXACT_MM, EXACT_VOXELS * usual)
+  return bool(whole and times.sum() <= _MISSING_LIMIT * len(steps))

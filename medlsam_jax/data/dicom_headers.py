@@ -32,6 +32,8 @@ class Unusable(Exception):
 
   series: str = ""
   """The series that the file belongs to where it is a damaged slice of it; "" where it is no slice of a scan."""
+  unreadable: bool = False
+  """Whether the file is DICOM, and nothing more can be said of it."""
 
 
 @dataclasses.dataclass
@@ -236,9 +238,15 @@ def read_dataset(path: Path, tags: list[str] | None = None) -> Header:
   except Unusable:
     raise
   except OSError as error:
-    raise Unusable(f"cannot be opened ({error.strerror})") from error
+    raise _unreadable(f"cannot be opened ({error.strerror or error})") from error
   except Exception as error:  # a damaged file ends in an error of any kind inside pydicom
-    raise Unusable(f"cannot be read as DICOM ({type(error).__name__}: {error})") from error
+    raise _unreadable(f"cannot be read as DICOM ({type(error).__name__}: {error})") from error
   if not len(dataset):
-    raise Unusable("cut off, or no DICOM file")
+    raise _unreadable("cut off, or no DICOM file")
   return Header(path, dataset)
+
+
+def _unreadable(reason: str) -> Unusable:
+  error = Unusable(reason)
+  error.unreadable = True
+  return error

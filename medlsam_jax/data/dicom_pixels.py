@@ -284,21 +284,22 @@ def _as_stored(number: float, pixels: Pixels) -> int:
 
 
 def whole_copy(frame: Frame, other: Frame) -> Frame | None:
-  """Which of two images to keep where both are one: same pixels and scale, byte for byte as stored, else None.
+  """Which of two images to keep where both are one, by their values, else None.
 
-  The same image (SOPInstanceUID) cut off in copying counts as a copy of the whole one.
+  The same image (SOPInstanceUID) damaged in copying counts as a copy of the whole one.
   """
-  scale, index = (frame.slope, frame.intercept), (frame.index, frame.frames)
-  if frame.path == other.path or scale != (other.slope, other.intercept) or index != (other.index, other.frames):
+  if frame.path == other.path or (frame.index, frame.frames) != (other.index, other.frames):
     return None
+  values, other_values = _values_or_none(frame), _values_or_none(other)
+  if values is not None and other_values is not None:
+    return frame if np.array_equal(values, other_values, equal_nan=True) else None
+  if not frame.uid or frame.uid != other.uid:
+    return None
+  return frame if values is not None else other if other_values is not None else None
+
+
+def _values_or_none(frame: Frame) -> Float32[np.ndarray, "y x"] | None:
   try:
-    first, second = (_encoded(item.path) for item in (frame, other))
-  except Unusable:
+    return hounsfield(read_pixels(frame.path), frame)
+  except (Unusable, InputError):
     return None
-  if first == second or (frame.uid and frame.uid == other.uid and second and first.startswith(second)):
-    return frame
-  return other if frame.uid and frame.uid == other.uid and first and second.startswith(first) else None
-
-
-def _encoded(path: Path) -> bytes:
-  return read_pixels(path).data

@@ -221,3 +221,27 @@ def test_a_series_number_for_each_image_is_listed_in_short(tmp_path, stored):
     write_slice(tmp_path / f"{index}.dcm", stored[0], (0, 0, index), series=f"1.2.{index}")
   with pytest.raises(InputError, match=r"30 series, none of which .*; and 18 more"):
     dicom.read_series(tmp_path)
+
+
+def test_copy_in_another_encoding_is_a_copy(tmp_path, stored):
+  write_series(tmp_path, stored)
+  image = pydicom.dcmread(tmp_path / "003.dcm")
+  image.compress(pydicom.uid.RLELossless)
+  image.save_as(tmp_path / "copy.dcm")
+  with pytest.warns(UserWarning, match=r"copies of slices: (003.dcm of copy.dcm|copy.dcm of 003.dcm)"):
+    assert_whole(dicom.read_series(tmp_path), stored)
+
+
+def test_series_with_many_damaged_or_unreadable_slices_is_refused(tmp_path, stored):
+  stored = np.tile(stored, (4, 1, 1))
+  write_series(tmp_path, stored)
+  for index in (0, 1, 2):
+    write_slice(tmp_path / f"{index:03d}.dcm", stored[index], (-30, -40, 100 + 2.5 * index), slope=0)
+  with pytest.raises(InputError, match=r"3 of 20 slices are damaged \(000.dcm, 001.dcm, 002.dcm: RescaleSlope is 0"):
+    dicom.read_series(tmp_path)
+  write_series(tmp_path, stored)
+  for index in range(10):
+    path = tmp_path / f"{index:03d}.dcm"
+    path.write_bytes(path.read_bytes()[:300])
+  with pytest.raises(InputError, match=r"10 of 20 slices are damaged \(.*: cut off"):
+    dicom.read_series(tmp_path)

@@ -251,3 +251,10 @@ def test_slices_that_all_state_one_place_are_refused_in_one_sentence(tmp_path):
     write_slice(tmp_path / f"{index}.dcm", ramp(index), (0, 0, 0), SliceLocation=float(index))
   with pytest.raises(InputError, match="all 6 slices state one place"):
     dicom.read_series(tmp_path)
+
+
+def test_several_missing_slices_of_an_even_stack_are_filled(tmp_path):
+  places = [2.5 * i for i in range(14) if i not in (3, 6, 9)]
+  volume = read_quietly(write_ramp(tmp_path / "case", places))
+  assert volume.array.shape[0] == 14
+  assert_at_its_place(volume)
