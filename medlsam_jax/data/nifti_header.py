@@ -264,12 +264,16 @@ def _nothing_meant(
   stated: _Stated, good_pixdim: bool, shape: tuple[int, int, int], source: str, said: Settled
 ) -> tuple[Affine, bool]:
   """Both codes are 0."""
+  made_up = np.diag([*(stated.edges * [-1, 1, 1]), 1.0])
+  made_up[:3, 3] = -made_up[:3, :3] @ ((np.array(shape) - 1) / 2)
   for name, affine, other in (("sform", stated.sform, stated.qform), ("qform", stated.qform, stated.sform)):
     if affine is None or not _says_something(affine) or not _fits(affine, stated.edges):
       continue
     grids = [Grid((shape[2], shape[1], shape[0]), each) for each in (affine, other) if each is not None]
     if _says_something(other) and not grids[0].is_same(grids[-1]):
       continue
+    if grids[0].is_same(dataclasses.replace(grids[0], affine=made_up)):
+      continue  # what programs write that have nothing better
     text = (
       f"{source}: the file states no orientation (sform and qform codes are 0); the numbers of its {name} are taken "
       f"all the same, {grids[0].axis_codes}: left and right are not certain"
@@ -286,9 +290,7 @@ def _nothing_meant(
   )
   said.notes.append(text)
   said.doubts.append(text)
-  affine = np.diag([*(stated.edges * [-1, 1, 1]), 1.0])
-  affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape) - 1) / 2)
-  return affine, False
+  return made_up, False
 
 
 def _factor(header: Header, affine: Affine, shape: tuple[int, int, int], source: str, notes: list[str]) -> float:

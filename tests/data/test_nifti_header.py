@@ -3,11 +3,15 @@
 import gzip
 import re
 import struct
+import tempfile
 import warnings
+from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from medlsam_jax.data import nifti
 from medlsam_jax.errors import InputError
@@ -202,6 +206,10 @@ def test_without_codes_and_numbers_left_and_right_are_in_doubt(tmp_path):
   volume, told = read(tmp_path, nifti_bytes(**nothing))
   assert volume.grid.axis_codes == "LAS" and not volume.grid.is_stated
   assert "states no orientation" in told and volume.doubts
+  centred = np.diag([-1.5, 2.0, 4.0, 1.0])
+  centred[:3, 3] = -centred[:3, :3] @ [1.5, 2, 2.5]
+  volume, _ = read(tmp_path, nifti_bytes(affine=centred, sform_code=0, qform_code=0))
+  assert not volume.grid.forms.is_taken and volume.grid.axis_codes == "LAS"
   assert read(tmp_path, nifti_bytes(**mirrored()))[0].doubts
   assert not read(tmp_path, nifti_bytes(srow=rows(SCALED)))[0].doubts
 
@@ -331,3 +339,42 @@ def test_a_grid_of_no_file_is_written_as_the_scanners(tmp_path):
   header = nibabel.load(tmp_path / "seg.nii").header
   assert (int(header["sform_code"]), int(header["qform_code"])) == (1, 0)
   np.testing.assert_allclose(header.get_sform(), SHEARED, atol=1e-6)
+
+
+NUMBERS = st.one_of(
+  st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.0, 348.0, 352.0, 353.0, 1e30, -1e30, NAN, float("inf"), 1e-30]),
+  st.floats(-400, 400, width=32),
+)
+WHOLE = st.one_of(st.sampled_from([0, 1, -1, 2, 3, 4, 7, 8, 300, 32767, -32768]), st.integers(-32768, 32767))
+LENGTHS = {"pixdim": 4, "quatern": 3, "qoffset": 3, "srow": 12, "dim": 5}
+
+
+@st.composite
+def one_field(draw):
+  """A field and one number of it."""
+  name = draw(st.sampled_from([*LENGTHS, "vox_offset", "sform_code", "qform_code", "bitpix", "sizeof_hdr"]))
+  values = WHOLE if name in ("dim", "sform_code", "qform_code", "bitpix", "sizeof_hdr") else NUMBERS
+  return name, draw(st.integers(0, LENGTHS.get(name, 1) - 1)), draw(values)
+
+
+PLACE = ("srow", "quatern", "qoffset", "pixdim", "sform_code", "qform_code")
+"""Of these one at a time: two may be wrong in the same way, or the wrong one be the only one that is meant."""
+
+
+@given(st.lists(one_field(), min_size=1, max_size=2, unique_by=lambda change: change[0] in PLACE or change[0]))
+@settings(max_examples=150, deadline=None)
+def test_no_wrong_number_in_a_header_goes_unsaid(changes):
+  content = bytearray(nifti_bytes())
+  for name, index, value in changes:
+    place, layout = FIELDS[name]
+    kind = layout[-1]
+    struct.pack_into("<" + kind, content, place + index * struct.calcsize(kind), value)
+  with tempfile.TemporaryDirectory() as folder:
+    try:
+      volume, told = read(Path(folder), bytes(content))
+    except InputError as error:
+      assert "scan.nii: " in str(error)
+      return
+  if not told:
+    assert volume.grid.is_same(Grid((6, 5, 4), AFFINE))
+    np.testing.assert_array_equal(volume.array, HU.T)
