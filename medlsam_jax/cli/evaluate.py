@@ -65,14 +65,13 @@ class Case:
 def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Scores every scan; 1 if any failed."""
   from medlsam_jax.cli import job, sources
-  from medlsam_jax.data import beside
-  from medlsam_jax.data.label_table import LABELS_FILE, read_label_table
   from medlsam_jax.evaluation.report import Report
+  from medlsam_jax.evaluation.truth_names import borrowed_tables, own_tables
   from medlsam_jax.results.staging import require_writable
 
   cases = cases_of(arguments)
-  near = list(beside.tables_near(cases[0].truth, LABELS_FILE))
-  table = read_label_table(arguments.labels or next((path for path in near if path.is_file()), near[0]))
+  tables = own_tables({case.name: case.truth for case in cases}, arguments.labels)
+  unnamed = {case.name: case.truth for case in cases if case.name not in tables}
   settings = job.settings_of(arguments)
   failed: Mapping[str, str] = {}
   if arguments.predictions is None:
@@ -83,13 +82,18 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   if arguments.predictions is None:
     summary, search = _make(arguments, settings, [case.scan for case in cases if case.scan], terminal)
     failed, organs = summary.failed, list(search.bank.organs)
+    numbers = {case.name: {name: organ.value for name, organ in search.bank.organs.items()} for case in cases}
   else:
-    organs = arguments.organs or organs_of(Path(arguments.predictions), cases) or list(table)
-  unknown = [organ for organ in organs if organ not in table]
+    numbers = numbers_of(Path(arguments.predictions), cases)
+    organs = arguments.organs or list(dict.fromkeys(organ for each in numbers.values() for organ in each))
+  tables |= borrowed_tables(unnamed, numbers)
+  named = list(dict.fromkeys(organ for table in tables.values() for organ in table))
+  organs = organs or named
+  unknown = [organ for organ in organs if organ not in named]
   if unknown:
     raise InputError(f"{', '.join(unknown)}: no value in the truth's labels.json; name it there, or choose --organs")
-  values = {organ: table[organ] for organ in organs}
-  rows, reasons = _score(arguments, cases, values, failed, terminal)
+  values = {name: {organ: table[organ] for organ in organs if organ in table} for name, table in tables.items()}
+  rows, reasons = _score(arguments, cases, organs, values, failed, terminal)
   return tell(Path(arguments.out), Report(rows, arguments.made_up, reasons), terminal)
 
 
@@ -145,18 +149,20 @@ def cases_of(arguments: argparse.Namespace) -> list[Case]:
   return cases
 
 
-def organs_of(predictions: Path, cases: Sequence[Case]) -> list[str]:
-  """Every organ that a result names."""
+def numbers_of(predictions: Path, cases: Sequence[Case]) -> dict[str, dict[str, int]]:
+  """By scan: every organ that its boxes file names, and the label value there where it states one, else 0."""
   from medlsam_jax.data.point_files import read_json
   from medlsam_jax.results.writing import BOXES
 
-  found: dict[str, None] = {}
+  found: dict[str, dict[str, int]] = {}
   for case in cases:
     path = predictions / (case.name + BOXES)
-    if path.is_file():
-      organs = read_json(path).get("organs")
-      found |= dict.fromkeys(organs if isinstance(organs, dict) else {})
-  return list(found)
+    organs = read_json(path).get("organs") if path.is_file() else None
+    found[case.name] = {}
+    for organ, entry in organs.items() if isinstance(organs, dict) else ():
+      label = entry.get("label") if isinstance(entry, dict) else None
+      found[case.name][organ] = label if isinstance(label, int) else 0
+  return found
 
 
 def _make(arguments: argparse.Namespace, settings: Any, queries: list[ListedScan], terminal: Terminal) -> Any:
@@ -169,26 +175,27 @@ def _make(arguments: argparse.Namespace, settings: Any, queries: list[ListedScan
 def _score(
   arguments: argparse.Namespace,
   cases: Sequence[Case],
-  values: dict[str, int],
+  organs: Sequence[str],
+  values: Mapping[str, dict[str, int]],
   failed: Mapping[str, str],
   terminal: Terminal,
 ) -> tuple[list[Any], dict[str, str]]:
   """Rows of all scans, and why those that could not be scored could not; a scan without a result stays in as failed."""
   folder = Path(arguments.predictions or arguments.out)
   tasks = _expected(arguments, folder, cases)
-  baseline = _baseline(arguments, cases, values, terminal)
+  baseline = _baseline(arguments, cases, organs, terminal)
   rows: list[Any] = []
   reasons = dict(failed)
   with terminal.bar("scoring") as report:
     for number, case in enumerate(cases, 1):
       try:
         if case.name not in reasons:
-          rows += _score_case(arguments, case, folder, tasks, values, baseline)
+          rows += _score_case(arguments, case, folder, tasks, values[case.name], baseline)
       except InputError as error:
         reasons[case.name] = str(error)
         terminal.warn(f"{case.name}: {error}")
       if case.name in reasons:
-        rows += _failed_case(case, tasks, values, reasons)
+        rows += _failed_case(case, tasks, values[case.name], reasons)
       report(number, len(cases))
   if not rows:
     raise InputError(f"no scan could be scored: {'; '.join(reasons.values())}")
@@ -232,7 +239,7 @@ def _failed_case(case: Case, tasks: Sequence[Any], values: dict[str, int], reaso
 
 
 def _baseline(
-  arguments: argparse.Namespace, cases: Sequence[Case], values: dict[str, int], terminal: Terminal
+  arguments: argparse.Namespace, cases: Sequence[Case], organs: Sequence[str], terminal: Terminal
 ) -> MeanBoxes | None:
   """The templates' mean boxes, where there are templates; warns of scans that are among them."""
   from medlsam_jax.data.templates import read_templates
@@ -241,7 +248,7 @@ def _baseline(
   if arguments.templates is None:
     return None
   with terminal.bar("placing the baseline"):
-    templates = read_templates(arguments.templates, list(values), arguments.labels)
+    templates = read_templates(arguments.templates, list(organs), arguments.labels)
   used = {Path(template.scan.source).resolve() for template in templates}
   for case in cases:
     if case.scan is not None and case.scan.path.resolve() in used:

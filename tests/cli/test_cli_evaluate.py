@@ -125,3 +125,50 @@ def test_truth_that_cannot_be_read_leaves_its_scan_out_of_the_means(medlsam, per
   (truth / "q0_seg.nii.gz").write_bytes(b"nor this one")
   result = medlsam(*words)
   assert result.code == 2 and "no scan could be scored" in result.err and "q0_seg.nii.gz" in result.err
+
+
+@pytest.fixture
+def without_table(mini_queries, tmp_path):
+  """The mini queries with their truth, without a table of their organs."""
+  folder = tmp_path / "unnamed"
+  shutil.copytree(mini_queries, folder)
+  (folder / "labels.json").unlink()
+  return folder
+
+
+def test_truth_without_a_table_is_named_by_the_results_and_it_says_so(
+  medlsam, painter, search, mini_queries, without_table, tmp_path
+):
+  made = tmp_path / "made"
+  assert medlsam("segment", *search, "--query", mini_queries, "--out", made).code == 0
+  words = ["evaluate", "--predictions", made, "--truth"]
+  assert medlsam(*words, mini_queries, "--out", tmp_path / "named").code == 0
+  result = medlsam(*words, without_table, "--out", tmp_path / "out")
+  assert result.code == 2 and "it has 3, they have beta 2, alpha 1" in result.err
+  for path in without_table.glob("*_seg.nii.gz"):
+    image = nibabel.load(path)
+    array = np.asarray(image.dataobj)
+    nibabel.save(nibabel.Nifti1Image(np.where(array == 3, 0, array), image.affine), path)
+  result = medlsam(*words, without_table, "--out", tmp_path / "out")
+  assert result.code == 0
+  assert "labels.json is missing: truth is taken to number organs as the results do (beta 2, alpha 1)" in result.err
+  assert summary(tmp_path / "out")["organs"] == summary(tmp_path / "named")["organs"]
+
+
+def test_each_truth_is_read_by_its_own_table(medlsam, perfect, mini_queries, without_table, tmp_path):
+  path = without_table / "q1_seg.nii.gz"
+  image = nibabel.load(path)
+  other = np.array([0, 3, 1, 2], np.uint8)[np.asarray(image.dataobj)]
+  nibabel.save(nibabel.Nifti1Image(other, image.affine), path)
+  (without_table / "q1_labels.json").write_text(json.dumps({"alpha": 3, "beta": 1, "gamma": 2}))
+  (without_table / "labels.json").write_text(json.dumps({"alpha": 1, "beta": 2, "gamma": 3}))
+  for name in ("q0", "q1"):
+    shutil.copy(without_table / f"{name}_seg.nii.gz", perfect)
+  words = ["--predictions", perfect, "--truth", without_table, "--out", tmp_path / "out"]
+  assert medlsam("evaluate", *words).code == 0
+  assert summary(tmp_path / "out")["mean_over_organs"]["dice"] == 1
+
+
+def test_truth_that_nothing_names_is_refused_with_the_file_to_write(medlsam, perfect, without_table, tmp_path):
+  result = medlsam("evaluate", "--predictions", perfect, "--truth", without_table, "--out", tmp_path / "out")
+  assert result.code == 2 and str(without_table / "q0_labels.json") in result.err and "Traceback" not in result.err
