@@ -281,7 +281,8 @@ class Volume:
   """Whether `data.checks` has looked for doubts; where it has not, `pipeline.localize` does."""
 
   def __repr__(self) -> str:
-    doubtful = f"; doubtful: {'; '.join(self.doubts)}" if self.doubts else ""
+    reasons = "; ".join(doubt.removeprefix(f"{self.source}: ") for doubt in self.doubts)
+    doubtful = f"; doubtful: {reasons}" if reasons else ""
     size = display.size(self.array.shape, self.spacing_mm)
     return f"Volume {self.source}: {size}, {self.grid.axis_codes}, {self.array.dtype}{doubtful}"
 

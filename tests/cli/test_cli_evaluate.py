@@ -21,6 +21,7 @@ def test_evaluate_makes_results_and_scores_them_beside_the_baseline(
   assert result.code == 0
   for column in ("box IoU", "wall mm", "ALE mm", "Dice", "HD95 mm", "baseline IoU"):
     assert column in result.out
+  assert "ALE: average localization error" in result.out and "virtual patients" not in result.out
   scores = summary(tmp_path)
   assert scores["scans"] == 2 and list(scores["organs"]) == ["alpha", "beta"]
   assert scores["organs"]["alpha"]["baseline_box_iou"]["mean"] > 0.3

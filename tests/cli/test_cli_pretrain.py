@@ -102,6 +102,7 @@ def test_demo_runs_from_phantoms_to_the_picture(medlsam, painter, small_network_
   picture = tmp_path / "demo" / "phantom_004_preview.png"
   assert f"picture: {picture}" in result.out and picture.exists()
   assert (tmp_path / "demo" / "evaluation.json").exists()
+  assert "virtual patients or phantoms" in result.out
 
 
 def test_demo_does_not_use_phantoms_of_the_training():
