@@ -69,7 +69,9 @@ def test_many_names_are_counted_and_one_is_singular():
 
 
 def test_doubts_stand_in_the_line_of_a_scan():
-  scan = Volume(np.zeros(GRID.shape, np.float32), GRID, "mr.nii.gz", doubts=("mr.nii.gz: no HU",), notes=("left out a slice",))
+  scan = Volume(
+    np.zeros(GRID.shape, np.float32), GRID, "mr.nii.gz", doubts=("mr.nii.gz: no HU",), notes=("left out a slice",)
+  )
   assert repr(scan) == (
     "Volume mr.nii.gz: 12 x 16 x 20 voxels (z, y, x) of 2.5 x 2 x 2 mm, LPS, float32; doubtful: no HU"
   )

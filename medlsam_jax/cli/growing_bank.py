@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medlsam_jax.cli.progress import Pace, duration
-from medlsam_jax.cli.terminal import Bar, Terminal
+from medlsam_jax.cli.terminal import Bar
 from medlsam_jax.display import count
 
 if TYPE_CHECKING:
@@ -29,10 +29,8 @@ def folder() -> Path:
 class Growth:
   """Passes progress on to a bar, and says once how much there is to do, what was there, and how long it will take."""
 
-  def __init__(
-    self, terminal: Terminal, bar: Bar, kept: KeptOutputs, organs: int, templates: int, all_organs: bool
-  ) -> None:
-    self._terminal, self._bar, self._kept = terminal, bar, kept
+  def __init__(self, bar: Bar, kept: KeptOutputs, organs: int, templates: int, all_organs: bool) -> None:
+    self._bar, self._kept = bar, kept
     self._organs, self._templates, self._all_organs = organs, templates, all_organs
     self._pace, self._steps = Pace(), 0
 
@@ -43,23 +41,23 @@ class Growth:
       return
     self._steps += 1
     if self._steps == 1 and self._kept.known:
-      self._terminal.say(f"bank: {count(self._kept.known, 'point')} are there from a build that was stopped")
+      self._bar.say(f"bank: {count(self._kept.known, 'point')} are there from a build that was stopped")
     self._pace.step(done, total)
     if self._steps == STEPS_TO_JUDGE:
       self._tell_time(total)
 
   def _tell_work(self, total: int) -> None:
     organs, templates = count(self._organs, "organ"), count(self._templates, "template")
-    self._terminal.say(f"bank: {organs} x {templates}: {count(total, 'point')} to compute")
+    self._bar.say(f"bank: {organs} x {templates}: {count(total, 'point')} to compute")
     if self._organs >= MANY_ORGANS and self._all_organs:
-      self._terminal.say("bank: fewer organs take less time, such as --organs liver,spleen")
+      self._bar.say("bank: fewer organs take less time, such as --organs liver,spleen")
 
   def _tell_time(self, total: int) -> None:
     left_s, each_s = self._pace.left_s, self._pace.each_s
     if left_s is None or each_s is None or left_s < WORTH_TELLING_S:
       return
     search_s = each_s * total / self._templates
-    self._terminal.say(
+    self._bar.say(
       f"bank: about {duration(left_s)} more, then about {duration(search_s)} to search each scan; what is computed is "
       "kept, so that the same command goes on where it was stopped"
     )

@@ -68,6 +68,10 @@ class MovingBar:
     """Changes the text before it."""
     self._progress.update(self._task, description=text)
 
+  def say(self, text: str) -> None:
+    """A line above it."""
+    self._progress.console.print(text)
+
   def close(self, whole: bool) -> None:
     """Takes it away."""
     self._progress.stop()

@@ -96,7 +96,7 @@ def build_bank(
       12.0 if arguments.interval_mm is None else arguments.interval_mm,
       organs=arguments.organs,
       template_edge=arguments.template_edge,
-      progress=growing_bank.Growth(terminal, bar, kept, len(organs), len(read), arguments.organs is None),
+      progress=growing_bank.Growth(bar, kept, len(organs), len(read), arguments.organs is None),
       kept=kept,
     )
   names = ", ".join(template.name for template in read)

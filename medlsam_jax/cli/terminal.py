@@ -32,6 +32,13 @@ class Bar:
     """Says what is being done now."""
     self._display.title(text)
 
+  def say(self, text: str) -> None:
+    """What happens, in a line of its own: a bar on the terminal moves down for it."""
+    if isinstance(self._display, MovingBar):
+      self._display.say(text)
+    else:
+      self._terminal.say(text)
+
 
 class Terminal:
   """Prints for one command; `quiet` leaves warnings, errors and what was asked for."""

@@ -10,11 +10,17 @@ from medlsam_jax.cli import progress
 from medlsam_jax.cli.growing_bank import Growth
 
 
-class Said(list):
-  """Stands for a terminal."""
+class Bar:
+  """Remembers what it is told."""
+
+  def __init__(self):
+    self.said, self.steps = [], []
+
+  def __call__(self, *step):
+    self.steps.append(step)
 
   def say(self, text):
-    self.append(text)
+    self.said.append(text)
 
 
 @pytest.fixture
@@ -26,9 +32,8 @@ def clock(monkeypatch):
 
 
 def growth(organs=2, templates=3, all_organs=True, known=0):
-  said, steps = Said(), []
-  kept = types.SimpleNamespace(known=known)
-  return Growth(said, lambda *step: steps.append(step), kept, organs, templates, all_organs), said, steps
+  bar = Bar()
+  return Growth(bar, types.SimpleNamespace(known=known), organs, templates, all_organs), bar.said, bar.steps
 
 
 def test_the_work_is_told_before_any_is_done():

@@ -1,12 +1,14 @@
 """Without a terminal a line now and then says how far a stage is; with --quiet nothing does."""
 
+import io
 import threading
 
 import pytest
+from rich.console import Console
 
 from medlsam_jax.cli import progress
-from medlsam_jax.cli.progress import Lines, Pace, duration
-from medlsam_jax.cli.terminal import Terminal
+from medlsam_jax.cli.progress import Lines, MovingBar, Pace, duration
+from medlsam_jax.cli.terminal import Bar, Terminal
 
 
 class Log(list):
@@ -112,3 +114,18 @@ def test_the_first_step_compiles_and_is_not_counted(clock):
 )
 def test_durations_read_as_people_say_them(seconds, text):
   assert duration(seconds) == text
+
+
+def test_a_line_does_not_run_into_a_moving_bar():
+  screen = io.StringIO()
+  bar = MovingBar(Console(file=screen, force_terminal=True, width=60), "building")
+  Bar(bar, Terminal()).say("bank: 12 points to compute")
+  bar.close(whole=True)
+  (line,) = (line for line in screen.getvalue().split("\n") if "points to compute" in line)
+  assert line.split("\x1b[2K")[-1].startswith("bank: ") and "building" not in line.split("\x1b[2K")[-1]
+
+
+def test_without_a_bar_the_line_is_printed_as_others(capsys):
+  with Terminal().bar("building") as bar:
+    bar.say("bank: 12 points to compute")
+  assert capsys.readouterr().out == "bank: 12 points to compute\n"
