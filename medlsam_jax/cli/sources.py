@@ -55,6 +55,8 @@ def bank_of(
     if arguments.organs is not None:
       bank = bank.subset(arguments.organs)
     bank.check_network(network)
+    for note in bank.notes:  # of a bank that is built now they are warned then
+      terminal.warn(f"{source}: {note}")
     return bank, source, None
   bank, kept = build_bank(arguments, arguments.templates, network, terminal)
   if arguments.save_bank is not None:

@@ -102,10 +102,11 @@ class Bank:
   def __repr__(self) -> str:
     organs = f"{display.count(len(self.organs), 'organ')} ({display.some(self.organs)})"
     templates = f"{display.count(len(self.templates), 'template')} ({display.some(self.templates)})"
-    return f"Bank of {organs} from {templates}: {self.mode}, network {self.network_sha256[:12]}"
+    noted = f", {display.count(len(self.notes), 'note')}" if self.notes else ""
+    return f"Bank of {organs} from {templates}: {self.mode}, network {self.network_sha256[:12]}{noted}"
 
   def _repr_html_(self) -> str:
-    return display.html_table(repr(self), self.table())
+    return display.html_table("\n".join((repr(self), *self.notes)), self.table())
 
   @property
   def templates(self) -> list[str]:
@@ -169,7 +170,8 @@ class Bank:
         features={stride: np.stack([taps[stride] for _, taps in values]) for stride in values[0][1]},
       )
     versions = {name: version(name) for name in ("medlsam_jax", "jax", "flax")}
-    notes = (*getattr(templates, "left_out", ()), *plans.notes)
+    doubtful = [f"template {each.name}: {doubt}" for each in templates for doubt in each.scan.doubts]
+    notes = (*getattr(templates, "left_out", ()), *doubtful, *plans.notes)
     return cls(network.sha256, mode, slices * WORKING_SPACING_MM, convention, found, versions, notes)
 
   def save(self, path: str | os.PathLike[str]) -> None:

@@ -72,3 +72,15 @@ def test_convert_refuses_what_is_no_checkpoint(medlsam, tmp_path):
   (tmp_path / "x.pth").write_text("hello")
   result = medlsam("convert", tmp_path / "x.pth", tmp_path / "m.safetensors")
   assert result.code == 2 and "x.pth" in result.err and not (tmp_path / "m.safetensors").exists()
+
+
+def test_a_search_with_a_bank_says_what_is_doubted_of_its_templates(medlsam, search, mini_bank, one_query, tmp_path):
+  import dataclasses
+
+  from medlsam_jax.localization.bank import Bank
+
+  noted = dataclasses.replace(Bank.load(mini_bank), notes=("template t0: its values are no HU",))
+  noted.save(tmp_path / "noted.safetensors")
+  words = [tmp_path / "noted.safetensors" if word == mini_bank else word for word in search]
+  result = medlsam("localize", *words, "--query", one_query, "--out", tmp_path / "out")
+  assert result.code == 0 and "noted.safetensors: template t0: its values are no HU" in result.err

@@ -265,3 +265,13 @@ def test_a_bank_that_cannot_be_written_leaves_nothing(bank, tmp_path):
   with pytest.raises(OutputError, match="taken"):
     bank.save(tmp_path / "taken.safetensors")
   assert [p.name for p in tmp_path.iterdir()] == ["taken.safetensors"]
+
+
+def test_doubts_of_a_templates_scan_stay_with_the_bank(network, make_template, tmp_path):
+  sound, doubtful = make_template("a", liver=LIVER), make_template("b", 1, liver=LIVER)
+  doubtful = dataclasses.replace(doubtful, scan=dataclasses.replace(doubtful.scan, doubts=("its values are no HU",)))
+  built = Bank.build(network, [sound, doubtful], "WPL")
+  built.save(tmp_path / "bank.safetensors")
+  for bank in (built, Bank.load(tmp_path / "bank.safetensors")):
+    assert "template b: its values are no HU" in bank.notes and not any("template a" in note for note in bank.notes)
+    assert "1 note" in repr(bank)
