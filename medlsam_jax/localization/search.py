@@ -20,7 +20,7 @@ from medlsam_jax.localization.bank import Bank, OrganBank
 from medlsam_jax.localization.finding import Finding
 from medlsam_jax.localization.fine import MARGIN
 from medlsam_jax.localization.search_settings import SearchSettings
-from medlsam_jax.localization.starts import Key, draw_starts, given_starts
+from medlsam_jax.localization.starts import Key, draw_starts, given_starts, moved
 from medlsam_jax.models.medlam import MedLAM
 from medlsam_jax.models.network import Network
 
@@ -82,6 +82,7 @@ def find(
   module, variables = programs.prepare(network, settings.operands)
   padded = ct.pad_for_patches(scan.intensity)
   places = draw_starts(padded, key, settings.agents, name) if starts is None else given_starts(starts, padded, name)
+  besides = moved(places, padded.shape) if starts is None else ()
   organs = list(bank.organs.values())
   if not organs:
     return {}
@@ -93,9 +94,8 @@ def find(
   for organ in organs:
     rows = slice(start, start := start + len(organ.mean_positions))
     own_scores = None if scores is None else scores[rows]
-    findings[organ.organ] = _finding(
-      organ, voxels[rows], own_scores, targets, rows, scan.grid, thresholds or confidence.Thresholds()
-    )
+    each = _finding(organ, voxels[rows], own_scores, targets, rows, scan.grid, thresholds or confidence.Thresholds())
+    findings[organ.organ] = dataclasses.replace(each, doubts=(*each.doubts, *besides))
   return findings
 
 

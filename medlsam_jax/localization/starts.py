@@ -64,6 +64,15 @@ def draw_starts(
   return found[generator.integers(len(found), size=agents)]
 
 
+def moved(places: Int[np.ndarray, "agents 3"], shape: tuple[int, ...]) -> tuple[str, ...]:
+  """A sentence, a doubt of every organ, where drawn starts do not lie around the middle of a padded scan."""
+  away = places - np.array(shape) // 2
+  if np.abs(away).max() <= START_REACH:
+    return ()
+  distance_mm = float(np.linalg.norm(away.mean(0))) * WORKING_SPACING_MM
+  return (f"the middle of the scan is air: the search started in the body, {distance_mm:.0f} mm away",)
+
+
 def given_starts(
   starts: Num[np.ndarray, "agents 3"] | Sequence[Sequence[int]], padded: np.ndarray, name: str
 ) -> Int[np.ndarray, "agents 3"]:

@@ -53,7 +53,10 @@ def test_scan_smaller_than_a_patch_works(medlsam, painter, search, broken, tmp_p
 def test_mr_like_values_are_warned_of(medlsam, search, broken, tmp_path):
   path = broken("MR")
   result = medlsam("localize", *search, "--query", path, "--out", tmp_path / "out")
-  assert "warning: " in result.err and str(path) in result.err and "do not look like CT" in result.err
+  assert "warning: " in result.err and str(path) in result.err and "Hounsfield units" in result.err
+  organs = json.loads((tmp_path / "out" / "bad_boxes.json").read_text())["organs"].values()
+  assert {organ["verdict"] for organ in organs} <= {"uncertain", "outside field of view"}
+  assert all("Hounsfield units" in organ["doubts"][0] for organ in organs)
 
 
 @pytest.fixture

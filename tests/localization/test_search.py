@@ -299,3 +299,15 @@ def test_a_scan_smaller_than_the_reach_of_the_starts_is_searched(network, bank, 
   assert isinstance(scan, Volume)
   found = search.find(network, bank, scan, settings=HEAD_ONLY)
   assert np.all(np.isfinite(found["liver"].points))
+
+
+def test_a_start_that_was_moved_is_among_the_doubts_of_every_organ(network, bank, make_template):
+  coarse = SearchSettings(feature_scales=(), agents=2)
+  scan = make_template("q", shape=(90, 60, 60)).scan
+  half = scan.array.copy()
+  half[20:] = -1000
+  with pytest.warns(UserWarning, match="nothing but air"):
+    moved = search.find(network, bank, dataclasses.replace(scan, array=half), settings=coarse)
+  assert all("the search started in the body" in found.doubts[-1] for found in moved.values())
+  usual = search.find(network, bank, scan, settings=coarse)
+  assert not any("started" in doubt for found in usual.values() for doubt in found.doubts)

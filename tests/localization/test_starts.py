@@ -104,3 +104,13 @@ def test_several_keys_are_no_key():
 def test_starts_that_are_no_numbers_are_refused():
   with pytest.raises(InputError, match="not a finite number"):
     starts.given_starts([[np.nan, 1, 1]], np.zeros((9, 9, 9)), "x.nii")
+
+
+def test_a_start_that_was_moved_is_a_sentence_and_one_in_the_middle_is_none():
+  with pytest.warns(UserWarning, match="nothing but air"):
+    found = starts.draw_starts(frame(), 0, 50)
+  (sentence,) = starts.moved(found, SHAPE)
+  away = np.linalg.norm(found.mean(0) - np.array(SHAPE) // 2) * 3
+  assert f"started in the body, {away:.0f} mm away" in sentence
+  middle = tuple(slice(n // 2 - 30, n // 2 + 30) for n in SHAPE)
+  assert starts.moved(starts.draw_starts(frame(middle), 0, 50), SHAPE) == ()
