@@ -1,6 +1,7 @@
 """Writes DICOM files as scanners and tools do, the damaged ones too. Not a test."""
 
 import struct
+import warnings
 
 import numpy as np
 import pydicom
@@ -42,6 +43,12 @@ def write_slice(
     drop: names of fields to leave out.
     extra: further fields; `signed`, `bits` and `kind` as `new_image` has them, `preamble=False` leaves that out.
   """
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # pydicom's, of what is written wrong on purpose
+    return _write_slice(path, pixels, position, orientation, slope, intercept, series, raw, drop, **extra)
+
+
+def _write_slice(path, pixels, position, orientation, slope, intercept, series, raw, drop, **extra):
   options = {name: extra.pop(name) for name in ("signed", "bits", "kind") if name in extra}
   preamble = extra.pop("preamble", True)
   image = new_image(path, pixels, series, **options)

@@ -93,7 +93,7 @@ def _read(path: Path, series: str | None) -> tuple[Volume, list[str], list[str]]
   contents = dicom_folder.read_contents(files, source)
   stack, chosen = dicom_folder.choose(contents, series, whole_copy)
   notes = [*notes, *contents.notes(), *chosen]
-  stack, doubts = _scaled_alike(stack, source)
+  stack, given = _scaled_alike(stack, source)
   if any(frame.rescale_type == _UNSPECIFIED for frame in stack.frames):
     notes.append(f"{source}: RescaleType is {_UNSPECIFIED} (unspecified); the values are taken as Hounsfield units")
   checks.refuse_spacing(stack.grid, source)
@@ -101,7 +101,12 @@ def _read(path: Path, series: str | None) -> tuple[Volume, list[str], list[str]]
   checks.refuse_size((len(stack.frames), *stack.grid.shape[1:]), source)
   array, stack, remarks = _decoded(stack, source)
   notes += [*stack.notes, *remarks["notes"], *_filled(array, stack, source)]
-  doubts += [*remarks["doubts"], *_doubts(stack, source), *_jumps(array, stack, source)]
+  doubts = [
+    *_borrowed(stack, given, source),
+    *remarks["doubts"],
+    *_doubts(stack, source),
+    *_jumps(array, stack, source),
+  ]
   return Volume(stack.laid_even(array), stack.grid, source), notes, doubts
 
 
@@ -124,25 +129,38 @@ def _files(path: Path, series: str | None) -> tuple[list[Path], str | None, list
   return siblings, series or frames[0].series.uid, [note] if len(siblings) > 1 else []
 
 
-def _scaled_alike(stack: Stack, source: str) -> tuple[Stack, list[str]]:
-  """Gives slices without slope or intercept those that all others have, with a doubt; HU of all without are doubted
-  by their tissue (`checks`), but the lack is said."""
+def _scaled_alike(stack: Stack, source: str) -> tuple[Stack, dict[str, str]]:
+  """Gives slices without slope or intercept those that all others have.
+
+  Returns:
+    The stack, with a note where no slice has them (whether its values are HU is judged by their tissue, `checks`), and
+    by the name of a slice that was given them, what it lacks.
+  """
   bare = [frame for frame in stack.frames if frame.slope is None or frame.intercept is None]
   if not bare:
-    return stack, []
+    return stack, {}
   lacking = [name for name in ("slope", "intercept") if any(getattr(frame, name) is None for frame in bare)]
   fields = " and ".join(f"Rescale{name.capitalize()}" for name in lacking)
   others = {(frame.slope, frame.intercept) for frame in stack.frames} - {(f.slope, f.intercept) for f in bare}
   if not others:
     note = f"{source}: no {fields} in the files; the stored values are taken as Hounsfield units"
-    return dataclasses.replace(stack, notes=(*stack.notes, note)), []
-  named = dicom_folder.names(frame.name for frame in bare)
+    return dataclasses.replace(stack, notes=(*stack.notes, note)), {}
   if len(others) > 1:
+    named = dicom_folder.names(frame.name for frame in bare)
     raise InputError(f"{source}: no {fields} in {named}, and those of the other slices differ; export the series again")
   ((slope, intercept),) = others
   frames = [dataclasses.replace(frame, slope=slope, intercept=intercept) for frame in stack.frames]
-  doubt = f"{source}: no {fields} in {named}; scaled as the other slices ({slope:g}, {intercept:g}), which may be wrong"
-  return dataclasses.replace(stack, frames=frames), [doubt]
+  return dataclasses.replace(stack, frames=frames), {frame.name: fields for frame in bare}
+
+
+def _borrowed(stack: Stack, given: dict[str, str], source: str) -> list[str]:
+  """A doubt about the slices that were given the others' scale, where they are still among those of the stack."""
+  bare = [frame for frame in stack.frames if frame.name in given]
+  if not bare:
+    return []
+  named, first = dicom_folder.names(frame.name for frame in bare), bare[0]
+  scale = f"({first.slope:g}, {first.intercept:g})"
+  return [f"{source}: no {given[first.name]} in {named}; scaled as the other slices {scale}, which may be wrong"]
 
 
 def _decoded(stack: Stack, source: str) -> tuple[Float32[np.ndarray, "slice y x"], Stack, dict[str, list[str]]]:

@@ -30,6 +30,7 @@ def test_series_is_sorted_by_position_and_scaled_to_hu(tmp_path, stored):
   np.testing.assert_allclose(volume.grid.world_from_voxel([2, 4, 6]), [30 - 6 * 0.5, 40 - 4 * 0.75, 105])
 
 
+@pytest.mark.filterwarnings("ignore::medlsam_jax.notices.MedlsamWarning")
 def test_each_slice_has_its_own_slope(tmp_path, stored):
   for index, plane in enumerate(stored):
     write_slice(tmp_path / f"{index}.dcm", plane, (0, 0, index), slope=index + 1, intercept=-index)

@@ -78,6 +78,7 @@ def test_lossless_codes_give_the_values_back(tmp_path, name, bits, signed):
   assert not volume.notes and not volume.doubts
 
 
+@pytest.mark.filterwarnings("ignore::medlsam_jax.notices.MedlsamWarning")
 @pytest.mark.parametrize("name", LOSSY)
 def test_lossy_codes_give_nearly_the_values_back(tmp_path, name):
   values = smooth(12, False)
@@ -137,6 +138,7 @@ def test_frames_of_a_compressed_enhanced_file_are_decoded(tmp_path):
   np.testing.assert_array_equal(dicom.read_series(path).array, values - 1024)
 
 
+@pytest.mark.filterwarnings("ignore::medlsam_jax.notices.MedlsamWarning")
 @pytest.mark.parametrize("name", ["JPEGLosslessProcess14_1", "JPEGLSLossless", "JPEG2000Lossless"])
 @pytest.mark.parametrize("damage", ["start lost", "end lost"])
 def test_one_slice_of_damaged_code_is_a_missing_slice(tmp_path, name, damage):

@@ -31,6 +31,7 @@ def test_frames_are_sorted_by_position(tmp_path, stored, per_frame_spacing):
     assert not volume.notes
 
 
+@pytest.mark.filterwarnings("ignore::medlsam_jax.notices.MedlsamWarning")
 def test_each_frame_has_its_own_scale(tmp_path, stored):
   rescale = [(1 + index, -100 * index) for index in range(6)]
   write_enhanced(tmp_path / "x.dcm", stored, POSITIONS, rescale=rescale)

@@ -107,6 +107,7 @@ def test_file_cut_off_anywhere_is_left_out_by_name(tmp_path, stored, length):
     np.testing.assert_array_equal(dicom.read_series(tmp_path).array, stored[:5] - 1024.0)
 
 
+@pytest.mark.filterwarnings("ignore::medlsam_jax.notices.MedlsamWarning")
 def test_one_slice_with_truncated_pixels_is_a_missing_slice(tmp_path, stored):
   write_series(tmp_path, stored, step=1)
   content = (tmp_path / "002.dcm").read_bytes()

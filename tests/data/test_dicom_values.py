@@ -15,6 +15,7 @@ def stored():
   return np.random.default_rng(0).integers(0, 2000, (5, 6, 7))
 
 
+@pytest.mark.filterwarnings("ignore::medlsam_jax.notices.MedlsamWarning")
 def test_comma_decimals_are_read_and_said(tmp_path, stored):
   raw = {"RescaleSlope": ("DS", b"0,5 "), "ImagePositionPatient": ("DS", b"1,5\\-2,25\\3 ")}
   write_slice(tmp_path / "a.dcm", stored[0], (0, 0, 0), raw=raw)
@@ -38,6 +39,7 @@ def test_damaged_scale_is_refused_by_field(tmp_path, stored, field, content):
     dicom.read_series(tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore::medlsam_jax.notices.MedlsamWarning")
 def test_zero_slope_is_refused_in_all_and_left_out_in_one(tmp_path, stored):
   write_series(tmp_path, stored, step=1)
   write_slice(tmp_path / "002.dcm", stored[2], (-30, -40, 102), slope=0)
@@ -99,6 +101,7 @@ def in_circle(stored):
   return inside
 
 
+@pytest.mark.filterwarnings("ignore::medlsam_jax.notices.MedlsamWarning")
 @pytest.mark.parametrize("tagged", [True, False])
 @pytest.mark.parametrize(("signed", "intercept"), [(True, 0), (True, -1024), (False, -1024)])
 def test_padding_becomes_the_air_of_the_scan(tmp_path, stored, tagged, signed, intercept):
@@ -211,6 +214,7 @@ def test_a_slice_whose_scale_makes_its_values_jump_is_doubted(tmp_path, stored):
   assert not dicom.read_series(tmp_path).doubts
 
 
+@pytest.mark.filterwarnings("ignore::medlsam_jax.notices.MedlsamWarning")
 def test_damaged_padding_value_costs_no_scan(tmp_path, stored):
   write_series(tmp_path, stored + (1 << 13), bits=12, raw={"PixelPaddingValue": ("LO", b"none")})
   with pytest.warns(UserWarning, match="PixelPaddingValue is 'none', not a number; padding is taken as tissue"):
