@@ -104,7 +104,9 @@ def test_file_cut_off_anywhere_is_left_out_by_name(tmp_path, stored, length):
   content = (tmp_path / "005.dcm").read_bytes()
   (tmp_path / "005.dcm").write_bytes(content[: min(length, len(content) - 8)])
   with pytest.warns(UserWarning, match=r"left out 005.dcm: "):
-    np.testing.assert_array_equal(dicom.read_series(tmp_path).array, stored[:5] - 1024.0)
+    volume = dicom.read_series(tmp_path)
+  np.testing.assert_array_equal(volume.array, stored[:5] - 1024.0)
+  assert not volume.doubts
 
 
 @pytest.mark.filterwarnings("ignore::medlsam_jax.notices.MedlsamWarning")
