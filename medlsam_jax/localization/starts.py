@@ -19,10 +19,10 @@ from medlsam_jax.geometry import WORKING_SPACING_MM
 START_REACH = 10
 """Agents start within [-10, 10) voxels of the middle of the padded scan."""
 
-_BODY_INTENSITY = float(ct.hu_to_intensity(np.array(-200.0)))
-"""Fat, muscle and bone lie above it; air never does, however noisy."""
-_LUNG_INTENSITY, _LUNG_SHARE = float(ct.hu_to_intensity(np.array(-900.0))), 0.01
-"""Of lung, a greater share lies above it than of the noise of air."""
+_BODY_INTENSITY, _LUNG_INTENSITY = ct.hu_to_intensity(np.array([-200.0, -900.0])).tolist()
+"""Fat, muscle and bone lie above the first; air never does, however noisy."""
+_LUNG_SHARE = 0.01
+"""A greater share of lung lies above the second than of the noise of air."""
 
 _THIN_VOX = 3
 """Twice so many working voxels (18 mm) are the thickness of a couch at most."""

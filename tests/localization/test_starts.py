@@ -15,6 +15,10 @@ SHAPE = (120, 110, 130)
 BODY = (slice(20, 70), slice(25, 45), slice(20, 50))
 
 
+def intensity(hu):
+  return hu_to_intensity(np.array([hu]))[0]
+
+
 def frame(body=BODY, noise_hu=0.0):
   """Air with a patient off centre, the middle of the frame empty."""
   hu = np.full(SHAPE, -1000.0, np.float32)
@@ -42,7 +46,7 @@ def test_a_patient_off_centre_is_started_in_with_a_word(noise_hu):
 
 def test_the_body_is_started_in_and_not_the_couch():
   padded = frame()
-  padded[5:115, 100:103, 5:125] = hu_to_intensity(np.array(-100.0))
+  padded[5:115, 100:103, 5:125] = intensity(-100.0)
   with pytest.warns(UserWarning):
     assert inside(starts.draw_starts(padded, 0, 50))
 
@@ -61,7 +65,7 @@ def test_tissue_within_the_published_reach_is_drawn_from_as_published(hu):
   padded = frame()
   middle = np.array(SHAPE) // 2
   corner = (slice(middle[0] - 10, middle[0] - 4),) * 1 + (slice(middle[1] - 10, middle[1] + 10), slice(middle[2], None))
-  padded[corner] = hu_to_intensity(np.array(hu))
+  padded[corner] = intensity(hu)
   low = middle - 10
   cube = padded[tuple(slice(start, start + 20) for start in low)]
   places = np.argwhere(cube >= 0.001)
