@@ -58,6 +58,8 @@ class Template:
 
   result_values: dict[str, int] = dataclasses.field(default_factory=dict)
   """Label values for results of the organs in `values` where they are not the scan's own: one number for all scans."""
+  unused: dict[str, int] = dataclasses.field(default_factory=dict)
+  """Organs in `labels` that were not asked for: where they lie tells whether those that were are named rightly."""
 
   def __repr__(self) -> str:
     marked = [*self.values, *(f"{organ} (points)" for organ in self.points)]
@@ -90,6 +92,8 @@ class _Annotations:
   """By where they are from, `values` among them."""
   is_named: bool
   """Whether a table names what is in the label map."""
+  unused: dict[str, int] = dataclasses.field(default_factory=dict)
+  """Organs of the label map that were not asked for."""
 
   @property
   def named(self) -> set[str]:
@@ -154,10 +158,13 @@ def read_templates(
   for case in cases:
     values = {organ: value for organ, value in case.values.items() if organ in wanted}
     points = {organ: found for organ, found in case.points.items() if organ in wanted}
+    unused = {organ: value for organ, value in case.values.items() if organ not in wanted}
     if values or points:
       with left.instead_of_raising():
         templates.append(
-          _template(dataclasses.replace(case, values=values, points=points), numbers, options, len(cases) == 1)
+          _template(
+            dataclasses.replace(case, values=values, points=points, unused=unused), numbers, options, len(cases) == 1
+          )
         )
     elif not case.values and not case.points:
       left.sentences.append(f"{case.scan}: no organ is marked in it; left out of the templates")
@@ -332,6 +339,7 @@ def _template(case: _Annotations, numbers: dict[str, int], options: scans.Readin
     points=points,
     point_values={organ: numbers[organ] for organ in points},
     result_values={organ: numbers[organ] for organ, value in values.items() if numbers[organ] != value},
+    unused=case.unused,
   )
 
 

@@ -39,8 +39,8 @@ class Place:
     return cls(np.asarray(low, float), high + 1.0, (np.asarray(low) <= 0) | (np.asarray(high) >= np.array(shape) - 1))
 
 
-def contradictions(places: Mapping[str, Mapping[str, Place]]) -> list[str]:
-  """A sentence for each template whose organs lie the other way round than in the others, or for two that disagree.
+def contradictions(places: Mapping[str, Mapping[str, Place]], wanted: Collection[str] | None = None) -> list[str]:
+  """A sentence for each template whose organs: the other way round than in the others, or for two that disagree.
 
   Along an axis, two organs contradict two templates where they are one before the other in both, in opposite order,
   and their distance changes by more than the larger one's extent. Organs that the scan's border cuts are looked at
@@ -48,10 +48,13 @@ def contradictions(places: Mapping[str, Mapping[str, Place]]) -> list[str]:
 
   Args:
     places: by template, then by organ.
+    wanted: organs of the bank; pairs without one of them are not looked at. None takes all.
   """
   edges: list[tuple[str, str, tuple[str, str]]] = []
   organs = sorted({organ for each in places.values() for organ in each})
   for pair in itertools.combinations(organs, 2):
+    if wanted is not None and not set(pair) & set(wanted):
+      continue
     names = [name for name, each in places.items() if pair[0] in each and pair[1] in each]
     if len(names) > 1:
       against = _against([(places[name][pair[0]], places[name][pair[1]]) for name in names])
@@ -61,13 +64,13 @@ def contradictions(places: Mapping[str, Mapping[str, Place]]) -> list[str]:
   said = []
   for name in odd:
     others = {pair for one, two, pair in edges if name in (one, two) and not {one, two} <= set(odd)}
-    place = "lie elsewhere among the organs than in the other templates"
-    said.append(f"{name}: {_organs(others)} {place}; {why} Correct or remove it")
+    place = "elsewhere among the organs than in the other templates"
+    said.append(f"{name}: {_organs(others)}: {place}; {why} Correct or remove it")
   left = [edge for edge in edges if not set(edge[:2]) & set(odd)]
   if left:
     both = ", ".join(name for name in places if any(name in edge[:2] for edge in left))
     what = _organs({pair for *_, pair in left})
-    said.append(f"{both}: {what} lie the other way round in one template than in another; {why} Look at them")
+    said.append(f"{both}: {what}: the other way round in one template than in another; {why} Look at them")
   return said
 
 

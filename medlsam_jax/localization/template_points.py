@@ -78,10 +78,11 @@ class _Marked:
 
   def mask(self, organ: str) -> _Mask | None:
     """Voxels of an organ that is given as a mask and survived resampling."""
-    box = self.where.get(self.template.values.get(organ, 0))
+    value = self.template.values.get(organ, 0)
+    box = self.where.get(value)
     if self.labels is None or box is None:
       return None
-    return _Mask(self.labels[box] == self.template.values[organ], np.array([part.start for part in box]))
+    return _Mask(self.labels[box] == value, np.array([part.start for part in box]))
 
   def tiny_mask(self, organ: str) -> _Mask | None:
     """Of an organ too small for half of any working voxel: the voxels that hold its own; None where it has none."""
@@ -100,15 +101,18 @@ class _Marked:
     """An organ that is given by points, as voxels inside the grid."""
     return _inside(boxes.points_from_scan(self.template.points[organ], self.grid), self.grid)
 
-  def place(self, organ: str) -> template_order.Place | None:
-    """Where an organ lies."""
-    if organ in self.template.points:
+  def places(self) -> dict[str, template_order.Place]:
+    """Where organs lie, those too that were not asked for."""
+    found = {}
+    for organ, value in (self.template.unused | self.template.values).items():
+      box = self.where.get(value)
+      if box is not None:
+        low, high = np.array([(part.start, part.stop - 1) for part in box]).T
+        found[organ] = template_order.Place.of(low, high, self.grid.shape)
+    for organ in self.template.points:
       six = self.six_points(organ)
-      return template_order.Place.of(six.min(0), six.max(0), self.grid.shape)
-    mask = self.mask(organ)
-    if mask is None:
-      return None
-    return template_order.Place.of(mask.low, mask.low + mask.voxels.shape - 1, self.grid.shape)
+      found[organ] = template_order.Place.of(six.min(0), six.max(0), self.grid.shape)
+    return found
 
 
 def _inside(points: np.ndarray, grid: WorkingGrid) -> Int[np.ndarray, "n 3"]:
@@ -150,12 +154,7 @@ def plan(
       raise TemplateError(f"{organ} has no voxels in any template; leave it out")
   if not plans:
     raise TemplateError(f"no organ has a voxel in any template: {', '.join(wanted)}")
-  notes += template_order.contradictions(
-    {
-      case.template.name: {organ: place for organ in case.template.organs if (place := case.place(organ)) is not None}
-      for case in marked
-    }
-  )
+  notes += template_order.contradictions({case.template.name: case.places() for case in marked}, wanted)
   for note in notes:
     notices.warn(note)
   return Plans(plans, notes)

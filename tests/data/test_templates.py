@@ -136,7 +136,8 @@ def test_chosen_organs_leave_out_templates_without_them(tmp_path, add):
   add("b", labels=cells())
   found = templates.read_templates(tmp_path, organs=["spleen"])
   assert [t.name for t in found] == ["b"]
-  assert found[0].values == {"spleen": 1}
+  assert found[0].values == found[0].organs == {"spleen": 1}
+  assert found[0].unused == {"liver": 5}
 
 
 def test_organ_in_no_template_and_unknown_organ_are_told_apart(tmp_path, add):

@@ -39,12 +39,12 @@ def test_templates_that_agree_are_not_spoken_of():
 def test_the_odd_one_of_three_is_named_with_its_organs():
   given = {str(seed): places(seed) for seed in range(3)} | {"odd": places(9, ("parotid_left", "parotid_right"))}
   (said,) = contradictions(given)
-  assert said.startswith("odd: parotid_left, parotid_right lie elsewhere among the organs than in the other templates")
+  assert said.startswith("odd: parotid_left, parotid_right: elsewhere among the organs than in the other templates")
 
 
 def test_two_that_disagree_are_both_named_since_nothing_says_which_is_right():
   (said,) = contradictions({"a": places(0), "b": places(1, ("parotid_left", "parotid_right"))})
-  assert said.startswith("a, b: parotid_left, parotid_right lie the other way round in one template than in another")
+  assert said.startswith("a, b: parotid_left, parotid_right: the other way round in one template than in another")
   even = {str(seed): places(seed, ("parotid_left", "parotid_right") if seed > 1 else ()) for seed in range(4)}
   assert contradictions(even)[0].startswith("0, 1, 2, 3: ")
 
@@ -97,17 +97,28 @@ def three(make_template):
 
 
 def test_a_bank_keeps_what_was_said_of_its_templates(three, network, tmp_path):
-  with pytest.warns(UserWarning, match="c: kidney, liver lie elsewhere"):
+  with pytest.warns(UserWarning, match="c: kidney, liver: elsewhere"):
     bank = Bank.build(network, three, "WPL")
-  assert len(bank.notes) == 1 and bank.notes[0].startswith("c: kidney, liver lie elsewhere")
+  assert len(bank.notes) == 1 and bank.notes[0].startswith("c: kidney, liver: elsewhere")
   bank.save(tmp_path / "bank.safetensors")
   assert Bank.load(tmp_path / "bank.safetensors").notes == bank.notes
+
+
+def test_organs_that_were_not_asked_for_tell_whether_the_one_that_was_is_named_rightly(three):
+  alone = [
+    dataclasses.replace(each, values={"liver": each.values["liver"]}, unused={"kidney": each.values["kidney"]})
+    for each in three
+  ]
+  with pytest.warns(UserWarning, match="c: kidney, liver: elsewhere"):
+    plans = template_points.plan(alone, None, "consistent", None)
+  assert [plan.organ for plan in plans] == ["liver"]
+  assert contradictions({"a": places(0), "b": places(1, ("parotid_left", "parotid_right"))}, ["larynx"]) == []
 
 
 def test_points_and_masks_are_held_against_each_other(three, make_template):
   six = [[6, 7, 19], [6, 7, 22], [3, 7, 20], [9, 7, 20], [6, 4, 20], [6, 10, 20]]
   mirror = [[z, y, 25 - x] for z, y, x in six]
-  with pytest.warns(UserWarning, match="kidney, liver lie the other way round"):
+  with pytest.warns(UserWarning, match="kidney, liver: the other way round"):
     template_points.plan(
       [three[0], make_template("d", points={"liver": six, "kidney": mirror})], None, "consistent", None
     )
