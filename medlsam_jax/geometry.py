@@ -17,9 +17,10 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float, Integer, Num
+from jaxtyping import Float, Num
 
 from medlsam_jax import display
+from medlsam_jax.relay import Relay
 
 WORKING_SPACING_MM = 3.0
 WORKING_AXIS_CODES = "LAS"
@@ -40,6 +41,9 @@ SAME_PLACE_VOXELS = 0.25
 """Two grids are the same where no voxel of one lies further than this, along any axis, from its partner in the other.
 Programs round the spacing, the origin and the quaternion that they write (a quaternion in single precision turns a scan
 by up to 0.3 mm per metre); the smallest mistake, a corner taken for a centre, is half a voxel."""
+
+_FAR_VOXELS = 2**31
+"""Grids that far apart have nothing to do with each other, and their distance is no whole number any more."""
 
 _AXIS_LETTERS = (("L", "R"), ("P", "A"), ("I", "S"))
 
@@ -182,6 +186,8 @@ class Grid:
     # The whole step is read where the two meet, since rounded edges add up along an axis.
     middle = np.clip(np.linalg.solve(matrix, (np.array(other.shape) - 1) / 2 - offset), 0, last)
     step = np.rint(matrix @ middle + offset - whole @ middle)
+    if np.abs(step).max() > _FAR_VOXELS:
+      return None
     order = np.abs(whole).argmax(1)
     flip = whole[range(3), order] < 0
     start = np.where(flip, step - last[order], step)
@@ -201,53 +207,6 @@ class Grid:
     return (
       f"{shape} voxels z y x, {self.axis_codes}, affine {self.affine[:3, :3].round(3).tolist()}, origin ({corner}) mm"
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Relay:
-  """How an array is laid onto another grid over the same voxels, without interpolation; all triples are (z, y, x)."""
-
-  order: tuple[int, int, int]
-  """For each axis of the result, the axis of the array it comes from."""
-  flip: tuple[bool, bool, bool]
-  """Whether it runs the other way."""
-  start: tuple[int, int, int]
-  """Voxel of the result where the turned array begins; may be negative."""
-  shape: tuple[int, int, int]
-  """Of the array."""
-  target: tuple[int, int, int]
-  """Shape of the result."""
-
-  @property
-  def is_identity(self) -> bool:
-    """Whether nothing is changed."""
-    return self.is_turn and self.order == (0, 1, 2) and not any(self.flip)
-
-  @property
-  def is_turn(self) -> bool:
-    """Whether the two are the same voxels, if in another order."""
-    return self.start == (0, 0, 0) and tuple(self.shape[axis] for axis in self.order) == self.target
-
-  @property
-  def covered(self) -> tuple[Integer[np.ndarray, "3"], Integer[np.ndarray, "3"]]:
-    """First and last voxel of the result that the array reaches; a last below the first where it reaches none."""
-    start, extent = np.array(self.start), np.array(self.shape)[list(self.order)]
-    return np.maximum(start, 0), np.minimum(start + extent, self.target) - 1
-
-  def apply(self, array: Num[np.ndarray, "z y x"]) -> Num[np.ndarray, "z2 y2 x2"]:
-    """`array` on the other grid, in its own type: 0 where it does not reach, and without what lies beyond.
-
-    A view where the array only has to be turned.
-    """
-    turned = array.transpose(self.order)[tuple(slice(None, None, -1) if f else slice(None) for f in self.flip)]
-    if self.is_turn:
-      return turned
-    result = np.zeros(self.target, array.dtype)
-    low, high = self.covered
-    if (low <= high).all():
-      inside = tuple(slice(a, b + 1) for a, b in zip(low, high, strict=True))
-      result[inside] = turned[tuple(slice(a, b + 1) for a, b in zip(low - self.start, high - self.start, strict=True))]
-    return result
 
 
 def _triple(values: np.ndarray | Iterable[int], kind: type) -> tuple[Any, Any, Any]:

@@ -107,6 +107,9 @@ def test_grids_are_equal_by_their_numbers_and_can_be_keys():
 def test_a_grid_of_no_sense_is_on_no_lattice(affine):
   assert make_grid("RAS").relay_to(Grid((4, 5, 6), affine)) is None
   assert not Grid((4, 5, 6), affine).is_same(make_grid("RAS"))
+  far = np.eye(4)
+  far[0, 3] = 1e30
+  assert Grid((4, 5, 6), np.eye(4)).relay_to(Grid((4, 5, 6), far)) is None
   assert not Grid((0, 5, 6), np.eye(4)).is_same(Grid((4, 5, 6), np.eye(4)))
 
 
@@ -125,7 +128,7 @@ def test_an_array_is_relaid_to_where_its_voxels_are_in_the_world(order, flip, sh
   result = relay.apply(array)
   expected = np.zeros(target.shape, int)
   for voxel in np.ndindex(*grid.shape):
-    there = np.rint(target.voxel_from_world(grid.world_from_voxel(voxel))).astype(int)
+    there = np.rint(target.voxel_from_world(grid.world_from_voxel(np.array(voxel)))).astype(int)
     if ((there >= 0) & (there < target.shape)).all():
       expected[tuple(there)] = array[voxel]
   np.testing.assert_array_equal(result, expected)

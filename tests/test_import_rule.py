@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "medlsam_jax"
 
 LEVEL = {
-  "display": 0, "errors": 0, "geometry": 0, "metrics": 0, "notices": 0, "installation": 0, "atomic": 0,
+  "display": 0, "errors": 0, "geometry": 0, "relay": 0, "metrics": 0, "notices": 0, "installation": 0, "atomic": 0,
   "models": 1, "data": 1, "porting": 1, "objectives": 1,
   "training": 2, "localization": 2, "segmentation": 2,
   "loading": 3, "pipeline": 3, "results": 3, "preview": 3, "evaluation": 3,

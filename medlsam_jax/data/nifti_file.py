@@ -7,9 +7,10 @@ length of the file together; nibabel gives the layout of the header and is not a
 from __future__ import annotations
 
 import gzip
+import io
 import math
 from pathlib import Path
-from typing import IO, cast
+from typing import cast
 
 import nibabel
 import numpy as np
@@ -30,14 +31,14 @@ _ALIGNED = 12
 """Bytes before the buffer of what follows a header of 348, so that voxels at 352 lie at a multiple of 16."""
 
 
-def open_stream(path: Path) -> IO[bytes]:
+def open_stream(path: Path) -> io.BufferedIOBase:
   """The file's bytes, unzipped where they are gzip, which is told by the content."""
   with path.open("rb") as file:
     zipped = file.read(2) == _GZIP_MAGIC
-  return cast("IO[bytes]", gzip.open(path, "rb") if zipped else path.open("rb"))
+  return gzip.GzipFile(path, "rb") if zipped else path.open("rb")
 
 
-def read_header(stream: IO[bytes], source: str) -> Header:
+def read_header(stream: io.BufferedIOBase, source: str) -> Header:
   """The header without any mending, NIfTI 1 or 2 of either byte order; the stream stands behind it.
 
   Raises:
@@ -60,7 +61,7 @@ def read_header(stream: IO[bytes], source: str) -> Header:
   raise InputError(f"{source}: not a NIfTI file; give a .nii or .nii.gz file, or a folder of DICOM slices")
 
 
-def _exactly(stream: IO[bytes], count: int) -> bytes:
+def _exactly(stream: io.BufferedIOBase, count: int) -> bytes:
   """`count` bytes, fewer only at the end."""
   result = b""
   while len(result) < count and (piece := stream.read(count - len(result))):
@@ -151,7 +152,7 @@ def settle_scaling(header: Header, source: str, notes: list[str]) -> tuple[float
 
 
 def read_voxels(
-  stream: IO[bytes],
+  stream: io.BufferedIOBase,
   header: Header,
   shape: tuple[int, int, int],
   dtype: np.dtype,
@@ -191,13 +192,13 @@ def read_voxels(
   return np.ndarray(shape[::-1], dtype, buffer, start)
 
 
-def _fill(stream: IO[bytes], buffer: np.ndarray) -> tuple[int, bool]:
+def _fill(stream: io.BufferedIOBase, buffer: np.ndarray) -> tuple[int, bool]:
   """Reads into `buffer` and on to the end; the number of bytes there were, and whether a gzip file ended in rubbish."""
   length = 0
   while True:
     try:
       # one read of the decompressor at a time: what comes before rubbish is not lost with it
-      piece = stream.read1(_PIECE_BYTES)  # type: ignore[attr-defined]
+      piece = stream.read1(_PIECE_BYTES)
     except gzip.BadGzipFile as error:
       if "Not a gzipped file" in str(error):
         return length, True

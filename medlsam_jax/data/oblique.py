@@ -65,7 +65,7 @@ def straighten(volume: Volume, labels: bool = False) -> Volume:
     f"({grid.axis_codes}, {'x'.join(map(str, grid.shape))} voxels z y x); result files are on its own grid"
   )
   notices.warn(note)
-  fill = 0 if labels else float(volume.array.min())
+  fill = 0.0 if labels else float(volume.array.min())
   return dataclasses.replace(
     volume,
     array=_resampled(volume.array, volume.grid, grid, 0 if labels else 1, fill),
@@ -78,7 +78,7 @@ def straighten(volume: Volume, labels: bool = False) -> Volume:
 
 def nearest_labels(array: Integer[np.ndarray, "z y x"], grid: Grid, other: Grid) -> Integer[np.ndarray, "z2 y2 x2"]:
   """A label map of `grid` on another one: each voxel takes the nearest label, and 0 outside."""
-  return _resampled(array, grid, other, 0, 0)
+  return _resampled(array, grid, other, 0, 0.0)
 
 
 def straightened(grid: Grid) -> tuple[Grid, Grid | None]:

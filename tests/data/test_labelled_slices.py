@@ -87,7 +87,7 @@ def test_nan_voxels_are_refused():
 def test_labels_are_laid_on_the_voxels_of_their_scan():
   scan, labels = volumes()
   affine = labels.affine @ np.diag([1.0, -1, 1, 1])
-  affine[:3, 3] = labels.grid.world_from_voxel([0, 29, 0])
+  affine[:3, 3] = labels.grid.world_from_voxel(np.array([0, 29, 0]))
   turned = Volume(labels.array[:, ::-1], Grid(labels.grid.shape, affine), "a_seg")
   shown = LabelledScan.of("a", scan, turned, VALUES)
   np.testing.assert_array_equal(shown.labels, LabelledScan.of("a", scan, labels, VALUES).labels)

@@ -200,7 +200,7 @@ def test_label_map_cropped_to_its_organs_is_padded_onto_the_scan(tmp_path, add, 
   grid = add("a")
   cut = (slice(4, 18), slice(3, 15), slice(2, 18))
   affine = grid.affine.copy()
-  affine[:3, 3] = grid.world_from_voxel([4, 3, 2])
+  affine[:3, 3] = grid.world_from_voxel(np.array([4, 3, 2]))
   save(tmp_path / "a_seg.nii.gz", cells()[cut], Grid((14, 12, 16), affine))
   with pytest.warns(UserWarning, match=r"14x12x16 voxels, .*a_ct.nii.gz has 20x22x24; laid where they coincide$"):
     (template,) = templates.read_templates(tmp_path)

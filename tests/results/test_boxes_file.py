@@ -168,7 +168,7 @@ def test_same_scan_in_another_axis_order_has_the_boxes_at_the_same_places(writte
   expected = boxes_file.from_dict(written, scan(), "x_boxes.json")["liver"]
   grid = scan().grid
   affine = grid.affine[:, [2, 0, 1, 3]] @ np.diag([1.0, -1.0, 1.0, 1.0])
-  affine[:3, 3] = grid.world_from_voxel([0, 0, 23])
+  affine[:3, 3] = grid.world_from_voxel(np.array([0, 0, 23]))
   turned = Volume(np.zeros((20, 24, 16), np.float32), Grid((20, 24, 16), affine), "turned.nii.gz")
   found = boxes_file.from_dict(written, turned, "x_boxes.json")["liver"]
   assert found.verdict == expected.verdict and len(found.parts) == len(expected.parts)
