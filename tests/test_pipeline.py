@@ -172,6 +172,11 @@ def test_what_was_compiled_goes_with_its_network_and_no_copy_inherits_it():
   assert predictor() is None
 
 
+def test_a_label_value_that_no_label_map_holds_is_refused_by_organ(scan):
+  with pytest.raises(InputError, match="organ liver: label value 4294967296"):
+    pipeline.segment(scan, {"liver": given("liver", 2**32, (2, 4, 4), (3, 9, 9))}, BoxPainter())
+
+
 def test_nothing_to_paint_gives_an_empty_map(scan):
   painter = BoxPainter()
   labels = pipeline.segment(scan, {}, painter)

@@ -16,6 +16,8 @@ from medlsam_jax.data.label_boxes import count_labels
 from medlsam_jax.errors import InputError
 from medlsam_jax.geometry import Grid
 
+_LARGEST_VALUE = 2**32 - 1
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LabelMap:
@@ -83,11 +85,13 @@ class LabelMap:
 
 
 def check_values(names: Mapping[str, int]) -> None:
-  """Raises InputError unless each organ has a positive label value of its own."""
+  """Raises InputError unless each organ has a positive label value of its own, of at most 32 bits."""
   owners: dict[int, str] = {}
   for organ, value in names.items():
     if value <= 0:
       raise InputError(f"organ {organ}: label value {value}; values start at 1, 0 is no organ")
+    if value > _LARGEST_VALUE:
+      raise InputError(f"organ {organ}: label value {value}; label maps hold values up to {_LARGEST_VALUE}")
     if value in owners:
       raise InputError(f"organs {owners[value]} and {organ} have the same label value {value}")
     owners[value] = organ

@@ -182,6 +182,10 @@ def _corners(item: dict[str, Any], place: str) -> Float[np.ndarray, "2 3"]:
   centre = _numbers(item.get("center"), 3, "center", place) * factors
   size = _numbers(item.get("size"), 3, "size", place) * scale
   turned = _numbers(item.get("orientation", np.eye(3).ravel().tolist()), 9, "orientation", place).reshape(3, 3)
+  if np.abs(turned @ turned.T - np.eye(3)).max() > _ROTATED:
+    raise InputError(
+      f"{place}: the ROI's orientation {turned.tolist()} is no rotation; save the ROI again from 3D Slicer"
+    )
   if (size == 0).any():
     raise InputError(f"{place}: an ROI of size {size.tolist()} mm; draw a box")
   if (size < 0).any():

@@ -47,7 +47,7 @@ def box_to_display(box: Box, grid: Grid) -> tuple[tuple[int, int], Float[np.ndar
   """
   corners = box.array()
   if not np.isfinite(corners).all():
-    raise InputError(f"box {box.low} to {box.high}: a corner is not a finite number")
+    raise InputError(f"box {corners[0].tolist()} to {corners[1].tolist()}: a corner is not a finite number")
   order, flip = grid.axes_to(DISPLAY_AXIS_CODES)
   moved = corners[:, order]
   for axis, flipped in enumerate(flip):

@@ -151,7 +151,7 @@ def segment_everything(
   for done, (crop, layer) in enumerate(crops, 1):
     x0, y0, x1, y1 = crop
     part = image[y0:y1, x0:x1]
-    if part.min() < part.max():  # a crop of one colour holds nothing
+    if part.size and part.min() < part.max():  # a crop of one colour, or of an image too small for it, holds nothing
       found += _segment_crop(part, crop, layer, image.shape[:2], predictor, settings)
     if progress is not None:
       progress(done, len(crops))

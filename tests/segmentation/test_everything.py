@@ -183,3 +183,10 @@ def test_settings_out_of_range_are_refused(settings):
 def test_an_image_of_air_is_refused(predictor):
   with pytest.raises(InputError, match="one value"):
     segment_everything(np.zeros((20, 30), np.uint8), predictor)
+
+
+def test_an_image_smaller_than_its_crops_and_one_in_which_nothing_is_found_give_what_there_is(predictor):
+  all_of_it = EverythingSettings(points_per_side=2, crop_layers=2, predicted_iou=0, stability=0)
+  assert all(each.mask.shape == (3, 5) for each in segment_everything(picture((3, 5), 1), predictor, all_of_it))
+  nothing = EverythingSettings(points_per_side=2, predicted_iou=1.0, stability=1.0, crop_layers=1, least_region_px=9)
+  assert segment_everything(picture((60, 80), 1), predictor, nothing) == []
