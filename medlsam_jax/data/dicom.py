@@ -18,7 +18,7 @@ from jaxtyping import Float32
 
 from medlsam_jax import notices
 from medlsam_jax.data import checks, dicom_folder, oblique
-from medlsam_jax.data.dicom_frames import may_be_slice, read_frames
+from medlsam_jax.data.dicom_frames import may_be_slice
 from medlsam_jax.data.dicom_geometry import Stack, interleaved, place_slices
 from medlsam_jax.data.dicom_headers import Unusable, has_mark, pydicom_module, quiet
 from medlsam_jax.data.dicom_pixels import hounsfield, read_pixels, whole_copy
@@ -118,10 +118,10 @@ def _files(path: Path, series: str | None) -> tuple[list[Path], str | None, list
     raise InputError(f"{path}: no such folder or file")
   if path.name.upper() == "DICOMDIR":
     return dicom_folder.files_below(path.parent), series, []
-  try:
-    frames, _, _ = read_frames(path)
-  except Unusable as error:
-    raise InputError(f"{path}: {error}; give the folder that holds the whole series") from error
+  result = dicom_folder.frames_or_reason(path)
+  if isinstance(result, Unusable):
+    raise InputError(f"{path}: {result}; give the folder that holds the whole series")
+  frames = result[0]
   if frames[0].frames > 1:
     return [path], series, []
   note = f"{path}: one slice of a series; read together with the others of it in this folder"
@@ -181,8 +181,12 @@ def _decoded(stack: Stack, source: str) -> tuple[Float32[np.ndarray, "slice y x"
     for index in tasks[path]:
       try:
         array[index] = hounsfield(pixels, stack.frames[index])
+      except InputError:
+        raise
       except Unusable as error:
         failed[index] = str(error)
+      except Exception as error:  # pixels damaged in a way that nobody foresaw cost their slice
+        failed[index] = f"pixels that cannot be read ({type(error).__name__}: {error})"
     odd.update(pixels.remarks)
 
   paths = list(tasks)

@@ -56,11 +56,6 @@ def files_below(directory: Path) -> list[Path]:
   return direct if any(map(_may_be_image, direct)) else [path for _, files in _walk(directory) for path in files]
 
 
-def series_folders(directory: Path) -> list[Path]:
-  """The folders at any depth, `directory` among them, that hold a DICOM image; reads 140 bytes of a file."""
-  return [folder for folder, files in _walk(directory) if any(map(_may_be_image, files))]
-
-
 def _may_be_image(path: Path) -> bool:
   return path.name.upper() != _DIRECTORY_FILE and has_mark(path)
 
@@ -100,7 +95,7 @@ def read_contents(files: list[Path], source: str) -> Contents:
   """
   contents = Contents(source)
   with ThreadPoolExecutor(THREADS) as pool:
-    for path, result in zip(files, pool.map(_frames_or_reason, files), strict=True):
+    for path, result in zip(files, pool.map(frames_or_reason, files), strict=True):
       if isinstance(result, Unusable):
         contents.left_out.setdefault(str(result), []).append(path.name)
         contents.unreadable += result.unreadable
@@ -120,7 +115,8 @@ def read_contents(files: list[Path], source: str) -> Contents:
   return contents
 
 
-def _frames_or_reason(path: Path) -> tuple[list[Frame], set[str], dict[str, int]] | Unusable:
+def frames_or_reason(path: Path) -> tuple[list[Frame], set[str], dict[str, int]] | Unusable:
+  """`read_frames`, or why there are none."""
   try:
     return read_frames(path)
   except Unusable as error:

@@ -97,23 +97,16 @@ def read_frames(path: Path) -> tuple[list[Frame], set[str], dict[str, int]]:
     Unusable: no DICOM file, no image, a localizer, a colour image, or a field that is missing or damaged (named).
   """
   header = read_dataset(path, TAGS)
-  modality = header.text("Modality").upper()
-  if modality in _NO_IMAGES:
-    raise Unusable(f"no scan (Modality {modality})")
-  if not header.has("Rows"):
-    raise Unusable("no image")
-  if header.whole("SamplesPerPixel", 1) != 1:
-    raise Unusable("a colour image")
-  image_type = [part.upper() for part in header.values("ImageType")]
-  if _LOCALIZERS & set(image_type):
-    raise Unusable("a localizer (ImageType)")
+  kind = _other_kind(header) or ("" if header.has("Rows") else "no image")
+  if kind:
+    raise Unusable(kind)
   series = Series(
     header.text("SeriesInstanceUID") or "unnamed",
     header.text("SeriesNumber"),
     header.text("SeriesDescription"),
     header.text("ConvolutionKernel"),
-    modality,
-    "DERIVED" in image_type,
+    header.text("Modality").upper(),
+    "DERIVED" in (part.upper() for part in header.values("ImageType")),
   )
   try:
     return _images(header, series)
@@ -126,15 +119,23 @@ def read_frames(path: Path) -> tuple[list[Frame], set[str], dict[str, int]]:
 def may_be_slice(path: Path) -> bool:
   """Whether a DICOM file is a slice as far as its kind says: a damaged one is, a report or a localizer is not."""
   try:
-    header = read_dataset(path, ["ImageType", "Modality", "SamplesPerPixel"])
-    image_type = [part.upper() for part in header.values("ImageType")]
-    return (
-      header.text("Modality").upper() not in _NO_IMAGES
-      and "LOCALIZER" not in image_type
-      and header.whole("SamplesPerPixel", 1) == 1
-    )
+    return not _other_kind(read_dataset(path, ["ImageType", "Modality", "SamplesPerPixel"]))
   except Unusable:
     return True
+
+
+def _other_kind(header: Header) -> str:
+  """What a file is that is no slice of a scan, "" where its kind does not say so."""
+  modality = header.text("Modality").upper()
+  if modality in _NO_IMAGES:
+    return f"no scan (Modality {modality})"
+  if header.whole("SamplesPerPixel", 1) != 1:
+    return "a colour image"
+  return "a localizer (ImageType)" if _is_localizer(header, "ImageType") else ""
+
+
+def _is_localizer(header: Header, name: str) -> bool:
+  return bool(_LOCALIZERS & {part.upper() for part in header.values(name)})
 
 
 def _images(header: Header, series: Series) -> tuple[list[Frame], set[str], dict[str, int]]:
@@ -172,7 +173,7 @@ def _enhanced(
   for index, item in enumerate(per_frame):
     try:
       groups = [*_groups(item), *shared]
-      if any(_LOCALIZERS & {part.upper() for part in group.values("FrameType")} for group in groups):
+      if any(_is_localizer(group, "FrameType") for group in groups):
         raise Unusable("a localizer (FrameType)")
       frames.append(_frame(header, [*groups, header], (index, declared), series, shape))
     except Unusable as error:

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from medlsam_jax.data import dicom, dicom_folder, scans
+from medlsam_jax.data import dicom, scans
 from medlsam_jax.errors import InputError
 
 pydicom = pytest.importorskip("pydicom")
@@ -178,7 +178,6 @@ def test_folders_below_are_searched_for_one_series(tmp_path, stored):
   (tmp_path / "export" / "VERSION").write_text("1")
   with pytest.warns(UserWarning, match="left out VERSION"):
     assert_whole(dicom.read_series(tmp_path / "export"), stored)
-  assert dicom_folder.series_folders(tmp_path) == [tmp_path / "export" / "study" / "series"]
 
 
 def test_series_spread_over_folders_is_put_together(tmp_path, stored):

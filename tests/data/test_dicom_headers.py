@@ -77,7 +77,7 @@ def test_what_is_malformed_but_settled_is_read_without_warnings_of_pydicom(tmp_p
 @pytest.mark.parametrize("field", dicom_frames.TAGS)
 def test_noise_in_any_field_is_an_input_error_or_a_volume(tmp_path, stored, field, monkeypatch):
   # read here and not through the net that catches what nobody foresaw
-  monkeypatch.setattr(dicom_folder, "_frames_or_reason", read_or_reason)
+  monkeypatch.setattr(dicom_folder, "frames_or_reason", read_or_reason)
   for content in (b"\xff\xfe\x01\x02", b"\\\\\\", b"-1", b"1e400 ", b"\0\0\0\0"):
     for vr in ("LO", "US"):
       write_slice(tmp_path / "000.dcm", stored[0], (0, 0, 0), raw={field: (vr, content)})
