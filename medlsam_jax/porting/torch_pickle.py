@@ -251,15 +251,30 @@ def _dictionary(*arguments: Any) -> _Dict:
   return _Dict()
 
 
+_PLAIN = (
+  "bool",
+  "bytearray",
+  "complex",
+  "dict",
+  "float",
+  "frozenset",
+  "int",
+  "list",
+  "range",
+  "set",
+  "slice",
+  "str",
+  "tuple",
+)
 _SETTINGS = (
   ("argparse", ("Namespace",)),
   ("types", ("SimpleNamespace",)),
   ("pathlib", ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")),
   ("pathlib._local", ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")),
-  ("collections", ("Counter",)),
+  ("collections", ("Counter", "deque")),
   ("datetime", ("datetime", "date", "timedelta")),
-  ("builtins", ("dict", "list", "tuple", "set", "frozenset", "int", "float", "str", "bool")),
-  ("__builtin__", ("dict", "list", "tuple", "set", "frozenset", "int", "long", "float", "str", "unicode", "bool")),
+  ("builtins", _PLAIN),
+  ("__builtin__", (*_PLAIN, "long", "unicode", "xrange")),
   ("typing", ("Any",)),
   ("omegaconf.dictconfig", ("DictConfig",)),
   ("omegaconf.listconfig", ("ListConfig",)),
@@ -292,6 +307,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
   **{("torch", name): _Constructor(_plain) for name in _DTYPE_NAMES},
   **{(f"numpy.{core}.multiarray", "scalar"): _Constructor(_numpy_scalar) for core in ("core", "_core")},
   **{(f"numpy.{core}.multiarray", "_reconstruct"): _Constructor(_numpy_array) for core in ("core", "_core")},
+  **{(f"numpy.{core}.numeric", "_frombuffer"): _Constructor(_numpy_array) for core in ("core", "_core")},
 }
 
 

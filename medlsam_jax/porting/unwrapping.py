@@ -69,7 +69,8 @@ def network_of(saved: Any, is_tensor: Callable[[Any], bool], same: Callable[[T, 
   found = _distinct(known or _unknown(dictionaries), same)
   if not found:
     raise RefusedError(
-      f"it holds no dictionary of named tensors, neither at the top nor in {', '.join(CONTAINER_KEYS)}"
+      f"it holds no dictionary of named tensors, neither at the top nor in {', '.join(CONTAINER_KEYS)}; "
+      "save the network's state_dict alone"
     )
   notes = []
   taken = found[0]

@@ -157,6 +157,9 @@ SETTINGS = {
     name_of("pytorch_lightning.utilities.parsing", "AttributeDict") + b")\x81" + b"(" + value("lr") + value(1) + b"u"
   ),
   "set": call("__builtin__", "set", ["a"]),
+  "deque": call("collections", "deque", [1]),
+  "range": call("__builtin__", "xrange", 0, 3, 1),
+  "array of a newer protocol": call("numpy._core.numeric", "_frombuffer", b"1234", call("numpy", "dtype", "f4"), (1,)),
   "counter": call("collections", "Counter", {30: 1}),
   "string of numpy": numpy_scalar("numpy._core", "U2", "ab".encode("utf-32-le")),
   "number of numpy": numpy_scalar("numpy._core", "f8", np.float64(0.5).tobytes()),
