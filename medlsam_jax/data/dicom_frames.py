@@ -145,19 +145,19 @@ def _images(header: Header, series: Series) -> tuple[list[Frame], set[str], dict
   per_frame = header.items("PerFrameFunctionalGroupsSequence")
   if per_frame:
     return _enhanced(header, per_frame, series, shape)
-  count = _number_of_frames(header)
+  count = _number_of_frames(header, 1)
   if count > 1:
     raise Unusable(f"{count} frames without places of their own (NumberOfFrames, no PerFrameFunctionalGroupsSequence)")
   return [_frame(header, [header], (0, 1), series, shape)], header.mended, {}
 
 
-def _number_of_frames(header: Header) -> int:
+def _number_of_frames(header: Header, otherwise: int) -> int:
+  """NumberOfFrames; `otherwise`, with a note, where that is no number: decoding refuses pixels of another length."""
   try:
-    return header.whole("NumberOfFrames", 1)
+    return header.whole("NumberOfFrames", otherwise)
   except Unusable as error:
-    # one image unless its pixels are more, which decoding refuses
-    header.mended.add(f"{error}; read as one image")
-    return 1
+    header.mended.add(f"{error}; read as {otherwise} image{'s' if otherwise > 1 else ''}")
+    return otherwise
 
 
 def _enhanced(
@@ -165,7 +165,7 @@ def _enhanced(
 ) -> tuple[list[Frame], set[str], dict[str, int]]:
   """Each frame's groups hold what is its own, the shared groups the rest; some files keep old fields beside."""
   shared = [group for owner in header.items("SharedFunctionalGroupsSequence") for group in _groups(owner)]
-  declared = header.whole("NumberOfFrames", len(per_frame))
+  declared = _number_of_frames(header, len(per_frame))
   if declared != len(per_frame):
     raise Unusable(f"NumberOfFrames is {declared}, PerFrameFunctionalGroupsSequence has {len(per_frame)}")
   frames: list[Frame] = []

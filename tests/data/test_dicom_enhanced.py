@@ -77,6 +77,13 @@ def test_frame_count_that_differs_from_the_groups_is_refused(tmp_path, stored):
     dicom.read_series(tmp_path / "x.dcm")
 
 
+def test_frame_count_that_is_no_number_is_that_of_the_groups(tmp_path, stored):
+  path = write_enhanced(tmp_path / "x.dcm", stored, POSITIONS, NumberOfFrames="66")
+  path.write_bytes(path.read_bytes().replace(b"IS\x02\x0066", b"IS\x02\x00N "))
+  with pytest.warns(UserWarning, match="NumberOfFrames is 'N', not a number; read as 6 images"):
+    np.testing.assert_array_equal(dicom.read_series(path).array, stored - 1024.0)
+
+
 def test_truncated_frames_are_refused(tmp_path, stored):
   path = write_enhanced(tmp_path / "x.dcm", stored, POSITIONS)
   path.write_bytes(path.read_bytes()[:-100])

@@ -119,6 +119,14 @@ def test_padding_becomes_the_air_of_the_scan(tmp_path, stored, tagged, signed, i
   np.testing.assert_array_equal(volume.array[~inside], (values[inside] + intercept).min())
 
 
+@pytest.mark.parametrize("value", [("US", b"\x30\xf8"), ("DS", b"-2000 "), ("SS", b"\x30\xf8")])
+def test_padding_value_of_another_type_is_that_of_the_pixels(tmp_path, stored, value):
+  values = np.where(in_circle(stored), stored - 1000, -2000)
+  write_series(tmp_path, values, signed=True, intercept=0, raw={"PixelPaddingValue": value})
+  volume = dicom.read_series(tmp_path)
+  assert volume.array.min() >= -1000 and not volume.notes
+
+
 def test_padding_range_is_honoured(tmp_path, stored):
   values = np.where(in_circle(stored), stored + 300, np.arange(stored.size).reshape(stored.shape) % 5 + 10000)
   write_series(tmp_path, values, PixelPaddingValue=10000, PixelPaddingRangeLimit=10004)
