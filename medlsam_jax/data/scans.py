@@ -85,7 +85,7 @@ def read_volume(path: str | os.PathLike[str], *, series: str | None = None, hu_o
     raise InputError(f"{path}: an offset of {hu_offset} HU; give a number, such as -1024")
   if path.is_dir():
     volume = _read_folder(path, series)
-  elif path.suffix.lower() == ".dcm" or dicom.is_dicom_file(path):
+  elif path.suffix.lower() == ".dcm" or path.name.upper() == "DICOMDIR" or dicom.is_dicom_file(path):
     volume = dicom.read_series(path, series)
   else:
     scan_folders.refuse_format(path)
@@ -146,6 +146,8 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
 
 def _existing(given: str | os.PathLike[str]) -> Path:
   """A path that is there, `~` being the user's folder."""
+  if not os.fspath(given):
+    raise InputError("an empty path where a scan was expected; give a file or a folder")
   path = Path(given)
   if not path.exists() and str(path).startswith("~"):
     path = path.expanduser()
@@ -166,7 +168,7 @@ def _read_folder(path: Path, series: str | None) -> Volume:
   if all(scan.path.is_dir() for scan in scans):
     return dicom.read_series(path, series)
   if len(scans) > 1:
-    raise InputError(f"{path}: {len(scans)} scans in this folder, {_some(scans)}; give one of them")
+    raise InputError(f"{path}: {len(scans)} scans in this folder, {_some(scans, path)}; give one of them")
   return read_volume(scans[0].path, series=series)
 
 
@@ -206,5 +208,6 @@ def _once(scans: Sequence[ListedScan]) -> list[ListedScan]:
   return list(kept.values())
 
 
-def _some(scans: Sequence[ListedScan]) -> str:
-  return ", ".join(scan.path.name for scan in scans[:4]) + (" and others" if len(scans) > 4 else "")
+def _some(scans: Sequence[ListedScan], folder: Path) -> str:
+  shown = ", ".join(str(scan.path.relative_to(folder)) for scan in scans[:4])
+  return shown + (" and others" if len(scans) > 4 else "")

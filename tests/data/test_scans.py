@@ -192,6 +192,9 @@ def test_link_to_nothing_permission_and_home_are_told(tmp_path, monkeypatch):
   save(tmp_path / "x.nii")
   monkeypatch.setenv("HOME", str(tmp_path))
   assert scans.read_volume("~/x.nii").array.shape == (6, 5, 4) and names("~/x.nii") == ["x"]
+  for call in (scans.read_volume, scans.list_scans):
+    with pytest.raises(InputError, match="an empty path"):
+      call("")
   monkeypatch.setattr(scans.os, "access", lambda path, how: False)
   for call in (scans.read_volume, scans.list_scans):
     with pytest.raises(InputError, match=r"x.nii: permission denied; ask for the right to read it"):
@@ -203,7 +206,7 @@ def test_a_folder_above_one_scan_is_read_as_that_scan(tmp_path):
   save(tmp_path / "case_0" / "imaging.nii.gz")
   assert scans.read_volume(tmp_path).source == str(tmp_path / "case_0" / "imaging.nii.gz")
   save(tmp_path / "case_0" / "other.nii.gz")
-  with pytest.raises(InputError, match=r"2 scans in this folder, imaging.nii.gz, other.nii.gz; give one of them"):
+  with pytest.raises(InputError, match=r"2 scans in this folder, case_0/imaging.nii.gz, case_0/other.nii.gz; give one"):
     scans.read_volume(tmp_path)
 
 
