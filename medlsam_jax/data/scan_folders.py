@@ -33,7 +33,7 @@ def scans_in(folder: Path) -> list[Path]:
   files, folders = _entries(folder, must=True)
   found = _nifti(files)
   if found:
-    series = [each for each in folders if dicom.holds_slices(each)]
+    series = [each for each in folders if _holds_slices(each)]
     deeper = [each for each in folders if each not in series and next(_below(each, 2, set()), None) is not None]
     if deeper:
       notices.warn(f"{folder}: scans in folders of it are left out: {_names(deeper)}; name these folders, in a list")
@@ -107,6 +107,11 @@ def _entries(folder: Path, must: bool = False) -> tuple[list[Path], list[Path]]:
     notices.warn(f"{text}; left out")
     return [], []
   return files, folders
+
+
+def _holds_slices(folder: Path) -> bool:
+  """Whether a folder is a series; one that cannot be opened is left out."""
+  return bool(_entries(folder)[0]) and dicom.holds_slices(folder)
 
 
 def _nifti(files: list[Path]) -> list[Path]:

@@ -149,12 +149,15 @@ def _existing(given: str | os.PathLike[str]) -> Path:
   if not os.fspath(given):
     raise InputError("an empty path where a scan was expected; give a file or a folder")
   path = Path(given)
-  if not path.exists() and str(path).startswith("~"):
-    path = path.expanduser()
-  if path.is_symlink() and not path.exists():
-    raise InputError(f"{path}: a link to {os.readlink(path)}, which is not there")
-  if not path.exists():
-    raise InputError(f"{path}: no such file or folder")
+  try:
+    if not path.exists() and str(path).startswith("~"):
+      path = path.expanduser()
+    if path.is_symlink() and not path.exists():
+      raise InputError(f"{path}: a link to {os.readlink(path)}, which is not there")
+    if not path.exists():
+      raise InputError(f"{path}: no such file or folder")
+  except (OSError, RuntimeError) as error:  # a folder above that is closed, a name too long, no home for `~name`
+    raise InputError(f"{path}: cannot be opened ({getattr(error, 'strerror', None) or error})") from error
   if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
     raise InputError(f"{path}: permission denied; ask for the right to read it")
   return path

@@ -1,3 +1,5 @@
+import warnings
+
 import nibabel
 import numpy as np
 import pytest
@@ -98,7 +100,16 @@ def test_series_of_an_export_are_found_at_any_depth(tmp_path):
   (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
   assert listed(tmp_path) == list(zip(["2020", "2021", "bert"], [tmp_path / place for place in places], strict=True))
   (tmp_path / "loop").symlink_to(tmp_path)
-  assert len(names(tmp_path)) == 3
+  with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    assert len(names(tmp_path)) == 3
+
+
+def test_folders_of_label_maps_are_not_searched(tmp_path):
+  for place in ("imagesTr/a.nii.gz", "labelsTr/a.nii.gz", "Segmentations/b.nii.gz", "masks/c.nii.gz", "imagesTs/d.nii"):
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).touch()
+  assert names(tmp_path) == ["a", "d"]
 
 
 def test_series_without_slices_are_left_out_of_an_export(tmp_path):
@@ -195,10 +206,33 @@ def test_link_to_nothing_permission_and_home_are_told(tmp_path, monkeypatch):
   for call in (scans.read_volume, scans.list_scans):
     with pytest.raises(InputError, match="an empty path"):
       call("")
+    with pytest.raises(InputError, match="cannot be opened \\(File name too long"):
+      call("x" * 300)
   monkeypatch.setattr(scans.os, "access", lambda path, how: False)
   for call in (scans.read_volume, scans.list_scans):
     with pytest.raises(InputError, match=r"x.nii: permission denied; ask for the right to read it"):
       call(tmp_path / "x.nii")
+
+
+def test_folder_that_is_closed_is_told_and_the_others_go_on(tmp_path, monkeypatch):
+  for case in ("a", "b"):
+    (tmp_path / case).mkdir()
+    save(tmp_path / case / "ct.nii")
+  original = type(tmp_path).iterdir
+
+  def closed(folder):
+    if folder.name == "a":
+      raise PermissionError(13, "Permission denied")
+    return original(folder)
+
+  monkeypatch.setattr(type(tmp_path), "iterdir", closed)
+  for _ in range(2):
+    with pytest.warns(UserWarning, match=r"a: the folder cannot be opened \(Permission denied\); left out"):
+      assert "a" not in names(tmp_path)
+    save(tmp_path / "x_ct.nii")
+    (tmp_path / "b" / "ct.nii").unlink(missing_ok=True)
+  with pytest.raises(InputError, match=r"a: the folder cannot be opened \(Permission denied\); ask for the right"):
+    scans.list_scans(tmp_path / "a")
 
 
 def test_a_folder_above_one_scan_is_read_as_that_scan(tmp_path):
