@@ -61,13 +61,20 @@ def organs_of(labels: Sequence[str], list_name: str, file: str, place: str) -> l
   """
   counts = Counter(labels)
   stems = [_stem(label, counts[label]) for label in labels]
+  first = dict(zip(reversed(stems), reversed(labels), strict=True))
+  if len(first) == len(labels) == _AN_ORGANS_POINTS and not is_default(list_name):
+    # six names of one point each are no organs: top, bottom, left; liver 1, liver 2
+    notices.warn(
+      f"{place}: the six points of the list {list_name} are called {', '.join(labels)}; taken as {list_name}"
+    )
+    return [list_name] * len(labels)
   whole = {
-    stem: _list_organ(list_name, stem, file, place, label=label)
-    for stem, label in zip(stems, labels, strict=True)
+    stem: _list_organ(list_name, stem, file, place, label=first[stem])
+    for stem in dict.fromkeys(stems)
     if is_default(stem)
   }
   named = {stem for stem in stems if stem not in whole}
-  if len(named) == 1 and not whole and not is_default(list_name) and named != {list_name}:
+  if len(named) == 1 and not whole and not is_default(list_name):
     (organ,) = named
     if organ.casefold() != list_name.casefold():
       notices.warn(

@@ -66,8 +66,9 @@ def test_labels_without_a_name_take_the_lists(tmp_path, labels):
 @pytest.mark.parametrize("name", [None, "", "F", "F_1"])
 def test_a_list_without_a_name_of_its_own_takes_the_files_with_a_word(tmp_path, name):
   path = save(tmp_path / "left kidney.mrk.json", point_list(numbered("F"), name))
-  with pytest.warns(UserWarning, match=r"left kidney.mrk.json: .*taken as left kidney, as its file is called"):
+  with pytest.warns(UserWarning, match=r"left kidney.mrk.json: .*taken as left kidney, as its file is called") as said:
     assert list(read_points(path)) == ["left kidney"]
+  assert len(said) == 1
 
 
 @pytest.mark.parametrize("file", ["case_7.mrk.json", "case_7_points.mrk.json", "F.mrk.json", "markups.json"])
@@ -91,6 +92,18 @@ def test_labels_that_name_another_organ_than_the_list_win_with_a_word(tmp_path):
   path = save(tmp_path / "a.mrk.json", point_list(numbered("spleen"), "liver"))
   with pytest.warns(UserWarning, match="the list is called liver, its points spleen-1 and so on; taken as spleen"):
     assert list(read_points(path)) == ["spleen"]
+
+
+@pytest.mark.parametrize(
+  "labels", [["top", "bottom", "front", "back", "left", "right"], [f"liver {i}" for i in range(6)], list("SIAPLR")]
+)
+def test_six_points_of_six_names_are_the_lists_organ_with_a_word(tmp_path, labels):
+  with pytest.warns(UserWarning, match=r"the six points of the list liver are called .*; taken as liver") as said:
+    assert list(read_points(save(tmp_path / "a.mrk.json", point_list(labels, "liver")))) == ["liver"]
+  assert len(said) == 1
+  if labels[0] == "top":
+    with pytest.raises(InputError, match="top: 1 points, needs six"):
+      read_points(save(tmp_path / "a.mrk.json", point_list(labels, "F")))
 
 
 def test_an_organ_whose_name_looks_like_a_default_is_kept_where_someone_wrote_it(tmp_path):
