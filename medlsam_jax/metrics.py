@@ -24,7 +24,7 @@ from scipy import ndimage
 
 from medlsam_jax.geometry import Box, Grid
 
-Mask = Bool[np.ndarray, "z y x"]
+Mask = Bool[np.ndarray, "*shape"]
 Spacing = tuple[float, float, float] | Float[np.ndarray, "3"]
 
 

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import jaxtyping
 import pytest
 
 MINI = Path(__file__).parent / "golden" / "mini"
@@ -44,3 +45,11 @@ def small_network_file(tmp_path_factory):
   header = {"kind": "medlam", "base_channels": "1", "patch_edge": "64", "feature_scales": "4"}
   write_weights(path, init_variables(MedLAM(base_channels=1, feature_scales=(4,)), jax.random.key(0)), header)
   return path
+
+
+@pytest.fixture
+def unchecked_shapes():
+  """For tests that hand over what no annotation allows, to see that the user is told in our words."""
+  jaxtyping.config.update("jaxtyping_disable", True)
+  yield
+  jaxtyping.config.update("jaxtyping_disable", False)

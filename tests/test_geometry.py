@@ -29,7 +29,9 @@ def test_spacing_is_in_array_order():
 
 def test_world_of_one_voxel_by_hand():
   # LPS: x and y run against RAS. Voxel (z, y, x) = (1, 2, 3).
-  np.testing.assert_allclose(make_grid("LPS").world_from_voxel([1, 2, 3]), [10 - 3 * 1, -20 - 2 * 2, 30 + 1 * 3])
+  np.testing.assert_allclose(
+    make_grid("LPS").world_from_voxel(np.array([1, 2, 3])), [10 - 3 * 1, -20 - 2 * 2, 30 + 1 * 3]
+  )
 
 
 @given(st.lists(st.floats(-50, 50), min_size=3, max_size=3), st.floats(-0.4, 0.4))
@@ -39,7 +41,7 @@ def test_voxels_survive_the_way_to_world_and_back(point, angle):
   turn = np.eye(4)
   turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
   tilted = Grid(grid.shape, turn @ grid.affine)
-  np.testing.assert_allclose(tilted.voxel_from_world(tilted.world_from_voxel(point)), point, atol=1e-9)
+  np.testing.assert_allclose(tilted.voxel_from_world(tilted.world_from_voxel(np.array(point))), point, atol=1e-9)
 
 
 @pytest.mark.parametrize("codes", ORIENTATIONS)

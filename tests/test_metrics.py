@@ -53,7 +53,7 @@ def test_wall_distance_is_the_mean_over_six_faces_in_mm():
   assert metrics.wall_distance_mm(first, second, (5, 2, 3)) == pytest.approx((5 + 2 * 2 + 3 * 3) / 6)
 
 
-def test_point_error_is_the_mean_distance_in_mm():
+def test_point_error_is_the_mean_distance_in_mm(unchecked_shapes):
   points = np.zeros((6, 3))
   moved = points.copy()
   moved[0] = (1, 0, 0)
@@ -63,7 +63,7 @@ def test_point_error_is_the_mean_distance_in_mm():
     metrics.point_error_mm(points, moved[:5], (1, 1, 1))
 
 
-def test_dice_and_jaccard_by_hand():
+def test_dice_and_jaccard_by_hand(unchecked_shapes):
   first, second = _cube((0, 0, 0), (1, 1, 1)), _cube((1, 0, 0), (2, 1, 1))
   assert metrics.dice(first, second) == pytest.approx(0.5)
   assert metrics.jaccard(first, second) == pytest.approx(1 / 3)

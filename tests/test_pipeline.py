@@ -76,7 +76,7 @@ def test_one_label_value_for_two_organs_is_refused(scan):
 
 
 @pytest.mark.parametrize("call", ["localize", "segment"])
-def test_arrays_of_ones_own_are_checked_too(scan, call):
+def test_arrays_of_ones_own_are_checked_too(scan, call, unchecked_shapes):
   def run(volume):
     if call == "segment":
       return pipeline.segment(volume, {}, BoxPainter())

@@ -224,7 +224,7 @@ def _cubic_matrix(count: int, zoom: float, size: int) -> Float[np.ndarray, "size
 
 
 def _resample(
-  volume: Volume, matrices: list[Float[np.ndarray, "size count"]], limits: tuple[float, float] | None
+  volume: Volume, matrices: list[Float[np.ndarray, "_ _"]], limits: tuple[float, float] | None
 ) -> Float[np.ndarray, "z y x"]:
   """Applies a matrix per working axis, in its precision, to values clipped to `limits`; result on the working axes."""
   order, flip = volume.grid.axes_to(WORKING_AXIS_CODES)

@@ -46,7 +46,8 @@ def whole_labels(array: Num[np.ndarray, "z y x"], source: str) -> tuple[Integer[
     if array.min() < 0:
       array = _without_negative(array, source, notes)
   high = int(array.max(initial=0))
-  return np.ascontiguousarray(array, dtype=np.min_scalar_type(high)), tuple(notes)
+  # by name: numpy has two types of 8 bytes, and `min_scalar_type` gives the one that is not `uint64`
+  return np.ascontiguousarray(array, dtype=np.min_scalar_type(high).str), tuple(notes)
 
 
 def result_values(tables: Iterable[tuple[str, Mapping[str, int]]]) -> tuple[dict[str, int], dict[str, str]]:

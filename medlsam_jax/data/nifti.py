@@ -15,7 +15,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-from jaxtyping import Float32, Integer, Num
+from jaxtyping import Bool, Float32, Integer, Num
 from nibabel.spatialimages import HeaderDataError
 
 from medlsam_jax import notices
@@ -70,7 +70,7 @@ def read_label_nifti(path: str | os.PathLike[str]) -> Volume:
 
 def write_label_nifti(
   path: str | os.PathLike[str],
-  array_zyx: Integer[np.ndarray, "z y x"],
+  array_zyx: Integer[np.ndarray, "z y x"] | Bool[np.ndarray, "z y x"],
   grid: Grid,
   dtype: np.dtype | type | None = None,
 ) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from scipy.interpolate import make_interp_spline
 
 FAR_MM = 40.0
@@ -119,7 +119,7 @@ class Window:
   """Undeformed body coordinates in mm along z, y, x."""
   blur_mm: float
   hu: Field
-  label: Int[np.ndarray, "z y x"]
+  label: Integer[np.ndarray, "z y x"]
   fields: dict[str, Field]
   """Signed distances of the trunk and the textures `coarse`, `medium`, `fine`."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Float
 
 from medlsam_jax.data.phantom_canvas import FAR_MM, Field, Points, Tissue, Window, curve, shifted, smooth_union
 from medlsam_jax.data.phantom_subject import LABEL_VALUES, SIDES, VERTEBRAE_Z, Subject
@@ -100,7 +101,7 @@ def paint_lungs(subject: Subject, scan: Window) -> None:
       branch.paint(distance, subject.tissue("vein"))
 
 
-def _part(field: Field, window: Window, part: Window) -> Field:
+def _part(field: Field, window: Window, part: Window) -> Float[np.ndarray, "part_z part_y part_x"]:
   """The piece of a window's field that covers a crop of it."""
   cut = []
   for axis, inner in zip(window.axes, part.axes, strict=True):

@@ -28,7 +28,7 @@ def extreme_points(mask: Bool[np.ndarray, "z y x"]) -> Int[np.ndarray, "6 3"]:
   return _face_points(mask, low, high)
 
 
-def part_points(mask: Bool[np.ndarray, "z y x"], parts: int) -> Int[np.ndarray, "max(parts,1) 6 3"]:
+def part_points(mask: Bool[np.ndarray, "z y x"], parts: int) -> Int[np.ndarray, "{max(parts,1)} 6 3"]:
   """Six points for each of `parts` sections along z (SPL); `parts` = 0 gives the whole organ's `extreme_points`.
 
   With `step` = z extent // parts, section i covers [zmin + i * step, zmin + (i + 1) * step) and the last one ends

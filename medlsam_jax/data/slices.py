@@ -11,7 +11,7 @@ import functools
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Num, UInt8
+from jaxtyping import Bool, Float, Float32, Num, Shaped, UInt8
 
 from medlsam_jax.data.resampling import resize_bilinear, resize_cubic
 from medlsam_jax.errors import InputError
@@ -31,7 +31,7 @@ _SAM_MEAN = np.array((123.675, 116.28, 103.53), np.float32)
 _SAM_SD = np.array((58.395, 57.12, 57.375), np.float32)
 
 
-def display_view(array: Num[np.ndarray, "z y x"], grid: Grid) -> Num[np.ndarray, "slice row column"]:
+def display_view(array: Shaped[np.ndarray, "z y x"], grid: Grid) -> Shaped[np.ndarray, "slice row column"]:
   """View (not a copy: writing to it writes to `array`) of an array of `grid` in display order."""
   return reorient(array, grid, DISPLAY_AXIS_CODES)
 
@@ -158,7 +158,7 @@ class ImageFit:
     rows, columns = self.fitted
     return np.asarray(points, float) * (columns / self.columns, rows / self.rows)
 
-  def box_to_image(self, edges: Float[np.ndarray, "*k 4"]) -> Float[np.ndarray, "*k 4"]:
+  def box_to_image(self, edges: Num[np.ndarray, "*k 4"]) -> Float[np.ndarray, "*k 4"]:
     """Pixels of the slice to pixels of the image, neither rounded nor clipped."""
     x, y = self.scale_xy
     return np.asarray(edges, float) * (x, y, x, y)

@@ -22,7 +22,7 @@ class MedLAMOutput(NamedTuple):
   """What a forward pass returns; `features` holds just the strides that were asked for."""
 
   position: Float[Array, "n 3"]
-  features: dict[int, Float[Array, "n z y x c"]]
+  features: dict[int, Float[Array, "featured _z _y _x _c"]]
   probability: Float[Array, "n z y x 3"] | None
 
 

@@ -92,7 +92,7 @@ def _part(x: Array, axis: int, start: int, stop: int | None = None) -> Array:
   return x[(slice(None),) * axis + (slice(start, stop),)]
 
 
-def upsample2(x: Float[Array, "n z y x c"]) -> Float[Array, "n 2z 2y 2x c"]:
+def upsample2(x: Float[Array, "n z y x c"]) -> Float[Array, "n 2*z 2*y 2*x c"]:
   """Trilinear resize by two with half-pixel centres, edges held (the published decoder's upsampling)."""
   for axis in (1, 2, 3):
     x = _double_along(x, axis)

@@ -40,7 +40,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from medlsam_jax.errors import ConfigError
 
-Features = dict[int, Float[Array, "g k z y x c"]]
+Features = dict[int, Float[Array, "g k _z _y _x _c"]]
 """Feature volumes by voxel stride."""
 
 

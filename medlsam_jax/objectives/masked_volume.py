@@ -11,7 +11,7 @@ import dataclasses
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Num
 
 from medlsam_jax.objectives.contract import Views
 
@@ -35,7 +35,7 @@ def heads(settings: Settings) -> dict[str, nn.Module]:
   return {"voxels": nn.Dense(settings.stride**3)}
 
 
-def unfold(cells: Float[Array, "*n z y x s*s*s"], stride: int) -> Float[Array, "*n z*s y*s x*s"]:
+def unfold(cells: Num[Array, "*n z y x {stride**3}"], stride: int) -> Num[Array, "*n z*{stride} y*{stride} x*{stride}"]:
   """Voxels that were laid out as channels, in the order (z, y, x), back in their places."""
   *lead, z, y, x, _ = cells.shape
   split = cells.reshape(-1, z, y, x, stride, stride, stride)

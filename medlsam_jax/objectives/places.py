@@ -28,7 +28,7 @@ def at_points(features: Float[Array, "g z y x c"], points: Int[Array, "p 3"], st
 
 def distances_mm(
   places_mm: Float[Array, "g e e e 3"], wanted_mm: Float[Array, "g p 3"], stride: int
-) -> Float[Array, "g p e/t e/t e/t"]:
+) -> Float[Array, "g p e/{stride} e/{stride} e/{stride}"]:
   """Distance of every voxel from every point, resized by 1/stride (trilinear, half-pixel, no antialiasing).
 
   Such a resize by 2 or 4 is the mean over each cell's middle voxels, so only those are worked out.

@@ -125,7 +125,7 @@ class Predictor:
 
   def decode(
     self, embedding: Float[Array, "g g c"], boxes: Float[np.ndarray, "k 4"]
-  ) -> tuple[Float[np.ndarray, "k 4g 4g"], Float[np.ndarray, "*k"]]:
+  ) -> tuple[Float[np.ndarray, "k 4*g 4*g"], Float[np.ndarray, "*k"]]:
     """Mask logits (inside where > 0) and predicted IoU for each box on one image.
 
     Args:

@@ -168,7 +168,7 @@ def test_tiny_scan_still_has_a_voxel_and_a_patch(make_grid, convention, spacing)
   assert padded[:32].max() == 0
 
 
-def test_negative_labels_and_wrong_dimensions_are_refused(make_grid):
+def test_negative_labels_and_wrong_dimensions_are_refused(make_grid, unchecked_shapes):
   grid = make_grid("RAS", (4, 4, 4))
   with pytest.raises(InputError, match="label -2"):
     ct.labels_to_working_grid(Volume(np.full(grid.shape, -2, np.int8), grid, "map.nii.gz"))

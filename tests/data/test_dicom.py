@@ -26,8 +26,8 @@ def test_series_is_sorted_by_position_and_scaled_to_hu(tmp_path, stored):
   np.testing.assert_allclose(volume.spacing_mm, [2.5, 0.75, 0.5])
   assert volume.grid.axis_codes == "LPS"
   # DICOM's (x, y, z) = (-30, -40, 100) is to the left and the back; RAS turns the first two round.
-  np.testing.assert_allclose(volume.grid.world_from_voxel([0, 0, 0]), [30, 40, 100])
-  np.testing.assert_allclose(volume.grid.world_from_voxel([2, 4, 6]), [30 - 6 * 0.5, 40 - 4 * 0.75, 105])
+  np.testing.assert_allclose(volume.grid.world_from_voxel(np.array([0, 0, 0])), [30, 40, 100])
+  np.testing.assert_allclose(volume.grid.world_from_voxel(np.array([2, 4, 6])), [30 - 6 * 0.5, 40 - 4 * 0.75, 105])
 
 
 @pytest.mark.filterwarnings("ignore::medlsam_jax.notices.MedlsamWarning")
@@ -48,7 +48,7 @@ def test_coronal_slices_get_their_own_axes(tmp_path, stored):
   np.testing.assert_allclose(volume.spacing_mm, [3, 0.75, 0.5])
   # The last file written lies furthest to the front, so it comes first along the axis that runs to the back.
   np.testing.assert_array_equal(volume.array, stored[::-1] - 1024.0)
-  np.testing.assert_allclose(volume.grid.world_from_voxel([0, 0, 0]), [0, 2, 50])
+  np.testing.assert_allclose(volume.grid.world_from_voxel(np.array([0, 0, 0])), [0, 2, 50])
 
 
 def test_tilted_gantry_is_straightened_with_a_warning(tmp_path):

@@ -109,7 +109,7 @@ def test_missing_and_binary_files_are_refused(tmp_path):
 
 def test_points_take_the_faces_of_the_working_grid_whatever_the_scan(make_grid, codes):
   grid = make_grid(codes, (40, 44, 48), (3.0, 2.0, 1.5))
-  centre = grid.world_from_voxel([20, 22, 24])
+  centre = grid.world_from_voxel(np.array([20, 22, 24]))
   # The lowest, the most posterior, the furthest right; the highest, the most anterior, the furthest left (RAS mm).
   steps = np.array([[0, 1, -20], [1, -15, 2], [12, 2, 1], [1, 0, 20], [-1, 14, 0], [-13, 0, 2]], float)
   world = centre + steps
@@ -140,7 +140,7 @@ def test_click_on_the_edge_of_the_scan_counts_as_inside(make_grid):
 def test_points_may_coincide_where_one_is_extreme_on_two_faces(tmp_path, make_grid, codes):
   """An organ in one slice: its lowest and highest point are the same as two of the others."""
   grid = make_grid(codes, (40, 44, 48), (3.0, 2.0, 1.5))
-  centre = grid.world_from_voxel([20, 22, 24])
+  centre = grid.world_from_voxel(np.array([20, 22, 24]))
   flat = centre + np.array([[0, -15, 0], [0, -15, 0], [12, 2, 0], [0, 14, 0], [0, 14, 0], [-13, 0, 0]], float)
   path = write(tmp_path / "p.json", {"liver": flat.tolist()})
   found = point_files.points_in_scan(point_files.read_points(path)["liver"], grid, "liver", "p.json")

@@ -124,7 +124,7 @@ def test_turned_label_map_is_brought_onto_the_scan(tmp_path, add, make_grid):
   write_table(tmp_path)
   grid = add("a")
   turned = make_grid("LPS", SHAPE, (3.0, 3.0, 4.0)).affine.copy()
-  turned[:3, 3] = grid.world_from_voxel([0, SHAPE[1] - 1, 0])
+  turned[:3, 3] = grid.world_from_voxel(np.array([0, SHAPE[1] - 1, 0]))
   turned[:3, 1] *= -1
   nibabel.save(nibabel.Nifti1Image(cells()[:, ::-1].T, turned), tmp_path / "a_seg.nii.gz")
   np.testing.assert_array_equal(templates.read_templates(tmp_path)[0].labels.array, cells())

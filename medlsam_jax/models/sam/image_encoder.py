@@ -81,8 +81,8 @@ def relative_rows(table: Float[Array, "n d"], size: int) -> Float[Array, "size s
 
 def attend(
   query: Float[Array, "t d"],
-  key: Float[Array, "h*w d"],
-  value: Float[Array, "h*w d"],
+  key: Float[Array, "k d"],
+  value: Float[Array, "k d"],
   row_bias: Float[Array, "t h"],
   column_bias: Float[Array, "t w"],
 ) -> Float[Array, "t d"]:
@@ -217,7 +217,9 @@ class ImageEncoder(nn.Module):
   remat: bool = False
 
   @nn.compact
-  def __call__(self, images: Float[Array, "n y x 3"], train: bool = False) -> Float[Array, "n y/p x/p c"]:
+  def __call__(
+    self, images: Float[Array, "n y x 3"], train: bool = False
+  ) -> Float[Array, "n y/{self.sizes.patch} x/{self.sizes.patch} c"]:
     """Embeds images whose sides are multiples of the patch; `train` changes nothing (no batch norm, no dropout).
 
     Sides other than those the weights were trained with have the tables of positions resampled linearly.

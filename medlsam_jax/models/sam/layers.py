@@ -30,7 +30,7 @@ def product(x: Float[Array, "*n i"], kernel: Float[Array, "i o"], dtype: Any) ->
   return jax.lax.dot_general(x.astype(dtype), kernel.astype(dtype), axes, preferred_element_type=jnp.float32)
 
 
-def mix(logits: Float[Array, "*n q k"], values: Float[Array, "*n k c"], dtype: Any) -> Float[Array, "*n q c"]:
+def mix(logits: Float[Array, "*n q k"], values: Float[Array, "*#n k c"], dtype: Any) -> Float[Array, "*n q c"]:
   """`softmax(logits) @ values`, divided after the product, where there is usually far less to divide; in float32."""
   weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
   mixed = jnp.matmul(weights.astype(dtype), values.astype(dtype), preferred_element_type=jnp.float32)

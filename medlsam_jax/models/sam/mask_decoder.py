@@ -56,7 +56,7 @@ class MaskDecoder(nn.Module):
     dense: Float[Array, "kd hd wd c"],
     multimask: bool = False,
     present: Bool[Array, "k t"] | None = None,
-  ) -> tuple[Float[Array, "k m 4h 4w"], Float[Array, "k m"]]:
+  ) -> tuple[Float[Array, "k m 4*h 4*w"], Float[Array, "k m"]]:
     """Decodes `k` prompts on one image (`b` = 1) or on an image each (`b` = k); `present`: which sparse tokens count.
 
     Returns:

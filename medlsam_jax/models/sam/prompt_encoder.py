@@ -69,14 +69,14 @@ class PromptEncoder(nn.Module):
     corners = self._encode_position((boxes.reshape(-1, 2, 2) + 0.5) / self.image_size)
     return corners + jnp.stack([self.box_low, self.box_high], axis=1)
 
-  def encode_masks(self, masks: Float[Array, "k 4g 4g 1"]) -> Float[Array, "k g g c"]:
+  def encode_masks(self, masks: Float[Array, "k edge edge 1"]) -> Float[Array, "k edge/4 edge/4 c"]:
     """Low-resolution logits of an earlier answer -> dense map."""
     x = gelu(self.mask_norm0(self.mask_conv0(masks)))
     x = gelu(self.mask_norm1(self.mask_conv1(x)))
     return self.mask_conv2(x)
 
   def as_tokens(
-    self, points: Float[Array, "k t 2"], labels: Int[Array, "k t"], masks: Float[Array, "k 4g 4g 1"] | None = None
+    self, points: Float[Array, "k t 2"], labels: Int[Array, "k t"], masks: Float[Array, "k edge edge 1"] | None = None
   ) -> tuple[Float[Array, "k t c"], Float[Array, "kd gd gd c"], Bool[Array, "k t"]]:
     """Every prompt as labelled points, box corners among them, nothing added: one program serves all combinations.
 
@@ -91,7 +91,7 @@ class PromptEncoder(nn.Module):
     points: Float[Array, "k p 2"] | None = None,
     labels: Int[Array, "k p"] | None = None,
     boxes: Float[Array, "k 4"] | None = None,
-    masks: Float[Array, "k 4g 4g 1"] | None = None,
+    masks: Float[Array, "k edge edge 1"] | None = None,
   ) -> tuple[Float[Array, "k t c"], Float[Array, "kd gd gd c"]]:
     """Encodes `k` prompts that may each hold points, a box and a mask.
 

@@ -96,9 +96,9 @@ class Sam(nn.Module):
     points: Float[Array, "k p 2"] | None = None,
     labels: Int[Array, "k p"] | None = None,
     boxes: Float[Array, "k 4"] | None = None,
-    masks: Float[Array, "k 4g 4g 1"] | None = None,
+    masks: Float[Array, "k edge edge 1"] | None = None,
     multimask: bool = False,
-  ) -> tuple[Float[Array, "k m 4g 4g"], Float[Array, "k m"]]:
+  ) -> tuple[Float[Array, "k m 4*g 4*g"], Float[Array, "k m"]]:
     """Mask logits and predicted IoU of `k` prompts on one image (`b` = 1) or on an image each."""
     sparse, dense = self.prompt_encoder(points, labels, boxes, masks)
     return self.mask_decoder(embedding, self.prompt_encoder.image_positions(), sparse, dense, multimask)
@@ -108,9 +108,9 @@ class Sam(nn.Module):
     embedding: Float[Array, "b g g c"],
     points: Float[Array, "k t 2"],
     labels: Int[Array, "k t"],
-    masks: Float[Array, "k 4g 4g 1"] | None = None,
+    masks: Float[Array, "k edge edge 1"] | None = None,
     multimask: bool = False,
-  ) -> tuple[Float[Array, "k m 4g 4g"], Float[Array, "k m"]]:
+  ) -> tuple[Float[Array, "k m 4*g 4*g"], Float[Array, "k m"]]:
     """`decode` with every prompt as labelled points (`prompt_encoder.BOX_LOW` and its like), filled up by `ABSENT`."""
     sparse, dense, present = self.prompt_encoder.as_tokens(points, labels, masks)
     positions = self.prompt_encoder.image_positions()
@@ -118,6 +118,6 @@ class Sam(nn.Module):
 
   def __call__(
     self, images: Float[Array, "n s s 3"], boxes: Float[Array, "n 4"], train: bool = False
-  ) -> tuple[Float[Array, "n 1 4g 4g"], Float[Array, "n 1"]]:
+  ) -> tuple[Float[Array, "n 1 edge edge"], Float[Array, "n 1"]]:
     """One box per image: the form used in training and to initialise."""
     return self.decode(self.encode(images, train), boxes=boxes)

@@ -142,7 +142,9 @@ class TinyViT(_Part):
   sizes: TinyViTSizes = TinyViTSizes()
 
   @nn.compact
-  def __call__(self, images: Float[Array, "n y x 3"], train: bool = False) -> Float[Array, "n y/s x/s c"]:
+  def __call__(
+    self, images: Float[Array, "n y x 3"], train: bool = False
+  ) -> Float[Array, "n y/{self.sizes.stride} x/{self.sizes.stride} c"]:
     sizes, common = self.sizes, {"folded": self.folded, "dtype": self.dtype}
     stride, edge = sizes.embed_stride, 1 if sizes.embed_stride == 1 else 3
     x = gelu(self.conv("embed0", sizes.widths[0] // 2, edge, stride)(images, train))

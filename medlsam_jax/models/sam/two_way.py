@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float
 from medlsam_jax.models.sam.layers import Affine, Mlp, layer_norm, mix, product
 
 LAYER_NORM_EPSILON = 1e-5
-Weights = tuple[Float[Array, "i o"], Float[Array, " o"]]
+Weights = tuple[Float[Array, "_i _o"], Float[Array, " _o"]]
 """Kernel and bias."""
 
 
