@@ -14,7 +14,9 @@ import numpy as np
 from jaxtyping import Float, Num
 
 ENOUGH_VOXELS = 20_000
-"""Fewer say too little about tissue: then only values without anything below `_LIGHTEST_FLUID_HU` are doubted."""
+"""Fewer say too little about tissue: then values without anything below `_LIGHTEST_FLUID_HU` are doubted, and an
+offset where there are `_ENOUGH_FOR_AN_OFFSET`."""
+_ENOUGH_FOR_AN_OFFSET = 4000
 _LOOKED_AT = 400_000
 """Voxels that are looked at, evenly spread; more change nothing."""
 
@@ -74,19 +76,20 @@ def doubt_of_values(array: Num[np.ndarray, "z y x"]) -> str | None:
   low, high = float(sample.min()), float(sample.max())
   span = f"values from {low:g} to {high:g}"
   no_ct = f"{span} do not look like CT in Hounsfield units (air is near -1000)"
-  if sample.size < ENOUGH_VOXELS:
-    return _explained(no_ct, sample) if low > _LIGHTEST_FLUID_HU else None
-  if low == high or high < _AIR_ABOVE:
-    return f"{span}: there is nothing to see in it"
-  if high - low < _LEAST_RANGE:
-    return _explained(no_ct, sample)
+  if sample.size >= ENOUGH_VOXELS:
+    if low == high or high < _AIR_ABOVE:
+      return f"{span}: there is nothing to see in it"
+    if high - low < _LEAST_RANGE:
+      return _explained(no_ct, sample)
   values = _Values.of(sample)
-  offset = _offset(values, sample.size)
+  offset = _offset(values, sample.size) if sample.size >= _ENOUGH_FOR_AN_OFFSET else 0
   if offset:
     return (
       f"{no_ct}, but like Hounsfield units {offset:+d}: was the rescale intercept left out, or applied twice? If so, "
       f"read it with --hu-offset {-offset}, in Python ml.read_volume(path, hu_offset={-offset})"
     )
+  if sample.size < ENOUGH_VOXELS:
+    return _explained(no_ct, sample) if low > _LIGHTEST_FLUID_HU else None
   if not _reaches_below_water(values, sample.size):
     return _explained(no_ct, sample)
   return _misplaced(values, sample.size, no_ct)

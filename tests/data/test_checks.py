@@ -113,6 +113,13 @@ def test_half_a_scanners_circle_of_another_shape_hides_nothing():
   assert "--hu-offset -1024" in doubts(stored)[0]
 
 
+def test_offset_shows_in_a_small_scan_too():
+  small = BODY[::3, ::3, ::3]
+  assert 4000 <= small.size < 20_000 and doubts(small) == ()
+  for offset in (1024, -1024):
+    assert f"--hu-offset {-offset}," in doubts(np.where(RADIUS[::3, ::3, ::3] > 1, -3000, small + offset))[0]
+
+
 def test_too_few_voxels_are_doubted_by_their_sign_alone():
   tissue = RNG.uniform(900, 1100, (8, 9, 10))
   assert "do not look like CT" in doubts(tissue)[0]
