@@ -348,9 +348,8 @@ def _on_scan(case: _Annotations, scan: Volume) -> tuple[Volume | None, dict[str,
   if case.labels is None:
     return None, case.values
   labels = alignment.align_labels(case.labels, scan.grid, scan.source, scan.file_grid)
-  gone = (
-    [] if labels.notes == case.labels.notes else [n for n, v in case.values.items() if not (labels.array == v).any()]
-  )
+  left = case.values.values() if labels.notes == case.labels.notes else count_labels(labels.array)
+  gone = [organ for organ, value in case.values.items() if value not in left]
   if gone:
     notices.warn(f"{labels.source}: {', '.join(gone)}: no voxel of it lies in the scan; left out of this template")
   return labels, {organ: value for organ, value in case.values.items() if organ not in gone}

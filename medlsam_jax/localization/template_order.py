@@ -40,7 +40,7 @@ class Place:
 
 
 def contradictions(places: Mapping[str, Mapping[str, Place]], wanted: Collection[str] | None = None) -> list[str]:
-  """A sentence for each template whose organs: the other way round than in the others, or for two that disagree.
+  """A sentence for each template with organs in another order than in the others, or for those that disagree.
 
   Along an axis, two organs contradict two templates where they are one before the other in both, in opposite order,
   and their distance changes by more than the larger one's extent. Organs that the scan's border cuts are looked at
