@@ -42,7 +42,7 @@ MEANINGS = {
   "hd95_mm": "HD95: 95th percentile of the distances between the surfaces of the masks",
   "baseline_box_iou": "baseline: the templates' mean boxes placed in the scan, without a search",
 }
-"""What the columns of the table are, for the line under it."""
+"""What the columns of the table are, for the lines under it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,10 +162,8 @@ class Report:
         f"Organs that are not in the scan: {gone['n']}, of which called absent {gone['called_absent']}, uncertain "
         f"{gone['uncertain']}, called present {gone['called_present']}, painted {gone['painted_though_absent']}."
       )
-    columns = [MEANINGS[name] for name in summary["mean_over_organs"] if name in MEANINGS]
-    if columns:
-      lines.append(f"({'; '.join(columns)})")
-    return [*lines, self.note]
+    columns = [f"  {MEANINGS[name]}" for name in summary["mean_over_organs"] if name in MEANINGS]
+    return [*lines, *columns, self.note]
 
   def write_csv(self, path: str | os.PathLike[str]) -> None:
     """One line per scan and organ; scores that do not apply are empty.
