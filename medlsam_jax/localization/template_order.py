@@ -16,6 +16,8 @@ from collections.abc import Collection, Mapping
 import numpy as np
 from jaxtyping import Bool, Float
 
+from medlsam_jax import display
+
 _OVERLAP = 0.5
 """Two organs lie one before the other along an axis where they share at most this much of the smaller one's extent."""
 _SIDE = 2
@@ -110,5 +112,4 @@ def _organs(pairs: Collection[tuple[str, str]]) -> str:
     chosen += sorted(organ for organ, n in counts.items() if n == most)
     left = [pair for pair in left if not set(pair) & set(chosen)]
   chosen.sort()
-  more = f" and {len(chosen) - _SHOWN} more" if len(chosen) > _SHOWN else ""
-  return ", ".join(chosen[:_SHOWN]) + more
+  return display.some(chosen, _SHOWN)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from medlsam_jax import preview
+from medlsam_jax import display, preview
 from medlsam_jax.data.labels import LabelMap
 from medlsam_jax.geometry import Volume
 from medlsam_jax.results import boxes_file, markups
@@ -35,15 +35,11 @@ def replaced(directory: str | os.PathLike[str], names: Iterable[str], segmented:
       stale.append(name)
   if not old:
     return ""
-  text = f"{folder}: results of {_some(old)} are there already and are replaced (--skip-existing keeps them)"
+  names_of_old = display.some(old, _NAMES_SHOWN)
+  text = f"{folder}: results of {names_of_old} are there already and are replaced (--skip-existing keeps them)"
   if stale:
     text += f"; the label maps *{LABELS} of an earlier run stay, and belong to its boxes, not to the new ones"
   return text
-
-
-def _some(names: list[str]) -> str:
-  more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-  return ", ".join(names[:_NAMES_SHOWN]) + more
 
 
 def write_result(
