@@ -1,7 +1,8 @@
 """Scans -> batches of cubes for one process, in an order that follows from the seed and the step alone.
 
-A step's scans come from as many lanes. A lane draws a data set by weight, then goes through its own shards of it in
-shuffled order, epoch after epoch; cuts follow from the seed, the step and the lane. So a batch does not depend on the
+A step's scans come from as many lanes. A lane takes the data sets in turn, each as often as its weight says, and goes
+through its own shards of each in shuffled order, epoch after epoch: no scan comes again before all have come. Cuts
+follow from the seed, the step and the lane. So a batch does not depend on the
 number of processes, each of which serves some lanes and opens no other lane's shards (unless there are fewer shards
 than lanes), and the position of a run is the number of its next step.
 """
@@ -83,6 +84,53 @@ class Plan:
   """Of the cubes."""
 
 
+class Turns:
+  """Which of several sets each step of a lane takes, and how often that set was taken before: from the step alone.
+
+  The fractional parts of multiples of the golden ratio fill the unit interval evenly, and each set owns a part of it as
+  wide as its weight. So shares hold over any stretch of steps, and turns are counted without a look at earlier steps.
+  """
+
+  _WHOLE, _STRIDE = 2**32, 0x9E3779B1
+
+  def __init__(self, weights: Sequence[float], seed: int, lane: int):
+    shares = np.cumsum(np.asarray(weights, float) / np.sum(weights))
+    last = int(np.flatnonzero(weights)[-1])
+    # the last set that is drawn at all ends at the whole, whatever rounding leaves
+    ends = [int(share * self._WHOLE) for share in shares[:last]] + [self._WHOLE] * (len(shares) - last)
+    self._parts = list(zip([0, *ends[:-1]], ends, strict=True))
+    self._first = int(np.random.SeedSequence([seed, lane]).generate_state(1)[0])
+
+  def __call__(self, step: int) -> tuple[int, int]:
+    """The set that a step takes, and how many earlier steps took it."""
+    place = (self._STRIDE * step + self._first) % self._WHOLE
+    chosen = next(number for number, (start, end) in enumerate(self._parts) if start <= place < end)
+    start, end = self._parts[chosen]
+    return chosen, self._below(step, end) - self._below(step, start)
+
+  def _below(self, steps: int, limit: int) -> int:
+    """How many of the first steps have a place below a limit.
+
+    A place is below it unless adding what is missing to the whole carries over.
+    """
+    first, whole = self._first, self._WHOLE
+    carried = _floor_sum(steps, whole, self._STRIDE, first + whole - limit)
+    return steps - (carried - _floor_sum(steps, whole, self._STRIDE, first))
+
+
+def _floor_sum(count: int, divisor: int, factor: int, start: int) -> int:
+  """Sum over i < count of floor((factor * i + start) / divisor), by Euclid's algorithm: log(divisor) rounds."""
+  total = 0
+  while True:
+    total += (factor // divisor) * count * (count - 1) // 2 + (start // divisor) * count
+    factor, start = factor % divisor, start % divisor
+    top = factor * count + start
+    if top < divisor:
+      return total
+    # lattice points under the line, counted along the other axis
+    count, start, factor, divisor = top // divisor, top % divisor, divisor, factor
+
+
 class BatchSource:
   """This process's part of the batch of any step."""
 
@@ -97,7 +145,7 @@ class BatchSource:
     weights = np.array([s.weight for s in sets], float)
     if not len(sets) or (weights < 0).any() or not weights.sum() > 0:
       raise ConfigError("weights of data sets must be 0 or more, and one of them above 0")
-    self.chances = weights / weights.sum()
+    self.turns = {lane: Turns(weights, plan.seed, lane) for lane in self.lanes}
     self.scans = {lane: [s.lane(lane, lanes) for s in sets] for lane in self.lanes}
     self.orders = {
       lane: [self._order(len(scans), lane, number) for number, scans in enumerate(own)]
@@ -115,8 +163,9 @@ class BatchSource:
     plan, parts = self.plan, []
     for lane in self.lanes:
       rng = np.random.default_rng([plan.seed, step, lane])
-      chosen = int(rng.choice(len(self.chances), p=self.chances))
-      scan = self.scans[lane][chosen][int(self.orders[lane][chosen][step])]
+      rng.random()  # chose the set once; still drawn, so that resumed runs cut where they would have
+      chosen, turn = self.turns[lane](step)
+      scan = self.scans[lane][chosen][int(self.orders[lane][chosen][turn])]
       parts += [cut_group(rng, scan, plan.patches, plan.edge) for _ in range(plan.crops)]
     return joined(parts)
 

@@ -228,7 +228,7 @@ def _compiled_step(settings: FinetuneSettings, module: Sam) -> Callable[..., tup
     stats = state.batch_stats if updates_stats else fixed
     gradient, (metrics, stats) = jax.grad(loss, has_aux=True)(state.params, frozen, stats, updates_stats, batch)
     updates, moments = optimizer.update(gradient, state.optimizer, state.params)
-    metrics["gradient_norm"] = optax.global_norm(gradient)
+    metrics["gradient_norm"] = optax.tree.norm(gradient)
     params = optax.apply_updates(state.params, updates)
     return TuneState(state.step + 1, params, moments, stats if updates_stats else None), metrics
 

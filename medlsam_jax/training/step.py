@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
@@ -22,7 +23,7 @@ from medlsam_jax.objectives.contract import Features
 from medlsam_jax.training import sharding
 from medlsam_jax.training.optimizer import make_optimizer
 from medlsam_jax.training.settings import CUBE_MARGIN, PretrainSettings, from_mapping
-from medlsam_jax.training.views import make_views
+from medlsam_jax.training.views import RunNetwork, make_views
 
 
 class TrainState(NamedTuple):
@@ -106,11 +107,18 @@ def _loss(
   total, metrics = jnp.zeros(()), dict[str, Array]()
   for number, term in enumerate(terms):
     name = term.objective.name
-    own_key = jax.random.fold_in(key, 1000 + number)
-    value, extra = term.objective.loss(views._replace(heads=heads.get(name, {}), key=own_key), term.settings)
+    own_key, drop = jax.random.split(jax.random.fold_in(key, 1000 + number))
+    own = views._replace(heads=heads.get(name, {}), key=own_key, network=_rerun(run, drop))
+    value, extra = term.objective.loss(own, term.settings)
     total = total + term.weight * value
     metrics |= {name: value, **extra}
   return total, metrics | {"loss": total}
+
+
+def _rerun(run: RunNetwork, drop: Array) -> Callable[[Array, tuple[int, ...]], tuple[Array, Features]]:
+  """The network for one objective to run, which drops other features at each call."""
+  calls = itertools.count()
+  return lambda images, strides: run(images, strides, jax.random.fold_in(drop, next(calls)), images.shape[1])
 
 
 def network_shapes(settings: PretrainSettings) -> Any:
@@ -149,10 +157,13 @@ def _initializer(settings: PretrainSettings) -> Callable[[Array], TrainState]:
   def init(data: Array) -> TrainState:
     key = jax.random.wrap_key_data(data)
     network = init_variables(module, key)["params"]
+    heads_key, count = jax.random.fold_in(key, 1), itertools.count()
     heads = {
       term.objective.name: {
-        name: head.init(jax.random.fold_in(key, i), jnp.zeros(inputs[term.objective.name, name]))["params"]
-        for i, (name, head) in enumerate(term.heads.items())
+        name: head.init(jax.random.fold_in(heads_key, next(count)), jnp.zeros(inputs[term.objective.name, name]))[
+          "params"
+        ]
+        for name, head in term.heads.items()
       }
       for term in terms
       if term.heads
@@ -242,7 +253,7 @@ def make_step(
     key = jax.random.fold_in(jax.random.key(settings.seed + 1), state.step)
     gradient, metrics = gradient_of(state.params, batch, key)
     updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
-    metrics["gradient_norm"] = optax.global_norm(gradient)
+    metrics["gradient_norm"] = optax.tree.norm(gradient)
     params = optax.apply_updates(state.params, updates)
     average = state.ema
     if average is not None:

@@ -67,7 +67,7 @@ def augmented_views(key: Array, batch: Batch, settings: PretrainSettings) -> tup
 
 
 def make_views(network: RunNetwork, batch: Batch, key: Array, settings: PretrainSettings) -> Views:
-  """All that objectives see of a batch, but for their heads and keys."""
+  """All that objectives see of a batch, but for what each has of its own: heads, key, and the network to run again."""
   data, edge = settings.data, settings.network.patch_edge
   dense, middle = data.dense_patches, settings.network.patch_edge // 2
   keys = jax.random.split(key, 6)
@@ -95,5 +95,4 @@ def make_views(network: RunNetwork, batch: Batch, key: Array, settings: Pretrain
     augmented=warped[:, :dense],
     augmented_features={s: f[:, dense:] for s, f in features.items()},
     augmented_mm=warped_mm[:, :dense],
-    network=lambda images, strides: network(images, strides, keys[4], images.shape[1]),
   )

@@ -1,17 +1,27 @@
 """Checkpoints kept, and weights that leave a run: ours and the published names."""
 
 import resource
+import warnings
 
 import jax
+import nibabel
 import numpy as np
 import pytest
 
+from medlsam_jax.data.ct import to_working_grid
+from medlsam_jax.data.scans import read_volume
 from medlsam_jax.errors import ConfigError, OutputError, WeightsError
 from medlsam_jax.loading import load
 from medlsam_jax.models.medlam import MedLAM, init_variables
-from medlsam_jax.training import checkpoint, cluster, export
+from medlsam_jax.training import checkpoint, cluster, export, scans
 from medlsam_jax.training.export import weights_header
-from medlsam_jax.training.settings import CheckpointSettings, ClusterSettings, PretrainSettings, from_mapping
+from medlsam_jax.training.settings import (
+  CheckpointSettings,
+  ClusterSettings,
+  DataSettings,
+  PretrainSettings,
+  from_mapping,
+)
 from medlsam_jax.training.step import TrainState
 
 
@@ -103,6 +113,34 @@ def test_weights_in_half_the_space_load_to_three_digits(tmp_path):
   assert {leaf.dtype for leaf in jax.tree.leaves(network.params)} == {np.dtype("float32")}
   with pytest.raises(ConfigError, match="float32"):
     export.export(tmp_path, tmp_path / "published.safetensors", published=True, float16=True)
+
+
+def test_an_exported_network_claims_the_working_grid_that_it_was_trained_on(tmp_path):
+  """A scan read by a run, and by a search with the exported network, becomes the same voxels."""
+  hu = np.random.default_rng(0).integers(-200, 200, (14, 33, 27)).astype(np.int16)
+  nibabel.save(nibabel.Nifti1Image(hu.T, np.diag([-1.7, 1.1, 5.0, 1.0])), tmp_path / "a_ct.nii.gz")
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    (trained,) = scans.data_sets(DataSettings(scans=(str(tmp_path / "a_ct.nii.gz"),)))[0].scans
+    volume = read_volume(tmp_path / "a_ct.nii.gz")
+  save(tmp_path, [(7, None)], random_params((4,)), of=settings(feature_scales=[4]))
+  export.export(tmp_path, tmp_path / "ours.safetensors")
+  claimed = load(tmp_path / "ours.safetensors").header["working_grid"]
+  searched = {convention: to_working_grid(volume, convention).intensity for convention in ("consistent", "published")}
+  np.testing.assert_array_equal(searched[claimed], trained.intensity)
+  assert np.abs(searched["published"] - searched["consistent"]).max() > 0.01
+
+
+def test_the_average_leaves_a_run_that_keeps_one(tmp_path):
+  found = checkpoint.Checkpoints(tmp_path / "checkpoints", CheckpointSettings())
+  params = random_params((4,))
+  average = jax.tree.map(lambda a: a + 1, params)
+  kept = state(params, 1)._replace(ema=average)
+  found.save(1, kept, settings(feature_scales=[4]), {"next_step": 1, "drawn_from": ""}, {})
+  found.close()
+  export.export(tmp_path, tmp_path / "ours.safetensors")
+  jax.tree.map(np.testing.assert_array_equal, load(tmp_path / "ours.safetensors").params, average)
+  assert kept.best_network is average
 
 
 def test_the_header_says_which_cubes_a_search_is_to_compare():

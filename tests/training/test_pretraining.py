@@ -2,6 +2,7 @@
 
 import dataclasses
 import multiprocessing
+import types
 
 import jax
 import numpy as np
@@ -79,15 +80,61 @@ def test_worker_processes_give_the_same_batches_and_a_killed_one_ends_them_with_
     list(batches)
 
 
-def test_data_sets_are_drawn_by_weight_and_each_epoch_shows_every_scan_once():
-  sets = [loader.InMemory(tuple(scan(s) for s in range(5)), 9.0), loader.InMemory((scan(9),), 1.0)]
-  source = loader.BatchSource(sets, plan(groups=1), range(1), 400)
-  rare = sum(np.isin(source[k].cubes[0], scan(9).intensity).all() for k in range(100))
-  assert 2 <= rare <= 22
-  (order,) = source.orders[0][:1]
-  for epoch in range(3):
-    assert sorted(int(order[k]) for k in range(5 * epoch, 5 * epoch + 5)) == list(range(5))
-  assert [int(order[k]) for k in range(5)] != [int(order[k]) for k in range(5, 10)]
+def flat_scans(count, first=0):
+  """Scans of one value each, which tells them apart."""
+  return tuple(pairs.TrainingScan.of(str(k), np.full((8, 8, 8), 0.2 + 0.005 * k)) for k in range(first, first + count))
+
+
+def drawn(source, steps):
+  """Number of the scan that each step shows in each lane, `(steps, lanes)`."""
+  batches = [source[k] for k in steps]
+  return np.array([[round((cube.max() - 0.2) / 0.005) for cube in batch.cubes[:, 0]] for batch in batches])
+
+
+def test_each_set_of_a_mixture_is_drawn_by_weight_and_shown_whole_before_a_scan_comes_again():
+  sets = [loader.InMemory(flat_scans(50), 3.0), loader.InMemory(flat_scans(7, 50), 1.0)]
+  source = loader.BatchSource(sets, plan(groups=2), range(2), 400)
+  for lane in drawn(source, range(400)).T:
+    for least, most, times in ((0, 50, 300), (50, 57, 100)):
+      own = lane[(lane >= least) & (lane < most)]
+      assert abs(len(own) - times) <= 2
+      epochs = [own[k : k + most - least] for k in range(0, len(own) - (most - least) + 1, most - least)]
+      for epoch in epochs:
+        assert sorted(epoch) == list(range(least, most))
+      assert list(epochs[0]) != list(epochs[1])
+    # the sets alternate, so that neither is away for long
+    assert max(np.diff(np.flatnonzero(lane >= 50))) <= 6
+
+
+def test_a_mixture_goes_on_at_any_step_and_far_into_a_run_at_once():
+  sets = [loader.InMemory(flat_scans(5), 1.0), loader.InMemory(flat_scans(3, 5), 0.3), loader.InMemory((scan(9),), 0.0)]
+  whole = drawn(loader.BatchSource(sets, plan(groups=2), range(2), 40), range(40))
+  later = drawn(loader.BatchSource(sets, plan(groups=2), range(2), 40), range(23, 40))
+  np.testing.assert_array_equal(whole[23:], later)
+  assert whole.max() < 8  # a set of weight 0 is never drawn
+  turns, shares = loader.Turns([1.0, 0.3, 0.0], 0, 1), (1 / 1.3, 0.3 / 1.3)
+  counted = np.bincount([turns(k)[0] for k in range(500)], minlength=3)
+  assert next(turns(k)[1] for k in range(500, 520) if turns(k)[0] == 1) == counted[1]
+  chosen, turn = turns(10**9)
+  assert turn / 10**9 == pytest.approx(shares[chosen], abs=1e-6)
+
+
+def test_two_lanes_never_go_through_a_set_in_one_order_nor_cut_alike():
+  source = loader.BatchSource([loader.InMemory(flat_scans(12), 1.0)], plan(groups=4), range(4), 36)
+  lanes = [tuple(lane) for lane in drawn(source, range(36)).T]
+  assert len(set(lanes)) == 4 and len({lane[:12] for lane in lanes}) == 4
+  one = loader.BatchSource([loader.InMemory((scan(0),), 1.0)], plan(groups=4, patches=3), range(4), 3)
+  origins = [one[k].origins_mm for k in range(3)]
+  assert len(np.unique(np.concatenate(origins).reshape(12, -1), axis=0)) == 12
+
+
+def test_lanes_share_out_the_shards_of_a_prepared_set(monkeypatch):
+  monkeypatch.setattr(loader, "ShardReader", lambda index, shards, cache: [index.shards[k] for k in shards])
+  index = types.SimpleNamespace(shards=list("abcdefg"))
+  dealt = [loader.Prepared(index, 1.0).lane(number, 3) for number in range(3)]
+  assert sorted(shard for lane in dealt for shard in lane) == index.shards and min(map(len, dealt)) >= 2
+  # fewer shards than lanes: each has one
+  assert [loader.Prepared(index, 1.0).lane(number, 9) for number in (0, 6, 7)] == [["a"], ["g"], ["a"]]
 
 
 def test_several_crops_come_from_one_opened_scan():
