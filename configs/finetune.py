@@ -2,12 +2,13 @@
 
 medlsam finetune --workdir runs/mine --data.scans=train/ --data.validation=held_out/
     LiteMedSAM's mask decoder; every slice is encoded once. Minutes on a few CPU cores.
-medlsam finetune --config configs/finetune.py:medsam --network sam-vit-b ...
+medlsam finetune --config configs/finetune.py:medsam --workdir runs/medsam --network sam-vit-b --data.scans=train/
     MedSAM's recipe: image encoder and mask decoder, AdamW 1e-4, decay 0.01, boxes moved outward by up to 20 px at 1024,
     160 images a step: for accelerators.
-medlsam finetune --config configs/finetune.py:lora ...
+medlsam finetune --config configs/finetune.py:lora --workdir runs/lora --data.scans=train/
     The mask decoder, and updates of rank 4 of the image encoder's attention.
-medlsam finetune --config configs/finetune.py:distill --network litemedsam --teacher medsam ...
+medlsam finetune --config configs/finetune.py:distill --workdir runs/distill --network litemedsam --teacher medsam
+    --data.scans=train/
     A TinyViT image encoder, on the embeddings of a ViT of the family (computed once), as MobileSAM's was: for
     accelerators. The decoder stays: start from a network whose decoder was made for the teacher's embeddings, or train
     it after with the first mode.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,8 +16,6 @@ from medlsam_jax.installation import install_hint
 if TYPE_CHECKING:
   from medlsam_jax.cli.terminal import Terminal
 
-CONFIG = "config.json"
-
 
 def add_to(commands: Any) -> None:
   """Adds the parser."""
@@ -28,8 +25,9 @@ def add_to(commands: Any) -> None:
     "train LiteMedSAM, or another network of the SAM family, on labelled scans",
     "  medlsam finetune --workdir runs/mine --data.scans=train/ --data.validation=held_out/\n"
     "  train/ holds NAME_ct.nii.gz, NAME_seg.nii.gz and labels.json, as templates do. The same call resumes a stopped\n"
-    "  run. Writes WORKDIR/NAME.safetensors (for `medlsam segment --model`), validation.json (Dice by step, scan and\n"
-    "  organ), metrics.jsonl, tensorboard/, config.json, checkpoints/ and embeddings/.",
+    "  run. Writes WORKDIR/NAME.safetensors (for `medlsam segment --model`; of the best step, none where no step is\n"
+    "  better than the network that was given), validation.json (Dice by step, scan and organ), metrics.jsonl,\n"
+    "  tensorboard/, config.json, checkpoints/ and embeddings/.",
   )
   parser.add_argument(
     "--config",
@@ -48,10 +46,10 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Trains, or goes on training."""
   from medlsam_jax.cli import settings as config
   from medlsam_jax.cli import sources
-  from medlsam_jax.results.staging import require_writable, staged
+  from medlsam_jax.results.staging import require_writable
 
   try:
-    from medlsam_jax.training import cluster, finetune
+    from medlsam_jax.training import checks, cluster, finetune
     from medlsam_jax.training.finetune_settings import FinetuneSettings
     from medlsam_jax.training.records import Records
   except ImportError as error:
@@ -64,6 +62,7 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   settings = config.resolve(
     FinetuneSettings(), arguments.config, [*arguments.rest, *options.reading_settings(arguments)]
   )
+  checks.check_finetuning(settings)
   workdir = Path(arguments.workdir)
   require_writable(workdir)
   cluster.connect(settings.cluster)
@@ -73,11 +72,8 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
       sources.fetch(name, terminal)
       networks.append(load(name, for_training=True))
   main = cluster.is_main()
-  if main:
-    with staged(workdir) as scratch:
-      (scratch / CONFIG).write_text(json.dumps(dataclasses.asdict(settings), indent=1) + "\n")
   with terminal.bar("preparing") as bar, contextlib.ExitStack() as stack:
-    records = stack.enter_context(contextlib.closing(Records(workdir))) if main else None
+    records = stack.enter_context(contextlib.closing(Records(workdir, settings))) if main else None
 
     def report(step: int, metrics: Mapping[str, float]) -> None:
       if records is not None:
@@ -88,9 +84,12 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
     variables, header = finetune.run(settings, networks[0], workdir, report, bar.title, bar, *networks[1:])
   if main:
-    weights = workdir / f"{settings.name}.safetensors"
+    step, weights = int(header["trained_steps"]), workdir / f"{settings.name}.safetensors"
+    tell(workdir / finetune.VALIDATION_FILE, step or settings.optimizer.total_steps, terminal)
+    if not step:
+      terminal.result(no_gain(header, settings.checkpoint.best_metric, settings.network))
+      return 0
     write_weights(weights, variables, header)
-    tell(workdir / finetune.VALIDATION_FILE, int(header["trained_steps"]), terminal)
     terminal.result(f"weights: {weights} ({which(header, settings.checkpoint.best_metric)})")
   return 0
 
@@ -99,6 +98,15 @@ def which(header: Mapping[str, str], metric: str) -> str:
   """Which step's weights were written, and why."""
   step, value = header["trained_steps"], header.get(metric)
   return f"of step {step}, " + ("the last" if value is None else f"the best by {metric}: {float(value):.3f}")
+
+
+def no_gain(header: Mapping[str, str], metric: str, network: str) -> str:
+  """What to say where training made nothing better."""
+  return (
+    f"no gain: {metric} was {float(header[metric]):.3f} before training, and no step was better. No weights are "
+    f"written; keep {network}, or try another optimizer.learning_rate, optimizer.total_steps or more scans in another "
+    "--workdir"
+  )
 
 
 def tell(path: Path, step: int, terminal: Terminal) -> None:

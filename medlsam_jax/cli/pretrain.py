@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
   from medlsam_jax.models.medlam import MedLAM
   from medlsam_jax.training.settings import PretrainSettings
 
-CONFIG, PROFILE = "config.json", "profile"
+PROFILE = "profile"
 
 
 def add_to(commands: Any) -> None:
@@ -55,10 +53,10 @@ def add_to(commands: Any) -> None:
 def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Trains, or goes on training."""
   from medlsam_jax.cli import settings as config
-  from medlsam_jax.results.staging import require_writable, staged
+  from medlsam_jax.results.staging import require_writable
 
   try:
-    from medlsam_jax.training import cluster, loop
+    from medlsam_jax.training import checks, cluster, loop
     from medlsam_jax.training.records import Records
     from medlsam_jax.training.settings import PretrainSettings
   except ImportError as error:
@@ -70,19 +68,17 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   settings = config.resolve(
     PretrainSettings(), arguments.config, [*arguments.rest, *options.reading_settings(arguments)]
   )
+  checks.check_pretraining(settings)
   workdir = Path(arguments.workdir)
   require_writable(workdir)
   cluster.connect(settings.cluster)
   main = cluster.is_main()
-  if main:
-    with staged(workdir) as scratch:
-      (scratch / CONFIG).write_text(json.dumps(dataclasses.asdict(settings), indent=1) + "\n")
   network = _start(arguments.start_from, settings) if arguments.start_from else None
   measure = probe.callback() if settings.probe_every_steps else None
   with terminal.bar("preparing") as bar, contextlib.ExitStack() as stack:
     report = _reporter(settings.optimizer.total_steps, bar, terminal)
     if main:
-      records = stack.enter_context(contextlib.closing(Records(workdir)))
+      records = stack.enter_context(contextlib.closing(Records(workdir, settings)))
       report = _both(records, report)
     profile = workdir / PROFILE if arguments.profile else None
     params = loop.run(settings, workdir, report, bar.title, measure, profile, network)

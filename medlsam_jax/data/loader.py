@@ -131,21 +131,30 @@ def _floor_sum(count: int, divisor: int, factor: int, start: int) -> int:
     count, start, factor, divisor = top // divisor, top % divisor, divisor, factor
 
 
+def check_crops(crops: int, groups: int, rows: range) -> None:
+  """Refuses crops of a scan that do not fill the scans of a step, or a process's rows of them.
+
+  Raises:
+    ConfigError: they do not divide them.
+  """
+  if groups % crops or rows.start % crops or len(rows) % crops:
+    raise ConfigError(
+      f"data.crops_per_scan {crops} does not divide the {len(rows)} scans a step of each process "
+      f"(data.scans_per_step {groups})"
+    )
+
+
 class BatchSource:
   """This process's part of the batch of any step."""
 
   def __init__(self, sets: Sequence[DataSet], plan: Plan, rows: range, steps: int):
-    if plan.groups % plan.crops or rows.start % plan.crops or len(rows) % plan.crops:
-      raise ConfigError(
-        f"data.crops_per_scan {plan.crops} does not divide the {len(rows)} scans a step of each process "
-        f"(data.scans_per_step {plan.groups})"
-      )
+    check_crops(plan.crops, plan.groups, rows)
     self.plan, self.steps, lanes = plan, steps, plan.groups // plan.crops
     self.lanes = range(rows.start // plan.crops, rows.stop // plan.crops)
     weights = np.array([s.weight for s in sets], float)
-    if not len(sets) or (weights < 0).any() or not weights.sum() > 0:
+    if not len(sets) or not np.isfinite(weights).all() or (weights < 0).any() or not weights.sum() > 0:
       raise ConfigError("weights of data sets must be 0 or more, and one of them above 0")
-    self.turns = {lane: Turns(weights, plan.seed, lane) for lane in self.lanes}
+    self.turns = {lane: Turns(weights.tolist(), plan.seed, lane) for lane in self.lanes}
     self.scans = {lane: [s.lane(lane, lanes) for s in sets] for lane in self.lanes}
     self.orders = {
       lane: [self._order(len(scans), lane, number) for number, scans in enumerate(own)]

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Num
 
+from medlsam_jax.errors import ConfigError
 from medlsam_jax.objectives.contract import Views
 
 
@@ -45,6 +46,10 @@ def unfold(cells: Num[Array, "*n z y x {stride**3}"], stride: int) -> Num[Array,
 def loss(views: Views, settings: Settings) -> tuple[Array, dict[str, Array]]:
   """Mean squared intensity error over the hidden voxels; 0 when none is hidden."""
   views.features_at(settings.stride, "masked_volume")
+  if settings.cell < 1 or views.plain.shape[2] % settings.cell:
+    raise ConfigError(
+      f"objectives.masked_volume.cell {settings.cell} does not divide network.patch_edge {views.plain.shape[2]}"
+    )
   grid = tuple(edge // settings.cell for edge in views.plain.shape[2:])
   hidden = jax.random.bernoulli(views.key, settings.share, (*views.plain.shape[:2], *grid))
   for axis in (2, 3, 4):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from medlsam_jax.errors import ConfigError
 from medlsam_jax.objectives.contract import Views
 from medlsam_jax.objectives.places import at_points, distances_mm, normalise, points_mm
 
@@ -50,6 +51,8 @@ def _term(
 
 def loss(views: Views, settings: Settings) -> tuple[Array, dict[str, Array]]:
   """Sum of the terms of all patches and scales over the number of points and scales (the published 60)."""
+  if not views.plain_features:
+    raise ConfigError("objectives.mss compares features: network.feature_scales is empty")
   total = jnp.zeros(())
   for patch, points in enumerate(views.points):
     places = points_mm(views, patch)

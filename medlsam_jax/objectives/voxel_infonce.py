@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from medlsam_jax.errors import ConfigError
 from medlsam_jax.objectives.contract import Views
 from medlsam_jax.objectives.places import at_points, distances_mm, normalise, points_mm
 
@@ -68,6 +69,8 @@ def term(
 
 def loss(views: Views, settings: Settings) -> tuple[Array, dict[str, Array]]:
   """Mean over the points that have a positive, then over strides and patches; 0 where none has one."""
+  if not views.plain_features:
+    raise ConfigError("objectives.voxel_infonce compares features: network.feature_scales is empty")
   total, share, terms = jnp.zeros(()), jnp.zeros(()), 0
   for patch, points in enumerate(views.points):
     places = points_mm(views, patch)

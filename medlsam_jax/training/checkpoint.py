@@ -1,23 +1,30 @@
 """States on disk: written in the background, whole or not at all, the last and the best kept; read on any devices.
 
-Beside the state a checkpoint holds the run's settings and the loader's position.
+Beside the state a checkpoint holds the run's settings and the loader's position. One that a power cut or a full disk
+has damaged is passed over with a warning: a run goes on from the newest whole one.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import gc
 import json
-from collections.abc import Mapping
+import shutil
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from orbax.checkpoint import checkpoint_managers as policies
 
-from medlsam_jax.errors import ConfigError, OutputError, WeightsError
+from medlsam_jax import notices
+from medlsam_jax.errors import ConfigError, InputError, OutputError, WeightsError
 from medlsam_jax.training.finetune_settings import FinetuneSettings
 from medlsam_jax.training.settings import CheckpointSettings, PretrainSettings, from_mapping
 from medlsam_jax.training.step import TrainState, abstract_state
@@ -25,6 +32,10 @@ from medlsam_jax.training.step import TrainState, abstract_state
 HIGHER_IS_BETTER = ("_iou", "_dice")
 """Endings of metrics of which more is better."""
 _STATE, _CONFIG, _LOADER = "state", "config", "loader"
+ASIDE = ".damaged"
+"""Ending of the folder of a checkpoint that cannot be read."""
+_NO_MEMORY = "RESOURCE_EXHAUSTED"
+Found = TypeVar("Found")
 
 
 class Checkpoints:
@@ -45,11 +56,13 @@ class Checkpoints:
       create=True, preservation_policy=policies.AnyPreservationPolicy(keep), best_fn=rank
     )
     names = (_STATE, _CONFIG, _LOADER)
+    self.directory, self._settings = directory, settings
     try:
+      # the manager reads all metrics when it starts, and would end with the first that it cannot
+      _forget_damaged_metrics(directory)
       self._manager = ocp.CheckpointManager(directory.resolve(), options=options, item_names=names)
     except OSError as error:
       raise OutputError(f"{directory}: cannot be written ({error})") from error
-    self.directory, self._settings = directory, settings
 
   def save(
     self,
@@ -77,10 +90,11 @@ class Checkpoints:
       raise _not_written(self.directory, error) from error
 
   def restore(self, settings: PretrainSettings, mesh: Mesh) -> tuple[TrainState, dict[str, Any]] | None:
-    """The newest state, laid out over this mesh whatever wrote it, and the loader's position; None if there is none.
+    """The newest whole state, laid out over this mesh whatever wrote it, and the loader's position; None without any.
 
     Raises:
       ConfigError: the checkpoint belongs to another network, objectives or optimizer.
+      InputError: every checkpoint is damaged.
     """
     found = self.read(_saved(abstract_state(settings, mesh)))
     if found is None:
@@ -103,27 +117,61 @@ class Checkpoints:
   def read(
     self, wanted: Mapping[str, Any], step: int | None = None
   ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]] | None:
-    """Fields of a step's state (or the newest), shaped and laid out as `wanted`, its settings, the loader's position.
+    """Fields of a step's state, shaped and laid out as `wanted`, its settings, the loader's position.
+
+    Without a step: of the newest that is whole; those after it are set aside (renamed) with a warning, so that the run
+    can write its own of these steps. None if there is none at all.
 
     Raises:
       ConfigError: the checkpoint has other fields or shapes.
+      InputError: it is damaged, or each one is.
     """
-    newest = self._manager.latest_step() if step is None else step
-    if newest is None:
-      return None
-    place = self._manager.directory / str(newest)
-    try:
-      found = self._manager.restore(
-        newest,
-        args=ocp.args.Composite(
-          state=ocp.args.StandardRestore(wanted), config=ocp.args.JsonRestore(), loader=ocp.args.JsonRestore()
-        ),
+    damaged: dict[int, str] = {}
+    for number in sorted(self._manager.all_steps(), reverse=True) if step is None else [step]:
+      found, reason = _tried(functools.partial(self._read, number, wanted))
+      if found is None:
+        if difference := _difference(self.directory / str(number), wanted):
+          raise ConfigError(f"{self.directory / str(number)}: does not fit this config ({difference})")
+        damaged[number] = reason
+        continue
+      if damaged:
+        self._set_aside(damaged, number)
+        self._manager.reload()
+      return found
+    if damaged:
+      raise InputError(
+        f"{self.directory}: no checkpoint there can be read ({_listed(damaged)}); delete {self.directory} to start "
+        "anew, or choose another --workdir"
       )
-    except (ValueError, KeyError, TypeError) as error:
-      raise ConfigError(f"{place}: does not fit this config ({_first_line(error)})") from error
-    except FileNotFoundError as error:
-      raise ConfigError(f"{place}: not a checkpoint of this version ({error}); choose another --workdir") from error
-    return found[_STATE], found[_CONFIG], found[_LOADER]
+    return None
+
+  def _read(self, step: int, wanted: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    items = ocp.args.Composite(
+      state=ocp.args.StandardRestore(wanted), config=ocp.args.JsonRestore(), loader=ocp.args.JsonRestore()
+    )
+    found = self._manager.restore(step, args=items)
+    state, config, loader = found[_STATE], found[_CONFIG], found[_LOADER]
+    if not isinstance(config, dict) or not isinstance(loader, dict) or "next_step" not in loader:
+      raise ValueError("its settings or its position are missing")
+    return state, config, loader
+
+  def _set_aside(self, damaged: Mapping[int, str], whole: int) -> None:
+    """Renames damaged checkpoints, so that their steps are free, and says so."""
+    names = ", ".join(f"{step}{ASIDE}" for step in damaged)
+    notices.warn(
+      f"{self.directory}: damaged: {_listed(damaged)}; going on from step {whole}. "
+      f"What is damaged is kept as {names}; delete it when you like"
+    )
+    _together("before damaged checkpoints are renamed")
+    if jax.process_index() == 0:
+      for step in damaged:
+        place = self.directory / f"{step}{ASIDE}"
+        try:
+          shutil.rmtree(place, ignore_errors=True)
+          (self.directory / str(step)).rename(place)
+        except OSError as error:
+          raise OutputError(f"{self.directory / str(step)}: cannot be renamed ({error}); delete it") from error
+    _together("after damaged checkpoints are renamed")
 
   def close(self) -> None:
     """Waits for what is being written.
@@ -137,6 +185,73 @@ class Checkpoints:
       raise _not_written(self.directory, error) from error
     finally:
       self._manager.close()
+
+
+def _together(where: str) -> None:
+  """Waits for the other processes of the run."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(where)
+
+
+def _tried(read: Callable[[], Found]) -> tuple[Found | None, str]:
+  """What reading a checkpoint gives, or None and why that failed.
+
+  Damage raises what the part that stumbles over it raises, a bare Exception among it. Of several arrays that fail one
+  is told of; Python would print the others as pages of text when it drops them.
+  """
+  before = sys.unraisablehook
+  sys.unraisablehook = lambda _: None
+  try:
+    return read(), ""
+  except (MemoryError, ConfigError):
+    raise
+  except Exception as error:
+    if _NO_MEMORY in str(error):
+      raise
+    reason = _first_line(error)
+  finally:
+    gc.collect()
+    sys.unraisablehook = before
+  return None, reason
+
+
+def _difference(place: Path, wanted: Mapping[str, Any]) -> str:
+  """How the state that is stored differs from the one that is wanted; empty where it does not, or nobody can tell."""
+  try:
+    with ocp.StandardCheckpointer() as reader:
+      stored = _shapes_by_path(reader.metadata(place.resolve() / _STATE).item_metadata.tree)
+  except Exception:  # metadata that is damaged, too
+    return ""
+  needed = _shapes_by_path(wanted)
+  for path in sorted(stored.keys() | needed.keys()):
+    if stored.get(path) != needed.get(path):
+      return f"{path} is {stored.get(path, 'not there')}, this config needs {needed.get(path, 'none of it')}"
+  return ""
+
+
+def _shapes_by_path(tree: Any) -> dict[str, tuple[int, ...]]:
+  def name(part: Any) -> str:
+    return str(getattr(part, "key", getattr(part, "name", getattr(part, "idx", part))))
+
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {"/".join(map(name, path)): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def _forget_damaged_metrics(directory: Path) -> None:
+  """Empties files of metrics that cannot be read; the states beside them may be whole."""
+  for step in steps_in(directory):
+    file = directory / str(step) / "metrics" / "metrics"
+    try:
+      whole = not file.exists() or isinstance(json.loads(file.read_text()), dict)
+    except ValueError:
+      whole = False
+    if not whole:
+      notices.warn(f"{file}: cannot be read; step {step} does not count when the best is chosen")
+      file.write_text("{}")
+
+
+def _listed(damaged: Mapping[int, str]) -> str:
+  return "; ".join(f"step {step}: {reason}" for step, reason in damaged.items())
 
 
 def _shape(settings: PretrainSettings) -> tuple[object, ...]:
@@ -157,7 +272,7 @@ def _not_written(directory: Path, error: Exception) -> OutputError:
 
 
 def _first_line(error: Exception) -> str:
-  return str(error).strip().partition("\n")[0][:300]
+  return (str(error).strip().partition("\n")[0].partition(" See full TensorStore")[0] or type(error).__name__)[:200]
 
 
 def steps_in(directory: Path) -> list[int]:
@@ -172,24 +287,32 @@ def read_network(directory: Path, step: int | None = None) -> tuple[Any, Pretrai
 
   Args:
     directory: the run's `checkpoints/`.
-    step: one of those kept; None takes the newest.
+    step: one of those kept; None takes the newest that is whole, with a warning about those that are not.
 
   Raises:
-    WeightsError: no such checkpoint, or one that cannot be read.
+    WeightsError: no such checkpoint, or none that can be read.
   """
   steps = steps_in(directory)
   if not steps or (step is not None and step not in steps):
     raise WeightsError(f"{directory}: no checkpoint{'' if step is None else f' of step {step}'}; there are {steps}")
-  step = steps[-1] if step is None else step
-  folder = directory.resolve() / str(step)
-  try:
-    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-      settings = from_mapping(PretrainSettings, reader.restore(folder / _CONFIG), str(folder))
-    one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    with ocp.StandardCheckpointer() as reader:
-      shapes = reader.metadata(folder / _STATE).item_metadata.tree
-      place = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=one), shapes)
-      state = reader.restore(folder / _STATE, place)
-  except (OSError, ValueError, KeyError) as error:
-    raise WeightsError(f"{folder}: cannot be read as a checkpoint ({_first_line(error)})") from error
-  return jax.device_get(state.get("ema") or state["params"]["network"]), settings, step
+  damaged: dict[int, str] = {}
+  for number in reversed(steps) if step is None else [step]:
+    found, reason = _tried(functools.partial(_network_of, directory.resolve() / str(number)))
+    if found is None:
+      damaged[number] = reason
+      continue
+    if damaged:
+      notices.warn(f"{directory}: damaged: {_listed(damaged)}; taking step {number}")
+    return *found, number
+  raise WeightsError(f"{directory}: cannot be read as a checkpoint ({_listed(damaged)}); there are {steps}")
+
+
+def _network_of(folder: Path) -> tuple[Any, PretrainSettings]:
+  with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+    settings = from_mapping(PretrainSettings, reader.restore(folder / _CONFIG), str(folder))
+  one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  with ocp.StandardCheckpointer() as reader:
+    shapes = reader.metadata(folder / _STATE).item_metadata.tree
+    place = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=one), shapes)
+    state = reader.restore(folder / _STATE, place)
+  return jax.device_get(state.get("ema") or state["params"]["network"]), settings

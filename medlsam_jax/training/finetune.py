@@ -26,6 +26,7 @@ from medlsam_jax.models.network import Network
 from medlsam_jax.models.sam.sam import Sam
 from medlsam_jax.training import sharding, tuned
 from medlsam_jax.training.checkpoint import Checkpoints
+from medlsam_jax.training.checks import check_finetuning, check_start
 from medlsam_jax.training.cluster import connect, is_main
 from medlsam_jax.training.distillation import EmbeddingBatch, EmbeddingSource, as_seen_by, check_pair, embedding_loss
 from medlsam_jax.training.embeddings import embeddings_of, make_encoder
@@ -68,7 +69,8 @@ def run(
   """Trains to `total_steps`, resuming from the newest checkpoint in `directory`.
 
   Every step's batch follows from the seed and the step alone. Validation happens before the first step, each
-  `validate_every_steps` and at the end; `directory/validation.json` keeps Dice by step, scan and organ.
+  `validate_every_steps` and at the end; `directory/validation.json` keeps Dice by step, scan and organ. The network as
+  it was given, step 0, is a candidate like every other.
 
   Args:
     settings: the run; `settings.network` is where `network` was loaded from.
@@ -81,7 +83,8 @@ def run(
 
   Returns:
     Variables of the whole network and the header for its weights file, of the same kind as before: those of the best
-    checkpoint by `checkpoint.best_metric` where one was measured (the header then has that metric), else the last.
+    step by `checkpoint.best_metric` where it was measured (the header then has that metric), else the last. Where no
+    step was better than step 0, the variables are those that were given, and `trained_steps` is 0.
 
   Raises:
     WeightsError: a network is not of the SAM family, or has batch norm folded.
@@ -91,14 +94,15 @@ def run(
     Stopped: SIGTERM came; the state is kept.
     OutputError: a file cannot be written.
   """
+  check_finetuning(settings)
   connect(settings.cluster)
   mesh = sharding.make_mesh(settings.mesh)
-  sharding.check_batch(settings.data.images_per_step, 1, mesh)
+  sharding.check_batch(settings.data.images_per_step, 1, mesh, field="data.images_per_step")
   module = _module(network, settings, teacher)
+  tuning = _Tuning(settings, network, module, mesh, teacher)
   progress("reading scans")
   learnt = slices_to_learn(settings.data, module.variant)
   held_out = slices_to_validate(settings.data, module.variant, learnt)
-  tuning = _Tuning(settings, network, module, mesh, teacher)
   source = _source(tuning, learnt, directory, progress, bar)
   validate = None if held_out is None else _validation(tuning, held_out, directory, progress, bar)
   checkpoints = Checkpoints(directory / "checkpoints", settings.checkpoint)
@@ -138,8 +142,6 @@ def _module(network: Network, settings: FinetuneSettings, teacher: Network | Non
     raise WeightsError(f"{network.source}: a {network.kind} network has no masks to train; give one such as litemedsam")
   if network.module.folded:
     raise WeightsError(f"{network.source}: its batch norm is folded; load it with for_training=True")
-  if settings.optimizer.accumulate != 1 or settings.optimizer.ema_decay:
-    raise ConfigError("optimizer.accumulate and optimizer.ema_decay are for pre-training; leave them as they are")
   module = network.module.clone(dtype=jnp.dtype(settings.dtype), remat=settings.train != "decoder")
   if settings.train == "distill":
     check_pair(module, teacher, settings.teacher)
@@ -181,11 +183,12 @@ class _Tuning:
     self._optimizer = make_optimizer(settings.optimizer)
 
   def start(self) -> TuneState:
-    """State before the first step."""
+    """State before the first step, in arrays of its own: a step uses those that it is given up."""
     place = sharding.replicated(self.mesh)
     moments = jax.jit(self._optimizer.init, out_shardings=place)(self._start)
     count = sharding.put_replicated(np.zeros((), np.int32), self.mesh)
-    return TuneState(count, self._start, moments, self._stats if self.updates_stats else None)
+    params, stats = jax.tree.map(jnp.copy, (self._start, self._stats if self.updates_stats else None))
+    return TuneState(count, params, moments, stats)
 
   def variables(self, state: TuneState) -> dict[str, Any]:
     """The whole network's, batch norm kept."""
@@ -259,19 +262,37 @@ def _validation(
   def validate(step: int, state: TuneState) -> dict[str, float]:
     scores = scorer(jax.device_put(sharding.to_host(tuning.variables(state))))
     if is_main():
-      _keep_scores(path, step, scores)
+      _write_scores(path, _read_scores(path) | {str(step): scores})
     return means_of(scores)
 
   return validate
 
 
-def _keep_scores(path: Path, step: int, scores: dict[str, dict[str, float]]) -> None:
+def _read_scores(path: Path) -> dict[str, dict[str, dict[str, float]]]:
+  """Step -> scan -> organ -> Dice; empty where there is no file, or it cannot be read."""
   try:
-    before = json.loads(path.read_text()) if path.is_file() else {}
+    return dict(json.loads(path.read_text()))
+  except FileNotFoundError:
+    return {}
+  except (OSError, ValueError, TypeError) as error:
+    notices.warn(f"{path}: cannot be read ({error}); the scores in it are lost")
+    return {}
+
+
+def _write_scores(path: Path, scores: dict[str, dict[str, dict[str, float]]]) -> None:
+  try:
     with replacing(path) as part:
-      part.write_text(json.dumps(before | {str(step): scores}, indent=1) + "\n")
+      part.write_text(json.dumps(scores, indent=1) + "\n")
   except (OSError, ValueError) as error:
     raise OutputError(f"{path}: cannot be written ({error})") from error
+
+
+def _forget_scores(path: Path, after: int) -> None:
+  """Leaves out what a run that goes on from an earlier step measures anew."""
+  scores = _read_scores(path)
+  kept = {step: each for step, each in scores.items() if int(step) <= after}
+  if kept != scores:
+    _write_scores(path, kept)
 
 
 @dataclasses.dataclass
@@ -289,10 +310,14 @@ class _Loop:
   def train(self, identity: str) -> tuple[TuneState, dict[str, float]]:
     """All steps that are left: the best state that was kept, with its metric, or the last where none was measured."""
     settings, last = self.tuning.settings, self.tuning.settings.optimizer.total_steps
-    state, first = self._resumed(identity)
+    state, first, before = self._resumed(identity)
+    check_start(first, last, self.checkpoints.directory)
     step_function, waiting = self.tuning.step(), Waiting(self.directory)
-    if first == 0:
-      self._score(0, state)
+    if is_main():
+      _forget_scores(self.directory / VALIDATION_FILE, first - 1 if first == 0 else first)
+    if before is None:
+      before = self._score(0, self.tuning.start() if first else state)
+    position = {"drawn_from": identity, "before": before, **self._origin}
     pace, batches = Pace(settings.data.images_per_step), self._batches(first)
     for done in range(first + 1, last + 1):
       began = time.perf_counter()
@@ -310,12 +335,10 @@ class _Loop:
       # what was validated is kept, too: it may be the best
       if done % settings.checkpoint.every_steps == 0 or done == last or stop or validated:
         waiting.all()
-        self.checkpoints.save(
-          done, state, settings, {"next_step": done, "drawn_from": identity, **self._origin}, validated
-        )
+        self.checkpoints.save(done, state, settings, {"next_step": done, **position}, validated)
       if stop and done < last:
         raise Stopped(f"stopped by SIGTERM after step {done}; the same command goes on from there")
-    return self._best(state)
+    return self._best(state, before)
 
   @property
   def _origin(self) -> dict[str, str]:
@@ -323,35 +346,39 @@ class _Loop:
     networks = {"network": self.tuning.network, "teacher": self.tuning.teacher}
     return {name: each.sha256 for name, each in networks.items() if each is not None}
 
-  def _best(self, state: TuneState) -> tuple[TuneState, dict[str, float]]:
-    best = self.checkpoints.best()
+  def _best(self, state: TuneState, before: dict[str, float]) -> tuple[TuneState, dict[str, float]]:
+    """The best state and its metric; that of the start where none is better."""
+    best, name = self.checkpoints.best(), self.tuning.settings.checkpoint.best_metric
     if best is None:
       return state, {}
     step, value = best
+    if name in before and not value > before[name]:
+      return self.tuning.start(), {name: before[name]}
     if step != int(state.step):
       values, _, _ = cast(tuple[dict[str, Any], Any, Any], self.checkpoints.read(self._shapes(state), step))
       state = TuneState(**{"batch_stats": None, **values})
-    return state, {self.tuning.settings.checkpoint.best_metric: value}
+    return state, {name: value}
 
   def _shapes(self, state: TuneState) -> dict[str, Any]:
     fields = {name: value for name, value in state._asdict().items() if value is not None}
     place = sharding.replicated(self.tuning.mesh)
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), fields)
 
-  def _resumed(self, identity: str) -> tuple[TuneState, int]:
+  def _resumed(self, identity: str) -> tuple[TuneState, int, dict[str, float] | None]:
+    """State to go on from, the steps done, and the scores of the network as it was given, where they are known."""
     state, tuning = self.tuning.start(), self.tuning
     found = self.checkpoints.read(self._shapes(state))
     if found is None:
-      return state, 0
+      return state, 0, None
     values, config, position = found
     if config.get("train") != tuning.settings.train or any(position.get(n) != v for n, v in self._origin.items()):
       raise ConfigError(
         f"{self.directory}: its checkpoint comes from another network or trains another part ({config.get('train')}); "
         "choose another --workdir"
       )
-    if position["drawn_from"] != identity:
+    if position.get("drawn_from") != identity:
       notices.warn(f"resuming at step {position['next_step']} with other slices than before")
-    return TuneState(**{"batch_stats": None, **values}), int(position["next_step"])
+    return TuneState(**{"batch_stats": None, **values}), int(position["next_step"]), position.get("before")
 
   def _score(self, step: int, state: TuneState) -> dict[str, float]:
     if self.validate is None:

@@ -15,14 +15,14 @@ import numpy as np
 from medlsam_jax import notices
 from medlsam_jax.data import loader
 from medlsam_jax.data.pairs import Batch, cut_group, joined
-from medlsam_jax.errors import ConfigError
 from medlsam_jax.training import cluster, sharding
 from medlsam_jax.training.checkpoint import Checkpoints
+from medlsam_jax.training.checks import check_pretraining, check_start
 from medlsam_jax.training.export import weights_header as weights_header
 from medlsam_jax.training.records import Pace
 from medlsam_jax.training.scans import data_sets, fingerprint, phantom_scans
 from medlsam_jax.training.settings import PretrainSettings
-from medlsam_jax.training.step import TrainState, init_state, make_step, make_terms, make_validation
+from medlsam_jax.training.step import TrainState, init_state, make_step, make_validation, rehearse
 from medlsam_jax.training.watch import NotFinite as NotFinite
 from medlsam_jax.training.watch import Stopped, Waiting, stops_on_sigterm
 
@@ -65,13 +65,18 @@ def run(
   Raises:
     NotFinite: the loss is NaN or infinite; its batch is in `directory`, and the last checkpoint stays.
     Stopped: SIGTERM came; the state is kept.
-    ConfigError: the checkpoint in `directory` belongs to another network, or settings that do not go together.
+    ConfigError: the checkpoint in `directory` belongs to another network or a later step, or settings that do not go
+      together.
     InputError: a scan or shard cannot be used.
     OutputError: a checkpoint cannot be written.
   """
+  check_pretraining(settings)
   cluster.connect(settings.cluster)
   mesh = sharding.make_mesh(settings.mesh)
-  _check(settings, mesh)
+  sharding.check_batch(settings.data.scans_per_step, settings.optimizer.accumulate, mesh)
+  groups = settings.data.scans_per_step
+  loader.check_crops(settings.data.crops_per_scan, groups, sharding.local_rows(groups, mesh))
+  rehearse(settings)
   sets = data_sets(settings.data, progress)
   held_out = _validation_batch(settings, progress)
   checkpoints = Checkpoints(directory / "checkpoints", settings.checkpoint)
@@ -82,15 +87,6 @@ def run(
       return sharding.to_host(state.best_network)
   finally:
     checkpoints.close()
-
-
-def _check(settings: PretrainSettings, mesh: jax.sharding.Mesh) -> None:
-  """Refuses settings that do not go together, before anything long."""
-  make_terms(settings)
-  data = settings.data
-  if not 1 <= data.dense_patches <= data.patches_per_scan:
-    raise ConfigError(f"data.dense_patches {data.dense_patches} is not within 1 and data.patches_per_scan")
-  sharding.check_batch(data.scans_per_step, settings.optimizer.accumulate, mesh)
 
 
 def _source(settings: PretrainSettings, sets: list[loader.DataSet], mesh: jax.sharding.Mesh) -> loader.BatchSource:
@@ -133,7 +129,10 @@ class _Parts:
     restored = self.checkpoints.restore(settings, self.mesh)
     state = init_state(settings, self.mesh, self.network) if restored is None else restored[0]
     first = 0 if restored is None else int(restored[1]["next_step"])
-    if restored is not None and restored[1]["drawn_from"] != drawn_from:
+    check_start(first, last, self.checkpoints.directory)
+    if self.profile is not None and first == last:
+      notices.warn(f"step {last} is the last of this run and done: there is nothing to trace")
+    if restored is not None and restored[1].get("drawn_from") != drawn_from:
       notices.warn(f"resuming at step {first} with other data than before")
     step_function, validate = make_step(settings, self.mesh), make_validation(settings)
     check = None if held_out is None else sharding.put_replicated(held_out, self.mesh)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
+from medlsam_jax import notices
 from medlsam_jax.data.labelled_slices import LabelledScan, LabelledSlices
 from medlsam_jax.data.phantom import make_phantom
 from medlsam_jax.data.slices import ImageFit
@@ -88,7 +89,7 @@ def slices_to_validate(
   """Held-out slices, however small an organ is in them; None where none are set aside.
 
   Raises:
-    InputError: a scan cannot be used.
+    InputError: a scan cannot be used, or no slice shows an organ that is learned.
     ConfigError: a scan is among those to learn from, too.
   """
   scans = _scans(data.validation, data) + _phantoms(VALIDATION_SEED, data.validation_phantoms, data.organs)
@@ -96,8 +97,20 @@ def slices_to_validate(
   both = sorted(scan.source for scan in scans if Path(scan.source).resolve() in known)
   if both:
     raise ConfigError(f"data.validation: {', '.join(both)} would be trained on, too; take it from one of the two")
-  step = data.validation_slice_step
-  return _slices(scans, data, variant, data.windows[:1], 0.0, step) if scans else None
+  if not (data.validation or data.validation_phantoms):
+    return None
+  found = _slices(scans, data, variant, data.windows[:1], 0.0, data.validation_slice_step)
+  shown = set(found.organs) & set(learnt.organs)
+  if not shown:
+    wanted = ", ".join(sorted(learnt.organs))
+    raise InputError(
+      f"data.validation {', '.join(data.validation) or '(phantoms)'}: no slice shows any of {wanted} "
+      f"(data.organs, data.validation_slice_step {data.validation_slice_step}); give scans that have them, or leave "
+      "data.validation out"
+    )
+  if unseen := sorted(set(learnt.organs) - shown):
+    notices.warn(f"data.validation shows nothing of {', '.join(unseen)}; what is learned of them is not measured")
+  return found
 
 
 def _slices(

@@ -43,16 +43,16 @@ def make_mesh(settings: MeshSettings, devices: Sequence[Any] | None = None) -> M
   return jax.make_mesh((data, settings.model), ("data", "model"), axis_types=types, devices=list(devices))
 
 
-def check_batch(groups: int, accumulate: int, mesh: Mesh) -> None:
+def check_batch(groups: int, accumulate: int, mesh: Mesh, field: str = "data.scans_per_step") -> None:
   """Refuses a batch that the mesh cannot split evenly.
 
   Raises:
-    ConfigError: `data.scans_per_step` is no multiple of parts times devices.
+    ConfigError: `field` is no multiple of parts times devices.
   """
   parts = accumulate * mesh.shape["data"]
   if groups % parts:
     raise ConfigError(
-      f"data.scans_per_step {groups} cannot be split over {mesh.shape['data']} devices in {accumulate} part(s) each; "
+      f"{field} {groups} cannot be split over {mesh.shape['data']} devices in {accumulate} part(s) each; "
       f"make it a multiple of {parts}, or change mesh.data or optimizer.accumulate"
     )
 

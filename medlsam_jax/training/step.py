@@ -172,14 +172,12 @@ def _initializer(settings: PretrainSettings) -> Callable[[Array], TrainState]:
     average = jax.tree.map(jnp.copy, network) if settings.optimizer.ema_decay else None
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average)
 
-  inputs = _head_inputs(settings, terms)
+  inputs = _head_inputs(settings, terms) if any(term.heads for term in terms) else {}
   return init
 
 
 def _head_inputs(settings: PretrainSettings, terms: list[Term]) -> dict[tuple[str, str], tuple[int, ...]]:
   """Shape of the first array that each head is given, found by tracing the loss once; nothing is computed."""
-  if not any(term.heads for term in terms):
-    return {}
   seen: dict[tuple[str, str], tuple[int, ...]] = {}
 
   def recorder(owner: str, name: str, head: nn.Module) -> Callable[[Array], Array]:
@@ -202,6 +200,15 @@ def _head_inputs(settings: PretrainSettings, terms: list[Term]) -> dict[tuple[st
   if unused:
     raise ConfigError(f"objectives declare heads that their loss never uses: {sorted(unused)}")
   return seen
+
+
+def rehearse(settings: PretrainSettings) -> None:
+  """Traces the loss once, without computing anything, so that settings that do not fit show before scans are read.
+
+  Raises:
+    ConfigError: an objective cannot work with the other settings, or has heads that it does not use.
+  """
+  _head_inputs(settings, make_terms(settings))
 
 
 def make_gradient(

@@ -31,7 +31,7 @@ def split(params: dict[str, Any], train: str, lora_rank: int, key: jax.Array) ->
   nothing has changed yet.
 
   Raises:
-    ConfigError: `lora` with a rank below 1, or on an encoder without attention.
+    ConfigError: `lora` with a rank below 1 or above an attention's width, or on an encoder without attention.
   """
   trained = {name: params[name] for name in TRAINED[train]}
   if train == LORA:
@@ -39,6 +39,8 @@ def split(params: dict[str, Any], train: str, lora_rank: int, key: jax.Array) ->
     kernels = {name: kernel.shape for name, kernel in flat.items() if _ATTENTION.search(name)}
     if not kernels or lora_rank < 1:
       raise ConfigError(f"lora_rank {lora_rank}: low-rank updates need attention and a rank of at least 1")
+    if lora_rank > (most := min(min(shape) for shape in kernels.values())):
+      raise ConfigError(f"lora_rank {lora_rank} is above {most}, the width of the narrowest attention of this network")
     updates = {}
     for number, (name, (inputs, outputs)) in enumerate(sorted(kernels.items())):
       draw = jax.random.normal(jax.random.fold_in(key, number), (inputs, lora_rank)) * inputs**-0.5

@@ -82,6 +82,8 @@ def replace_network_and_scans(set_attribute, spoilt=False):
   def make_step(settings, mesh):
     kept = dataclasses.asdict(settings)
     del kept["checkpoint"]
+    if settings.optimizer.decay == "constant":
+      del kept["optimizer"]["total_steps"]
     name = json.dumps(kept)
     if name not in _STEPS:
       _STEPS[name] = step.make_step(settings, mesh)

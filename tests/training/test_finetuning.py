@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 
 import jax
@@ -17,11 +18,15 @@ from medlsam_jax.models.network import Network
 from medlsam_jax.models.sam.image_encoder import ViTSizes
 from medlsam_jax.models.sam.sam import DecoderSizes, Sam, SamVariant
 from medlsam_jax.models.sam.tiny_vit import TinyViTSizes
-from medlsam_jax.training import finetune, mask_loss
+from medlsam_jax.notices import MedlsamWarning
+from medlsam_jax.training import finetune, mask_batches, mask_loss
 from medlsam_jax.training.distillation import cell_matrix
 from medlsam_jax.training.finetune_settings import FinetuneSettings, MaskLossSettings
 from medlsam_jax.training.settings import from_mapping
 from medlsam_jax.training.watch import Stopped
+
+# every 20th slice of the small queries misses an organ
+pytestmark = pytest.mark.filterwarnings("ignore:data.validation shows nothing of gamma")
 
 LITE = SamVariant(
   "lite-tiny", 32, TinyViTSizes((8, 8, 8, 8), (1, 1, 1, 1), (2, 2, 2, 2), (4, 4, 4, 4), neck=16), "unit",
@@ -61,8 +66,11 @@ def changed(before, after):
 
 def test_decoder_learns_from_embeddings_that_are_computed_once(tmp_path, mini_templates, mini_queries):
   network, said, encoded = tiny_network(), {}, []
-  chosen = settings(mini_templates, mini_queries, optimizer={"kind": "adamw", "total_steps": 8, "learning_rate": 3e-3,
-                                                             "decay": "constant", "l2": 0.0})  # fmt: skip
+  # by a figure that nobody measures no step is the best: the last one's weights are given, better or not
+  chosen = settings(
+    mini_templates, mini_queries, checkpoint={"best_metric": "organ_none_dice"},
+    optimizer={"kind": "adamw", "total_steps": 8, "learning_rate": 3e-3, "decay": "constant", "l2": 0.0},
+  )  # fmt: skip
   variables, header = finetune.run(
     chosen, network, tmp_path, lambda s, m: said.setdefault(s, {}).update(m), bar=lambda *a: encoded.append(a)
   )
@@ -174,19 +182,35 @@ def test_teachers_cells_are_laid_where_the_students_are():
   np.testing.assert_allclose(cell_matrix(padded, stretched, 8, 8, "x")[0], np.eye(8), atol=1e-6)
 
 
-def test_weights_of_the_best_validated_step_are_given(tmp_path, mini_templates, mini_queries, lite, monkeypatch):
-  grow = jax.jit(lambda state: state._replace(step=state.step + 1, params=jax.tree.map(lambda a: a + 1, state.params)))
-  scores, seen = {0: 0.9, 1: 0.2, 2: 0.8, 3: 0.5}, {}
+@functools.partial(jax.jit, donate_argnums=0)
+def grow(state):
+  """A step that adds 1 to all that is trained."""
+  return state._replace(step=state.step + 1, params=jax.tree.map(lambda a: a + 1, state.params))
 
-  def validation(tuning, *rest):
-    def validate(step, state):
-      seen[step] = jax.device_get(tuning.variables(state))
-      return {"validation_dice": scores[step]}
 
-    return validate
+@pytest.fixture
+def scored(monkeypatch):
+  """Makes a run's scores those that are given by step, and its training an addition; gives what was validated."""
 
-  monkeypatch.setattr(finetune, "_compiled_step", lambda *_: lambda state, *rest: (grow(state), {"loss": 0.0}))
-  monkeypatch.setattr(finetune, "_validation", validation)
+  def prepare(scores):
+    seen = {}
+
+    def validation(tuning, *rest):
+      def validate(step, state):
+        seen[step] = jax.device_get(tuning.variables(state))
+        return {"validation_dice": scores[step]}
+
+      return validate
+
+    monkeypatch.setattr(finetune, "_compiled_step", lambda *_: lambda state, *rest: (grow(state), {"loss": 0.0}))
+    monkeypatch.setattr(finetune, "_validation", validation)
+    return seen
+
+  return prepare
+
+
+def test_weights_of_the_best_validated_step_are_given(tmp_path, mini_templates, mini_queries, lite, scored):
+  seen = scored({0: 0.7, 1: 0.2, 2: 0.8, 3: 0.5})
   chosen = settings(mini_templates, mini_queries, train="model", validate_every_steps=1)
   best, header = finetune.run(chosen, lite, tmp_path)
   assert not changed(best, seen[2]) and changed(best, seen[3])
@@ -195,6 +219,98 @@ def test_weights_of_the_best_validated_step_are_given(tmp_path, mini_templates, 
   assert which({"trained_steps": "3"}, "validation_dice") == "of step 3, the last"
   again, _ = finetune.run(chosen, lite, tmp_path)
   assert not changed(again, best)
+
+
+def test_the_network_as_it_was_given_is_a_candidate(tmp_path, mini_templates, mini_queries, lite, scored):
+  """What ended worse than it began, or no better, is not called the best; nor after a restart."""
+  seen = scored({0: 0.66, 1: 0.64, 2: 0.66, 3: 0.636})
+  chosen = settings(mini_templates, mini_queries, train="model", validate_every_steps=1)
+  best, header = finetune.run(chosen, lite, tmp_path)
+  assert not changed(best, lite.variables) and changed(seen[3], lite.variables)
+  assert header["trained_steps"] == "0" and float(header["validation_dice"]) == pytest.approx(0.66)
+  seen.clear()
+  again, header = finetune.run(chosen, lite, tmp_path)
+  assert not changed(again, lite.variables) and header["trained_steps"] == "0" and not seen
+
+
+def test_the_score_before_training_is_measured_again_where_an_older_checkpoint_does_not_have_it(
+  tmp_path, mini_templates, mini_queries, lite, scored, monkeypatch
+):
+  scored({0: 0.66, 1: 0.64, 2: 0.65, 3: 0.63})
+  chosen = settings(mini_templates, mini_queries, train="model", validate_every_steps=1)
+  save = finetune.Checkpoints.save
+
+  def older(self, step, state, settings, loader, metrics):
+    save(self, step, state, settings, {k: v for k, v in loader.items() if k != "before"}, metrics)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(finetune.Checkpoints, "save", older)
+    finetune.run(chosen, lite, tmp_path)
+  seen = scored({0: 0.66})
+  _, header = finetune.run(chosen, lite, tmp_path)
+  assert header["trained_steps"] == "0" and not changed(seen[0], lite.variables)
+
+
+def test_a_damaged_newest_checkpoint_costs_its_steps_alone(tmp_path, mini_templates, mini_queries, lite, scored):
+  scored({0: 0.1, 1: 0.2, 2: 0.3, 3: 0.4})
+  chosen = settings(mini_templates, mini_queries, train="model", validate_every_steps=1)
+  whole, _ = finetune.run(chosen, lite, tmp_path)
+  (tmp_path / "checkpoints" / "3" / "state" / "_METADATA").unlink()
+  said = []
+  with pytest.warns(MedlsamWarning, match=r"step 3: .*going on from step 2"):
+    again, header = finetune.run(chosen, lite, tmp_path, lambda step, metrics: said.append(step))
+  assert header["trained_steps"] == "3" and set(said) == {3}
+  assert not changed(again, whole)
+
+
+def test_scores_of_steps_that_are_measured_anew_are_forgotten(tmp_path):
+  path = tmp_path / finetune.VALIDATION_FILE
+  finetune._write_scores(path, {str(step): {"scan": {"liver": 0.5}} for step in (0, 2, 4)})
+  finetune._forget_scores(path, 2)
+  assert set(json.loads(path.read_text())) == {"0", "2"}
+  path.write_text('{"0": {"sc')
+  with pytest.warns(MedlsamWarning, match="scores in it are lost"):
+    assert finetune._read_scores(path) == {}
+
+
+def test_held_out_scans_that_show_no_organ_are_refused_and_organs_that_none_shows_are_named(
+  tmp_path, mini_templates, mini_queries, lite
+):
+  """Without them Dice would be the mean of nothing."""
+  with pytest.raises(InputError, match=r"data.validation .*no slice shows any of alpha.*validation_slice_step 500"):
+    finetune.run(settings(mini_templates, mini_queries, data={"validation_slice_step": 500}), lite, tmp_path / "none")
+  assert not (tmp_path / "none").exists()
+  chosen = settings(mini_templates, mini_queries).data
+  learnt = mask_batches.slices_to_learn(chosen, LITE)
+  learnt.items += [dataclasses.replace(learnt.items[0], organs=("spleen",))]
+  with pytest.warns(MedlsamWarning, match="nothing of gamma, spleen"):
+    mask_batches.slices_to_validate(chosen, LITE, learnt)
+
+
+@pytest.mark.parametrize(
+  ("fields", "words"),
+  [
+    ({"train": "lora", "lora_rank": 9}, "lora_rank 9 is above 8"),
+    ({"train": "lora", "lora_rank": 0}, "lora_rank 0"),
+    ({"batch_norm": "updated"}, "batch_norm updated: with train decoder"),
+    ({"optimizer": {"total_steps": 10, "warmup_steps": 10, "decay": "cosine"}}, "warmup_steps 10 .*total_steps 10"),
+    ({"optimizer": {"ema_decay": 0.9}}, "ema_decay are for pre-training"),
+    ({"checkpoint": {"best_metric": "validation_error_mm"}}, "best_metric 'validation_error_mm' is not measured"),
+    ({"loss": {"dice": 0.0, "bce": 0.0}}, "loss.dice and loss.bce are both 0"),
+    ({"loss": {"dice": -1.0}}, "loss.dice -1"),
+    ({"data": {"windows": ["liver"]}}, "data.windows"),
+    ({"data": {"images_per_step": 0}}, "data.images_per_step 0"),
+    ({"data": {"slice_step": 0}}, "data.slice_step 0"),
+    ({"data": {"jitter_px": -1}}, "data.jitter_px -1"),
+    ({"validate_every_steps": 0}, "validate_every_steps 0"),
+    ({"mesh": {"model": 3}}, "mesh.model 3"),
+  ],
+)
+def test_settings_that_cannot_go_together_are_refused_before_a_scan_is_read(tmp_path, lite, monkeypatch, fields, words):
+  monkeypatch.setattr(finetune, "slices_to_learn", lambda *_: pytest.fail("scans were read"))
+  with pytest.raises(ConfigError, match=words):
+    finetune.run(settings(tmp_path / "scans", **fields), lite, tmp_path / "run")
+  assert not (tmp_path / "run").exists()
 
 
 def test_organ_that_no_slice_shows_is_named(tmp_path, mini_templates, lite):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,7 +15,9 @@ import pytest
 import small_run
 
 from medlsam_jax.errors import ConfigError
+from medlsam_jax.notices import MedlsamWarning
 from medlsam_jax.training import checkpoint, loop
+from medlsam_jax.training.records import Records
 
 RTOL = 1e-5
 
@@ -100,6 +103,31 @@ def test_a_checkpoint_of_another_network_is_refused(unbroken):
     loop.run(small_run.settings(network={"base_channels": 3}), unbroken[1])
 
 
+def test_a_run_that_lost_its_newest_checkpoint_goes_on_from_the_one_before_and_reports_each_step_once(
+  unbroken, tmp_path
+):
+  shutil.copytree(unbroken[1], tmp_path, dirs_exist_ok=True)
+  state = tmp_path / "checkpoints" / "6" / "state"
+  file = max((each for each in state.rglob("d/*") if each.is_file()), key=lambda each: each.stat().st_size)
+  file.write_bytes(file.read_bytes()[:100])
+  (tmp_path / "metrics.jsonl").write_text("".join(json.dumps({"step": k, "loss": 0.0}) + "\n" for k in range(1, 7)))
+  settings = small_run.settings(checkpoint={"every_steps": 3})
+  records = Records(tmp_path, settings)
+  with pytest.warns(MedlsamWarning, match=r"step 6: .*going on from step 3"):
+    loop.run(settings, tmp_path, records)
+  records.close()
+  lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+  assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+  assert_same({line["step"]: line["loss"] for line in lines[3:]}, {k: unbroken[0][k] for k in (4, 5, 6)})
+  assert checkpoint.steps_in(tmp_path / "checkpoints") == [3, 6]
+  assert json.loads((tmp_path / "config.json").read_text())["checkpoint"]["every_steps"] == 3
+
+
+def test_a_run_is_not_cut_back_to_fewer_steps_than_it_has_done(unbroken):
+  with pytest.raises(ConfigError, match=r"optimizer.total_steps 5: .* is of step 6 already"):
+    loop.run(small_run.settings(optimizer={"total_steps": 5}), unbroken[1])
+
+
 def started(directory, overrides, devices):
   environment = {
     **os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu",
@@ -118,8 +146,6 @@ def losses_from(process, seconds=600):
 
 @pytest.mark.slow
 def test_eight_devices_go_on_where_one_stopped_and_give_the_same_losses(unbroken, tmp_path):
-  import shutil
-
   shutil.copytree(unbroken[1] / "checkpoints" / "3", tmp_path / "checkpoints" / "3")
   found = losses_from(started(tmp_path, {"mesh": {"data": 4, "model": 2}}, devices=8))
   assert_same(found, {step: loss for step, loss in unbroken[0].items() if step > 3})
