@@ -33,17 +33,23 @@ def _speaks_of_arrays(hint: Any) -> bool:
   return "jaxtyping" in repr(hint) or "beartype.vale" in repr(hint)
 
 
-def _opened(hint: Any) -> Any:
+def _opened(hint: Any, taken: Any = None) -> Any:
   """The hint, with the fields of named tuples looked at, and what JAX and numpy take for their arrays taken too.
 
-  JAX takes host arrays wherever it takes its own; numpy answers with a scalar where an array has no axes left.
+  JAX takes host arrays wherever it takes its own; a batch goes to the device as the named tuple that it is; numpy
+  answers with a scalar where an array has no axes left.
   """
   if isinstance(hint, type) and issubclass(hint, AbstractArray):
-    return hint.dtype[_TAKEN[hint.array_type], hint.dim_str] if hint.array_type in _TAKEN else hint
+    known = hint.array_type in _TAKEN
+    return hint.dtype[taken or _TAKEN[hint.array_type], hint.dim_str] if known else hint
   if isinstance(hint, type) and issubclass(hint, tuple) and hasattr(hint, "_fields"):
-    fields = {name: _opened(field) for name, field in typing.get_type_hints(hint).items() if _speaks_of_arrays(field)}
+    fields = {
+      name: _opened(field, _TAKEN[jax.Array])
+      for name, field in typing.get_type_hints(hint).items()
+      if _speaks_of_arrays(field)
+    }
     return Annotated[hint, Is[lambda value: _hold(value, fields)]] if fields else hint
-  parts = tuple(_opened(part) for part in typing.get_args(hint))
+  parts = tuple(_opened(part, taken) for part in typing.get_args(hint))
   if not _speaks_of_arrays(hint) or not parts:
     return hint
   return Union[parts] if isinstance(hint, UnionType) else typing.get_origin(hint)[parts]  # noqa: UP007

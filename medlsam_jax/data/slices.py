@@ -153,7 +153,7 @@ class ImageFit:
     # The stretch of the published MedLSAM is smooth where it enlarges; area interpolation would be blocky.
     return linear_matrix(size, target) if self.scaling == "stretch" and target > size else area_matrix(size, target)
 
-  def points_to_image(self, points: Float[np.ndarray, "*k 2"]) -> Float[np.ndarray, "*k 2"]:
+  def points_to_image(self, points: Num[np.ndarray, "*k 2"]) -> Float[np.ndarray, "*k 2"]:
     """Pixels (x, y) of the slice to pixels of the image, as the family's programs do: by the sizes as rounded."""
     rows, columns = self.fitted
     return np.asarray(points, float) * (columns / self.columns, rows / self.rows)

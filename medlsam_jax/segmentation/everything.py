@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, Num, UInt8
 
 from medlsam_jax.data.slices import ImageFit
 from medlsam_jax.errors import ConfigError
@@ -277,7 +277,7 @@ def _is_cut(box: Int[np.ndarray, "4"], crop: tuple[int, int, int, int], image_sh
   return bool((at_crop & ~at_image).any())
 
 
-def distinct(boxes: Float[np.ndarray, "n 4"], scores: Float[np.ndarray, " n"], limit: float) -> Int[np.ndarray, " m"]:
+def distinct(boxes: Num[np.ndarray, "n 4"], scores: Float[np.ndarray, " n"], limit: float) -> Int[np.ndarray, " m"]:
   """Non-maximum suppression: indices, best first, of boxes that overlap no better one by more than `limit` (IoU).
 
   Areas are max - min, as in the published generator; boxes without area overlap nothing.

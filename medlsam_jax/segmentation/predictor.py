@@ -124,8 +124,8 @@ class Predictor:
     return embeddings
 
   def decode(
-    self, embedding: Float[Array, "g g c"], boxes: Float[np.ndarray, "k 4"]
-  ) -> tuple[Float[np.ndarray, "k 4*g 4*g"], Float[np.ndarray, "*k"]]:
+    self, embedding: Float[Array, "g g c"], boxes: Num[np.ndarray, "k 4"]
+  ) -> tuple[Float[np.ndarray, "k 4*g 4*g"], Float[np.ndarray, " k"]]:
     """Mask logits (inside where > 0) and predicted IoU for each box on one image.
 
     Args:
@@ -199,11 +199,15 @@ class Predictor:
     self,
     point_coords: Num[np.ndarray, "*k p 2"] | None = None,
     point_labels: Integer[np.ndarray, "*k p"] | None = None,
-    box: Num[np.ndarray, "*k 4"] | None = None,
+    box: Num[np.ndarray, "*#k 4"] | None = None,
     mask_input: Float[np.ndarray, "#k low low"] | None = None,
     multimask_output: bool = True,
     return_logits: bool = False,
-  ) -> tuple[Bool[np.ndarray, "*k m row column"], Float[np.ndarray, "*k m"], Float[np.ndarray, "*k m low low"]]:
+  ) -> tuple[
+    Bool[np.ndarray, "*k m row column"] | Float[np.ndarray, "*k m row column"],
+    Float[np.ndarray, "*k m"],
+    Float[np.ndarray, "*k m low low"],
+  ]:
     """Segment-anything's `predict`: masks for prompts on the image of `set_image`.
 
     Args:

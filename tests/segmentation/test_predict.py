@@ -167,7 +167,7 @@ def test_a_grey_image_is_repeated_in_three_channels():
     ({"mask_input": np.full((1, 60, 60), np.nan)}, "NaN"),
   ],
 )
-def test_a_prompt_that_cannot_be_meant_is_refused(predictor, prompt, words):
+def test_a_prompt_that_cannot_be_meant_is_refused(predictor, prompt, words, unchecked_shapes):
   with pytest.raises(InputError, match=words):
     predictor.predict(**prompt)
 
@@ -227,7 +227,7 @@ def test_no_points_beside_a_box_are_none_and_alone_are_refused(predictor):
     (np.array(None), "box: values of type object"),
   ],
 )
-def test_boxes_of_a_detector_that_cannot_be_meant_are_named(predictor, box, words):
+def test_boxes_of_a_detector_that_cannot_be_meant_are_named(predictor, box, words, unchecked_shapes):
   with pytest.raises(InputError, match=words):
     predictor.predict(box=box)
 

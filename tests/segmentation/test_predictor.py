@@ -86,7 +86,7 @@ def test_a_box_that_cannot_be_meant_is_refused_by_number(predictor, images, box,
     predictor.decode(embedding, np.array([(1, 1, 5, 5), box]))
 
 
-def test_images_of_another_shape_or_with_nan_are_refused(predictor, images):
+def test_images_of_another_shape_or_with_nan_are_refused(predictor, images, unchecked_shapes):
   with pytest.raises(InputError, match="shape"):
     predictor.encode(images[:, :16])
   broken = images.copy()
