@@ -1,7 +1,9 @@
 """Checkpoints and records that a power cut or a full disk has damaged: the newest whole one is used, and it is said."""
 
+import gc
 import json
 import shutil
+import sys
 
 import pytest
 import small_run
@@ -14,6 +16,15 @@ from medlsam_jax.training.sharding import make_mesh
 
 # of several arrays that cannot be read, the rest end after orbax has closed the loop that they report to
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def drops_what_is_left_of_reads():
+  """Here, not while another module's tests run."""
+  yield
+  before, sys.unraisablehook = sys.unraisablehook, lambda _: None
+  gc.collect()
+  sys.unraisablehook = before
 
 
 @pytest.fixture(autouse=True)
