@@ -48,7 +48,11 @@ def _opened(hint: Any, taken: Any = None) -> Any:
       for name, field in typing.get_type_hints(hint).items()
       if _speaks_of_arrays(field)
     }
-    return Annotated[hint, Is[lambda value: _hold(value, fields)]] if fields else hint
+
+    def fields_hold(value: Any) -> bool:
+      return _hold(value, fields)
+
+    return Annotated[hint, Is[fields_hold]] if fields else hint
   parts = tuple(_opened(part, taken) for part in typing.get_args(hint))
   if not _speaks_of_arrays(hint) or not parts:
     return hint

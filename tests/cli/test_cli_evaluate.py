@@ -25,7 +25,8 @@ def test_evaluate_makes_results_and_scores_them_beside_the_baseline(
   scores = summary(tmp_path)
   assert scores["scans"] == 2 and list(scores["organs"]) == ["alpha", "beta"]
   assert scores["organs"]["alpha"]["baseline_box_iou"]["mean"] > 0.3
-  rows = list(csv.DictReader((tmp_path / "evaluation.csv").open()))
+  with (tmp_path / "evaluation.csv").open() as file:
+    rows = list(csv.DictReader(file))
   assert [(row["scan"], row["organ"]) for row in rows] == [(s, o) for s in ("q0", "q1") for o in ("alpha", "beta")]
 
 
