@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import grain
 import numpy as np
@@ -22,6 +22,7 @@ from medlsam_jax.data.shards import Index, ShardReader
 from medlsam_jax.errors import ConfigError, InputError
 
 
+@runtime_checkable
 class Scans(Protocol):
   """Scans by position, opened when asked for."""
 
@@ -30,6 +31,7 @@ class Scans(Protocol):
   def __getitem__(self, position: int) -> TrainingScan: ...
 
 
+@runtime_checkable
 class DataSet(Protocol):
   """A set of scans that lanes share out."""
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import multiprocessing
-import types
 
 import jax
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from medlsam_jax.data import ct, loader, pairs
+from medlsam_jax.data.shards import Index
 from medlsam_jax.errors import ConfigError, InputError
 from medlsam_jax.training import optimizer, sharding, step, views
 from medlsam_jax.training.settings import MeshSettings, OptimizerSettings, PretrainSettings, from_mapping
@@ -129,10 +129,10 @@ def test_two_lanes_never_go_through_a_set_in_one_order_nor_cut_alike():
 
 
 def test_lanes_share_out_the_shards_of_a_prepared_set(monkeypatch):
-  monkeypatch.setattr(loader, "ShardReader", lambda index, shards, cache: [index.shards[k] for k in shards])
-  index = types.SimpleNamespace(shards=list("abcdefg"))
+  monkeypatch.setattr(loader, "ShardReader", lambda index, shards, cache: [index.shards[k]["file"] for k in shards])
+  index = Index("", tuple({"file": name} for name in "abcdefg"), ())
   dealt = [loader.Prepared(index, 1.0).lane(number, 3) for number in range(3)]
-  assert sorted(shard for lane in dealt for shard in lane) == index.shards and min(map(len, dealt)) >= 2
+  assert sorted(shard for lane in dealt for shard in lane) == list("abcdefg") and min(map(len, dealt)) >= 2
   # fewer shards than lanes: each has one
   assert [loader.Prepared(index, 1.0).lane(number, 9) for number in (0, 6, 7)] == [["a"], ["g"], ["a"]]
 
@@ -185,7 +185,7 @@ def test_settings_survive_the_way_through_plain_mappings():
 def test_points_avoid_air_shared_by_most_of_the_batch():
   plain = np.zeros((3, 64, 64, 64), np.float32)
   plain[:2, 32:] = 1.0
-  points = views.choose_points(jax.random.key(0), plain, 50)
+  points = views.choose_points(jax.random.key(0), jax.numpy.asarray(plain), 50)
   assert (points[:, 0] >= 32).all()
 
 

@@ -182,7 +182,7 @@ def test_features_are_those_of_their_own_view_and_patch(seen, stride):
 
 
 def as_views(one):
-  return Views(**{name: value for name, value in one.items() if name in Views._fields})
+  return Views(**jax.tree.map(jnp.asarray, {name: value for name, value in one.items() if name in Views._fields}))
 
 
 def test_points_are_voxels_of_the_body_and_their_places_are_what_the_plain_view_shows_there(seen):
@@ -205,19 +205,23 @@ def test_dense_objectives_pair_cells_that_show_the_same_place(seen, stride):
   views = as_views(received[0])
   lattice = received[0]["plain_origin_mm"][:, :, None, None, None] + lattice_mm()
   known_plain = by_cells(inside(lattice, batch), stride).all(-1)
-  known_augmented = by_cells(inside(views.augmented_mm, batch), stride).all(-1)
+  known_augmented = by_cells(inside(received[0]["augmented_mm"], batch), stride).all(-1)
   for patch in range(DENSE):
     wanted = np.asarray(places.points_mm(views, patch))
-    distance = np.asarray(places.distances_mm(views.augmented_mm[:, patch], wanted, stride)).reshape(SCANS, 20, -1)
+    distance = np.asarray(places.distances_mm(views.augmented_mm[:, patch], jnp.asarray(wanted), stride)).reshape(
+      SCANS, 20, -1
+    )
     nearest = distance.argmin(-1)
 
     def at_points(cells, patch=patch):
-      return np.asarray(places.at_points(jnp.asarray(cells[:, patch]), views.points[patch], stride))
+      return np.asarray(places.at_points(jnp.asarray(cells[:, patch], jnp.float32), views.points[patch], stride))
 
     def at_nearest(cells, patch=patch, nearest=nearest):
       return np.take_along_axis(cells[:, patch].reshape(SCANS, -1), nearest, 1)
 
-    pair = (distance.min(-1) < 2.5 * stride) & at_points(known_plain[..., None])[..., 0] & at_nearest(known_augmented)
+    pair = (
+      (distance.min(-1) < 2.5 * stride) & (at_points(known_plain[..., None])[..., 0] > 0) & at_nearest(known_augmented)
+    )
     assert pair.sum() > 10
     one = shown_mm(received, lambda r: at_points(r["plain_features"][stride])[..., 0])
     other = shown_mm(received, lambda r: at_nearest(r["augmented_features"][stride]))
