@@ -29,7 +29,7 @@ def settle(
   variables: Any,
   padded: Float[np.ndarray, "z y x"],
   targets: Int[np.ndarray, "points 3"],
-  organ_taps: Sequence[dict[int, Float[np.ndarray, "own k k k c"]]],
+  organ_taps: Sequence[dict[int, Float[np.ndarray, "_own _k _k _k _c"]]],
   settings: SearchSettings,
   progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Int[np.ndarray, "points 3"], Float[np.ndarray, " points"] | None]:
