@@ -7,6 +7,9 @@ from pathlib import Path
 import jaxtyping
 import pytest
 
+# Before anything of ours is imported: from here on an annotation that lies about an array fails the test that meets it.
+jaxtyping.install_import_hook("medlsam_jax", "shapes.check")
+
 MINI = Path(__file__).parent / "golden" / "mini"
 MINI_LABELS = {"alpha": 1, "beta": 2, "gamma": 3}
 

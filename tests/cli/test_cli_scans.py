@@ -167,8 +167,10 @@ def test_dicom_folder_is_a_scan(medlsam, painter, tmp_path):
     pytest.skip("needs ../shared/data/dicom")
   pytest.importorskip("openjpeg")
   from medlsam_jax.data.scans import read_volume
+  from medlsam_jax.notices import MedlsamWarning
 
-  grid = read_volume(series).grid
+  with pytest.warns(MedlsamWarning, match="covers 40 mm"):
+    grid = read_volume(series).grid
   middle = np.array(grid.shape) // 2
   points = np.array([middle + np.eye(3, dtype=int)[axis] * sign * 5 for sign in (-1, 1) for axis in range(3)])
   (tmp_path / "p.json").write_text(json.dumps({"liver": grid.world_from_voxel(points).tolist()}))
