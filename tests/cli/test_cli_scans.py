@@ -175,7 +175,8 @@ def test_dicom_folder_is_a_scan(medlsam, painter, tmp_path):
   points = np.array([middle + np.eye(3, dtype=int)[axis] * sign * 5 for sign in (-1, 1) for axis in range(3)])
   (tmp_path / "p.json").write_text(json.dumps({"liver": grid.world_from_voxel(points).tolist()}))
   assert medlsam("segment", "--boxes", tmp_path / "p.json", "--query", series, "--out", tmp_path / "out").code == 0
-  assert "series_seg.nii.gz" in names(tmp_path / "out")
+  # `series` and `dicom` are called so everywhere: the folder above them names the scan
+  assert "data_seg.nii.gz" in names(tmp_path / "out")
 
 
 def test_the_next_scan_that_is_not_done_is_read_while_one_is_worked_on(monkeypatch):

@@ -119,9 +119,9 @@ def stand_ins(monkeypatch, painter, small_network_file):
   published = ("tiny", *loading.PUBLISHED)
   weights = ({"params": {"x": np.zeros(1, np.float32)}}, {"kind": "litemedsam", "trained_steps": "1"})
   monkeypatch.setattr(loading, "_find", lambda name: find(small_network_file if name in published else name))
-  monkeypatch.setattr(loading, "get", lambda name, *_: Path(name))
-  monkeypatch.setattr(loop, "run", lambda *_, **__: {"conv0": {"kernel": np.zeros(1, np.float32)}})
-  monkeypatch.setattr(finetune, "run", lambda *_, **__: weights)
+  monkeypatch.setattr(loading, "get", lambda name, *_, **__: Path(name))
+  monkeypatch.setattr(loop, "run", in_workdir(1, {"conv0": {"kernel": np.zeros(1, np.float32)}}))
+  monkeypatch.setattr(finetune, "run", in_workdir(2, weights))
   monkeypatch.setattr(cluster, "connect", lambda _: None)
   monkeypatch.setattr(export, "export", lambda *_: (1, {}))
   monkeypatch.setattr(probe, "_of_checkpoint", lambda *_: None)
@@ -131,6 +131,16 @@ def stand_ins(monkeypatch, painter, small_network_file):
   monkeypatch.setattr(demo, "run", lambda *_: 0)
   for name in ("write_csv", "write_html"):
     monkeypatch.setattr(prompt_report, name, lambda *_: None)
+
+
+def in_workdir(position, answer):
+  """A run that makes the folder it is given, and answers."""
+
+  def run(*arguments, **_):
+    Path(arguments[position]).mkdir(parents=True, exist_ok=True)
+    return answer
+
+  return run
 
 
 def words_of(call):
