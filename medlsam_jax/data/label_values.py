@@ -113,7 +113,7 @@ def _rounded(array: np.ndarray, source: str, notes: list[str]) -> Integer[np.nda
     if off.max(initial=0) >= _NEAREST:
       raise _no_label_map(source, f"{known[off.argmax()]:g} is no whole number")
     low, high = min(low, known.min(initial=0)), max(high, known.max(initial=0))
-    off_values = np.union1d(off_values, known[off > 0])
+    off_values = _extremes(np.concatenate([off_values, known[off > 0]]))
   if max(-low, high) >= 2**63:
     raise _no_label_map(source, f"{max(-low, high):g} is out of range")
   notes += _judge(off_values, max(-low, high), source)
@@ -125,11 +125,20 @@ def _rounded(array: np.ndarray, source: str, notes: list[str]) -> Integer[np.nda
   return result
 
 
+def _extremes(values: np.ndarray) -> np.ndarray:
+  """Of the values around each whole number the lowest and the highest: of a noisy map every voxel is another one."""
+  nearest, at = np.unique(np.rint(values), return_inverse=True)
+  low, high = np.full(len(nearest), np.inf), np.full(len(nearest), -np.inf)
+  np.minimum.at(low, at, values)
+  np.maximum.at(high, at, values)
+  return np.unique(np.concatenate([low, high]))
+
+
 def _judge(values: np.ndarray, largest: float, source: str) -> list[str]:
   """A sentence where values are off by more than rounding, none where they are not; refuses what is in doubt.
 
   Args:
-    values: the distinct ones that are not whole, all within `_NEAREST` of a whole number.
+    values: the distinct ones that are not whole, all within `_NEAREST` of a whole number; `_extremes` are enough.
     largest: absolute value in the map.
   """
   if not len(values):
@@ -149,7 +158,7 @@ def _judge(values: np.ndarray, largest: float, source: str) -> list[str]:
   if np.abs(off[worst]) <= _SILENT:
     return []
   return [
-    f"{source}: label values are a little off whole numbers ({values[worst]:.6g} for {nearest[worst]:.0f}); "
+    f"{source}: label values are a little off whole numbers ({values[worst]:.6g} for {int(nearest[worst])}); "
     "the nearest whole numbers are taken"
   ]
 
