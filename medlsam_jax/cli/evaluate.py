@@ -272,12 +272,12 @@ def _expected(arguments: argparse.Namespace, folder: Path, cases: Sequence[Case]
 
 def tell(out: Path, result: Report, terminal: Terminal) -> int:
   """Prints and writes the scores; 1 if a scan failed."""
-  from medlsam_jax.results.staging import make_folder
+  from medlsam_jax.results.staging import folder_for
 
-  make_folder(out)
   terminal.warn_replaced(out / f"{RESULT_NAME}.csv", out / f"{RESULT_NAME}.json")
-  result.write_csv(out / f"{RESULT_NAME}.csv")
-  result.write_json(out / f"{RESULT_NAME}.json")
+  with folder_for(out):
+    result.write_csv(out / f"{RESULT_NAME}.csv")
+    result.write_json(out / f"{RESULT_NAME}.json")
   terminal.result()
   terminal.table(result.table(), footer=True)
   for line in result.notes():

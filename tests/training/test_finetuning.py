@@ -139,6 +139,15 @@ def teacher():
   return Network(module, dict(variables), "medsam", "vit-tiny")
 
 
+def test_a_run_that_was_stopped_while_it_embeds_leaves_no_folder(tmp_path, mini_templates):
+  def stopped(*_):
+    raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    finetune.run(settings(mini_templates), tiny_network(), tmp_path / "new" / "run", bar=stopped)
+  assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.slow
 def test_student_comes_to_give_the_embeddings_of_its_teacher(tmp_path, mini_templates, lite, teacher):
   said, encoded = {}, []
