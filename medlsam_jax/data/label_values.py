@@ -22,7 +22,7 @@ _NEAREST = 0.25
 _MANY_VALUES = 64
 _SHOWN = 5
 """Organs that one sentence lists."""
-_LARGEST = 2**32 - 1
+LARGEST_VALUE = 2**32 - 1
 """Of values in results: viewers built on ITK do not all show 64 bit label maps."""
 
 
@@ -70,7 +70,7 @@ def result_values(tables: Iterable[tuple[str, Mapping[str, int]]]) -> tuple[dict
       known = first.setdefault(organ, (value, place))
       if known[0] != value:
         others.setdefault(organ, f"{known[0]} in {known[1]} and {value} in {place}")
-      if known[1] == place and value <= _LARGEST:
+      if known[1] == place and value <= LARGEST_VALUE:
         owners.setdefault(value, organ)
   numbers = {}
   for organ, (value, place) in first.items():
@@ -78,7 +78,7 @@ def result_values(tables: Iterable[tuple[str, Mapping[str, int]]]) -> tuple[dict
       numbers[organ] = value
     else:
       numbers[organ] = next_free(owners)
-      why = "too large for label maps" if value > _LARGEST else f"also that of {owners[value]}"
+      why = "too large for label maps" if value > LARGEST_VALUE else f"also that of {owners[value]}"
       others.setdefault(organ, f"{value} in {place}, {why}")
       owners[numbers[organ]] = organ
   said = {organ: f"{organ} is {what}; results call it {numbers[organ]}" for organ, what in others.items()}
@@ -98,7 +98,7 @@ def next_free(taken: Iterable[int]) -> int:
   """The number after the largest of `taken`, or where that is too large the smallest that is free."""
   used = set(taken)
   after = max(used, default=0) + 1
-  return after if after <= _LARGEST else next(value for value in range(1, len(used) + 2) if value not in used)
+  return after if after <= LARGEST_VALUE else next(value for value in range(1, len(used) + 2) if value not in used)
 
 
 def _rounded(array: np.ndarray, source: str, notes: list[str]) -> Integer[np.ndarray, "z y x"]:

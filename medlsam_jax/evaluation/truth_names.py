@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from medlsam_jax import notices
+from medlsam_jax import display, notices
 from medlsam_jax.data.label_boxes import count_labels
 from medlsam_jax.data.label_table import LABELS_FILE, read_label_table, table_beside
 from medlsam_jax.data.nifti import read_label_nifti
@@ -79,5 +79,4 @@ def _agreed(tables: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 
 def _listed(items: Iterable[object]) -> str:
-  texts = [str(item) for item in items]
-  return ", ".join(texts[:_SHOWN]) + (", ..." if len(texts) > _SHOWN else "")
+  return display.some(map(str, items), _SHOWN)

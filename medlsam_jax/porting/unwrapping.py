@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
+from medlsam_jax import display
 from medlsam_jax.porting.kinds import ANCHORS
 from medlsam_jax.porting.torch_pickle import RefusedError
 
@@ -86,8 +87,7 @@ def network_of(saved: Any, is_tensor: Callable[[Any], bool], same: Callable[[T, 
       "save the other state_dict alone to have that"
     )
   if taken.left_out:
-    more = len(taken.left_out) - _SHOWN
-    names = ", ".join(taken.left_out[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    names = display.some(taken.left_out, _SHOWN)
     notes.append(f"tensors that are not of the network {taken.title} are left out: {names}")
   return taken, notes
 
