@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,11 +14,12 @@ from medlsam_jax import notices
 from medlsam_jax.data import oblique
 from medlsam_jax.data.alignment import align_labels
 from medlsam_jax.data.nifti import read_label_nifti
+from medlsam_jax.data.point_files import read_json
 from medlsam_jax.errors import InputError
 from medlsam_jax.evaluation.case import Row, Task, evaluate_case
 from medlsam_jax.evaluation.localization import PlacedPoints
 from medlsam_jax.geometry import Box, Volume
-from medlsam_jax.results.boxes_file import scan_grid
+from medlsam_jax.results.boxes_file import label_of, scan_grid
 
 
 def findings_from_dict(data: Mapping[str, Any], source: str = "<dict>") -> dict[str, PlacedPoints]:
@@ -75,10 +75,11 @@ def evaluate_saved(
   """
   findings, written, labels, names = None, None, None, dict(values)
   if boxes_file is not None and Path(boxes_file).exists():
-    data = _read_json(Path(boxes_file))
+    data = read_json(Path(boxes_file))
     findings = findings_from_dict(data, str(boxes_file))
     written = _scan_of(data, str(boxes_file))
-    names |= {organ: int(e["label"]) for organ, e in data["organs"].items() if "label" in e}
+    stated = {organ: entry for organ, entry in data["organs"].items() if "label" in entry}
+    names |= {organ: label_of(entry, 0, f"{boxes_file}: {organ}") for organ, entry in stated.items()}
   if labels_file is not None and Path(labels_file).exists():
     labels = read_label_nifti(labels_file)
   place = written or scan or _larger(labels, truth)
@@ -139,10 +140,3 @@ class SavedLabels:
   def grid(self):
     """Where the voxels lie."""
     return self.volume.grid
-
-
-def _read_json(path: Path) -> dict:
-  try:
-    return json.loads(path.read_text())
-  except (OSError, ValueError) as error:
-    raise InputError(f"{path}: not a readable JSON file ({error})") from error

@@ -151,15 +151,25 @@ def from_dict(content: Mapping[str, Any], scan: Volume, source: str) -> dict[str
     if not isinstance(entry, dict):
       raise InputError(f"{source}: {organ}: expected an object with box_vox, found {type(entry).__name__}")
     parts, edited = _parts(entry, scan, f"{source}: {organ}")
-    label = entry.get("label", number)
-    if not isinstance(label, int) or isinstance(label, bool) or label < 1:
-      raise InputError(f"{source}: {organ}: label {label!r} is not a whole number above 0")
+    label = label_of(entry, number, f"{source}: {organ}")
     verdict = "given" if edited or "verdict" not in entry else str(entry["verdict"])
     # doubts of the search do not hold of a box that the user put somewhere else
     said = [] if verdict == "given" else entry.get("doubts", [])
     doubts = tuple(map(str, said)) if isinstance(said, list) else ()
     found[organ] = GivenBoxes(organ, label, tuple(parts), verdict, doubts=doubts)
   return found
+
+
+def label_of(entry: Mapping[str, Any], otherwise: int, place: str) -> int:
+  """Label value that the entry of an organ states, `otherwise` where it states none.
+
+  Raises:
+    InputError: it is no whole number above 0.
+  """
+  label = entry.get("label", otherwise)
+  if not isinstance(label, int) or isinstance(label, bool) or label < 1:
+    raise InputError(f"{place}: label {label!r} is not a whole number above 0")
+  return label
 
 
 def _parts(entry: dict[str, Any], scan: Volume, place: str) -> tuple[list[Box], bool]:

@@ -52,6 +52,13 @@ def test_files_that_were_promised_but_are_not_there_are_failures(tmp_path, truth
   assert row.box_iou == 0 and row.dice is None
 
 
+@pytest.mark.parametrize(("label", "shown"), [("two", "'two'"), (None, "None"), (2.5, "2.5"), (0, "0")])
+def test_a_label_value_that_is_none_is_refused_by_file_and_organ(tmp_path, truth, label, shown):
+  (tmp_path / "q_boxes.json").write_text(json.dumps({"organs": {"liver": _entry(truth, label=label)}}))
+  with pytest.raises(InputError, match=rf"q_boxes\.json: liver: label {shown} is not a whole number above 0"):
+    evaluate_saved("q", tmp_path / "q_boxes.json", None, truth, {"liver": 2})
+
+
 def test_parts_make_one_box():
   first = np.array([[2, 3, 4], [2, 3, 4], [2, 3, 4], [5, 8, 9], [5, 8, 9], [5, 8, 9]])
   parts = [first, first + np.array([3, 1, 1])]
