@@ -158,8 +158,11 @@ def _unknown(dictionaries: list[tuple[tuple[str, ...], dict[str, T]]]) -> list[N
   top = [(place, d) for place, d in dictionaries if not place]
   found = []
   for place, tensors in usual or top:
-    while all(name.split(".")[0] in WRAPPERS and "." in name for name in tensors):
-      tensors = {name.partition(".")[2]: tensor for name, tensor in tensors.items()}
+    while all(name.partition(".")[0] in WRAPPERS and "." in name and len(name) <= _LONGEST_NAME for name in tensors):
+      shorter = {name.partition(".")[2]: tensor for name, tensor in tensors.items()}
+      if len(shorter) < len(tensors):
+        raise RefusedError("two of its tensors have one name without their wrappers; save the state_dict again")
+      tensors = shorter
     found.append(Network(place, tensors))
   return found
 
