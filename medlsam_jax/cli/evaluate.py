@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   tables = own_tables({case.name: case.truth for case in cases}, arguments.labels)
   unnamed = {case.name: case.truth for case in cases if case.name not in tables}
   settings = job.settings_of(arguments)
-  failed: Mapping[str, str] = {}
+  failed: dict[str, str] = {}
   if arguments.predictions is None:
     sources.check_search(arguments)
   else:
@@ -81,12 +81,18 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   require_writable(arguments.out)
   if arguments.predictions is None:
     summary, search = _make(arguments, settings, [case.scan for case in cases if case.scan], terminal)
-    failed, organs = summary.failed, list(search.bank.organs)
+    failed, organs = dict(summary.failed), list(search.bank.organs)
     numbers = {case.name: {name: organ.value for name, organ in search.bank.organs.items()} for case in cases}
   else:
     numbers = numbers_of(Path(arguments.predictions), cases)
     organs = arguments.organs or list(dict.fromkeys(organ for each in numbers.values() for organ in each))
-  tables |= borrowed_tables(unnamed, numbers)
+  borrowed, nameless = borrowed_tables(unnamed, numbers)
+  tables |= borrowed
+  for name, why in nameless.items():
+    if not tables:
+      raise InputError(why)
+    terminal.warn(f"{name}: {why}")
+    failed.setdefault(name, why)
   named = list(dict.fromkeys(organ for table in tables.values() for organ in table))
   organs = organs or named
   unknown = [organ for organ in organs if organ not in named]
@@ -194,7 +200,7 @@ def _score(
       except InputError as error:
         reasons[case.name] = str(error)
         terminal.warn(f"{case.name}: {error}")
-      if case.name in reasons:
+      if case.name in reasons and case.name in values:
         rows += _failed_case(case, tasks, values[case.name], reasons)
       report(number, len(cases))
   if not rows:
