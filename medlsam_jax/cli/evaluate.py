@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,8 +71,8 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   from medlsam_jax.results.staging import require_writable
 
   cases = cases_of(arguments)
-  tables = own_tables({case.name: case.truth for case in cases}, arguments.labels)
-  unnamed = {case.name: case.truth for case in cases if case.name not in tables}
+  tables, broken = own_tables({case.name: case.truth for case in cases}, arguments.labels)
+  unnamed = {case.name: case.truth for case in cases if case.name not in tables | broken}
   settings = job.settings_of(arguments)
   failed: dict[str, str] = {}
   if arguments.predictions is None:
@@ -88,7 +89,7 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
     organs = arguments.organs or list(dict.fromkeys(organ for each in numbers.values() for organ in each))
   borrowed, nameless = borrowed_tables(unnamed, numbers)
   tables |= borrowed
-  for name, why in nameless.items():
+  for name, why in (broken | nameless).items():
     if not tables:
       raise InputError(why)
     terminal.warn(f"{name}: {why}")
@@ -156,14 +157,19 @@ def cases_of(arguments: argparse.Namespace) -> list[Case]:
 
 
 def numbers_of(predictions: Path, cases: Sequence[Case]) -> dict[str, dict[str, int]]:
-  """By scan: every organ that its boxes file names, and the label value there where it states one, else 0."""
+  """By scan: every organ that its boxes file names, and the label value there where it states one, else 0.
+
+  A file that cannot be read names none; scoring its scan says so.
+  """
   from medlsam_jax.data.point_files import read_json
   from medlsam_jax.results.writing import BOXES
 
   found: dict[str, dict[str, int]] = {}
   for case in cases:
     path = predictions / (case.name + BOXES)
-    organs = read_json(path).get("organs") if path.is_file() else None
+    organs = None
+    with contextlib.suppress(InputError):
+      organs = read_json(path).get("organs") if path.is_file() else None
     found[case.name] = {}
     for organ, entry in organs.items() if isinstance(organs, dict) else ():
       label = entry.get("label") if isinstance(entry, dict) else None

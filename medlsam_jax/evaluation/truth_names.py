@@ -14,23 +14,29 @@ from medlsam_jax.errors import InputError
 _SHOWN = 5
 
 
-def own_tables(truths: Mapping[str, Path], given: str | None) -> dict[str, dict[str, int]]:
+def own_tables(truths: Mapping[str, Path], given: str | None) -> tuple[dict[str, dict[str, int]], dict[str, str]]:
   """By scan: organ -> value, from `given` for all, else from `NAME_labels.json` or `labels.json` beside the truth.
 
-  Scans without a table are not in it.
+  Returns:
+    Tables of the scans that have one, and what is wrong with those of others.
 
   Raises:
-    InputError: a table is malformed or, given, missing.
+    InputError: `given` is missing or malformed, or so are the tables of all scans.
   """
   if given is not None:
-    return dict.fromkeys(truths, read_label_table(given))
-  read: dict[Path, dict[str, int]] = {}
-  tables = {}
+    return dict.fromkeys(truths, read_label_table(given)), {}
+  tables: dict[str, dict[str, int]] = {}
+  reasons: dict[str, str] = {}
   for name, truth in truths.items():
     path = table_beside(truth, name)
-    if path is not None:
-      tables[name] = read[path] if path in read else read.setdefault(path, read_label_table(path))
-  return tables
+    try:
+      if path is not None:
+        tables[name] = read_label_table(path)
+    except InputError as error:
+      reasons[name] = str(error)
+  if reasons and len(reasons) == len(truths):
+    raise InputError(next(iter(reasons.values())))
+  return tables, reasons
 
 
 def borrowed_tables(

@@ -19,13 +19,13 @@ def truths(tmp_path):
 
 
 def test_own_table_goes_before_that_of_the_folder_and_a_given_one_before_all(truths, tmp_path):
-  assert own_tables(truths, None) == {}
+  assert own_tables(truths, None) == ({}, {})
   (tmp_path / "b_labels.json").write_text(json.dumps({"hepar": 5}))
-  assert own_tables(truths, None) == {"b": {"hepar": 5}}
+  assert own_tables(truths, None) == ({"b": {"hepar": 5}}, {})
   (tmp_path / "labels.json").write_text(json.dumps({"liver": 5}))
-  assert own_tables(truths, None) == {"a": {"liver": 5}, "b": {"hepar": 5}}
+  assert own_tables(truths, None) == ({"a": {"liver": 5}, "b": {"hepar": 5}}, {})
   (tmp_path / "other.json").write_text(json.dumps({"0": "background", "5": "leber"}))
-  assert own_tables(truths, str(tmp_path / "other.json")) == {"a": {"leber": 5}, "b": {"leber": 5}}
+  assert own_tables(truths, str(tmp_path / "other.json")) == ({"a": {"leber": 5}, "b": {"leber": 5}}, {})
 
 
 def test_numbers_of_the_results_are_taken_where_they_fit_with_a_warning(truths):
