@@ -31,6 +31,8 @@ Tried from the highest: the one before which nothing is lighter than air would t
 _LOW, _HIGH = -6000, 40_000
 _SPIKE_SHARE, _SPIKE_OVER, _SPIKE_AROUND = 0.01, 8.0, 41
 _FILLER_SHARE = 0.1
+_INVERTED_SHARE = 0.2
+"""Of voxels as far above water as air is below; dense bone is under 0.03 in all of the real scans."""
 
 _SOFT, _BODY, _LIGHTER_THAN_AIR, _AIR_ABOVE, _AIR_BELOW = 200, -500, -1100, -700, -400
 
@@ -132,6 +134,11 @@ def _misplaced(values: _Values, size: int, no_ct: str) -> str | None:
     return (
       f"{no_ct}: {lighter / values.count:.0%} of the voxels are lighter than air; was the rescale slope applied twice?"
     )
+  dense = values.between(-_AIR_ABOVE, -_LIGHTER_THAN_AIR + 200)
+  light = values.between(-np.inf, _AIR_ABOVE)
+  light += size * sum(share for value, share in values.filler.items() if value < _AIR_ABOVE)
+  if dense > _INVERTED_SHARE * size and light < 0.05 * dense:
+    return f"{no_ct}: {dense / size:.0%} of the voxels lie near +1000 and hardly any near air; were they inverted?"
   for value, share in values.filler.items():
     if value > _AIR_ABOVE and share > _FILLER_SHARE:
       return f"{no_ct}: {share:.0%} of the voxels are exactly {value}; a CT that was cut off, masked or rescaled?"
