@@ -13,7 +13,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
-from medlsam_jax import display
 from medlsam_jax.porting.kinds import ANCHORS
 from medlsam_jax.porting.torch_pickle import RefusedError
 
@@ -87,7 +86,8 @@ def network_of(saved: Any, is_tensor: Callable[[Any], bool], same: Callable[[T, 
       "save the other state_dict alone to have that"
     )
   if taken.left_out:
-    names = display.some(taken.left_out, _SHOWN)
+    more = len(taken.left_out) - _SHOWN
+    names = ", ".join(taken.left_out[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
     notes.append(f"tensors that are not of the network {taken.title} are left out: {names}")
   return taken, notes
 
@@ -158,11 +158,8 @@ def _unknown(dictionaries: list[tuple[tuple[str, ...], dict[str, T]]]) -> list[N
   top = [(place, d) for place, d in dictionaries if not place]
   found = []
   for place, tensors in usual or top:
-    while all(name.partition(".")[0] in WRAPPERS and "." in name and len(name) <= _LONGEST_NAME for name in tensors):
-      shorter = {name.partition(".")[2]: tensor for name, tensor in tensors.items()}
-      if len(shorter) < len(tensors):
-        raise RefusedError("two of its tensors have one name without their wrappers; save the state_dict again")
-      tensors = shorter
+    while all(name.split(".")[0] in WRAPPERS and "." in name for name in tensors):
+      tensors = {name.partition(".")[2]: tensor for name, tensor in tensors.items()}
     found.append(Network(place, tensors))
   return found
 
