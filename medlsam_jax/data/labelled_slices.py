@@ -51,7 +51,7 @@ class LabelledScan:
     shown = display_view(labels.array, labels.grid)
     where = find_labels(shown)
     held = {organ: value for organ, value in values.items() if value in where}
-    return cls(name, display_view(scan.array, scan.grid), shown, held, f"{scan.source} {name}")
+    return cls(name, display_view(scan.array, scan.grid), shown, held, scan.source)
 
 
 @dataclasses.dataclass(frozen=True)

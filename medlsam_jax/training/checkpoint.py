@@ -6,6 +6,7 @@ has damaged is passed over with a warning: a run goes on from the newest whole o
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import gc
@@ -24,6 +25,7 @@ from jax.sharding import Mesh
 from orbax.checkpoint import checkpoint_managers as policies
 
 from medlsam_jax import notices
+from medlsam_jax.atomic import made_folder
 from medlsam_jax.errors import ConfigError, InputError, OutputError, WeightsError
 from medlsam_jax.training.finetune_settings import FinetuneSettings
 from medlsam_jax.training.settings import CheckpointSettings, PretrainSettings, from_mapping
@@ -57,11 +59,14 @@ class Checkpoints:
     )
     names = (_STATE, _CONFIG, _LOADER)
     self.directory, self._settings = directory, settings
+    self._folders = contextlib.ExitStack()
     try:
+      self._folders.enter_context(made_folder(directory))
       # the manager reads all metrics when it starts, and would end with the first that it cannot
       _forget_damaged_metrics(directory)
       self._manager = ocp.CheckpointManager(directory.resolve(), options=options, item_names=names)
     except OSError as error:
+      self._folders.close()
       raise OutputError(f"{directory}: cannot be written ({error})") from error
 
   def save(
@@ -174,7 +179,7 @@ class Checkpoints:
     _together("after damaged checkpoints are renamed")
 
   def close(self) -> None:
-    """Waits for what is being written.
+    """Waits for what is being written; a folder that was made for nothing is removed.
 
     Raises:
       OutputError: as `save`.
@@ -185,6 +190,7 @@ class Checkpoints:
       raise _not_written(self.directory, error) from error
     finally:
       self._manager.close()
+      self._folders.close()
 
 
 def _together(where: str) -> None:

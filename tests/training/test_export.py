@@ -56,6 +56,11 @@ def test_the_last_and_the_best_checkpoints_stay(tmp_path):
   assert checkpoint.steps_in(tmp_path / "checkpoints") == [2, 4, 5]
 
 
+def test_a_run_that_was_stopped_before_its_first_checkpoint_leaves_no_folder(tmp_path):
+  checkpoint.Checkpoints(tmp_path / "runs" / "mine" / "checkpoints", CheckpointSettings()).close()
+  assert list(tmp_path.iterdir()) == []
+
+
 def test_a_full_disk_is_an_error_that_leaves_the_earlier_checkpoint(tmp_path):
   params = {"fc1": {"kernel": np.random.default_rng(0).random((100, 100), np.float32)}}
   save(tmp_path, [(1, None)], params)

@@ -321,8 +321,17 @@ def test_organ_that_no_slice_shows_is_named(tmp_path, mini_templates, lite):
 
 
 def test_scan_to_learn_from_is_not_validated_on(tmp_path, mini_templates, lite):
-  with pytest.raises(ConfigError, match="would be trained on"):
+  with pytest.raises(ConfigError, match=r"t0_ct.nii.gz, \S*t1_ct.nii.gz would be trained on"):
     finetune.run(settings(mini_templates, mini_templates), lite, tmp_path)
+
+
+def test_scan_to_learn_from_is_not_validated_on_under_another_name(tmp_path, mini_templates, lite):
+  (tmp_path / "linked").mkdir()
+  for name, other in (("t0_ct.nii.gz", "other_ct.nii.gz"), ("t0_seg.nii.gz", "other_seg.nii.gz")):
+    (tmp_path / "linked" / other).symlink_to(mini_templates / name)
+  (tmp_path / "linked" / "labels.json").symlink_to(mini_templates / "labels.json")
+  with pytest.raises(ConfigError, match=r"other_ct.nii.gz would be trained on"):
+    finetune.run(settings(mini_templates, tmp_path / "linked"), lite, tmp_path / "run")
 
 
 def test_other_networks_are_refused(tmp_path, mini_templates, lite, small_network_file):
