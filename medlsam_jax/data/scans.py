@@ -55,7 +55,7 @@ class ReadingOptions:
     given = {name: value for name, value in vars(self).items() if value is not None}
     if alone or self.series is None:
       return read_volume(scan.path, **given)
-    if scan.path.is_dir():
+    if scan.path.is_dir() or scan.path.name.upper() == "DICOMDIR":
       with contextlib.suppress(NoSuchSeries):
         return read_volume(scan.path, **given)
     del given["series"]

@@ -267,6 +267,19 @@ def test_series_is_chosen_where_there_is_one_and_said_where_not(tmp_path):
     options.read(found[2])
 
 
+def test_series_is_chosen_on_a_listed_medium_too(tmp_path):
+  pytest.importorskip("pydicom")
+  from dicom_files import write_series
+
+  for number, count in ((1, 3), (2, 4)):
+    stored = np.random.default_rng(0).integers(0, 2000, (count, 5, 6))
+    write_series(tmp_path / "disc" / "study", stored, range(10 * number, 10 * number + count), series=f"1.2.3.{number}")
+  medium = tmp_path / "disc" / "DICOMDIR"
+  medium.write_bytes(min((tmp_path / "disc" / "study").iterdir()).read_bytes())
+  volume = scans.ReadingOptions(series="1.2.3.2").read(scans.ListedScan(medium, "disc"), alone=False)
+  assert len(volume.array) == 4 and not volume.notes
+
+
 def test_volume_is_read_from_a_file(tmp_path):
   assert scans.read_volume(save(tmp_path / "x.nii.gz")).array.shape == (6, 5, 4)
 
