@@ -11,6 +11,7 @@ from medlsam_jax.errors import ConfigError
 
 if TYPE_CHECKING:
   from medlsam_jax.cli.terminal import Terminal
+  from medlsam_jax.geometry import Volume
 
 NAME = "prompt_study"
 
@@ -54,7 +55,6 @@ def run_prompts(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Asks, scores and writes the report."""
   from medlsam_jax.cli import sources
   from medlsam_jax.data.labelled_slices import LabelledScan, LabelledSlices
-  from medlsam_jax.data.slices import DISPLAY_AXIS_CODES
   from medlsam_jax.data.templates import read_templates
   from medlsam_jax.display import count
   from medlsam_jax.errors import InputError
@@ -84,11 +84,7 @@ def run_prompts(arguments: argparse.Namespace, terminal: Terminal) -> int:
   )
   if not len(slices):
     raise InputError(f"{arguments.scans}: no slice shows an organ with {arguments.least_pixels:g} pixels")
-  spacings = []
-  for template in read:
-    order, _ = template.scan.grid.axes_to(DISPLAY_AXIS_CODES)
-    spacing = template.scan.spacing_mm[list(order)]
-    spacings.append((float(spacing[1]), float(spacing[2])))
+  spacings = [_pixel_mm(template.scan) for template in read]
   everything = EverythingSettings(points_per_side=arguments.grid, predicted_iou=0.0, stability=0.0)
   settings = prompts.StudySettings(modes, not arguments.no_disturbing, everything, arguments.seed)
   with terminal.bar(f"asking about {count(len(slices), 'slice')}") as bar:
@@ -111,3 +107,12 @@ def run_prompts(arguments: argparse.Namespace, terminal: Terminal) -> int:
   terminal.table(prompt_report.mode_table(rows))
   terminal.result(f"wrote {out / NAME}.html, {out / NAME}.csv")
   return 0
+
+
+def _pixel_mm(scan: Volume) -> tuple[float, float]:
+  """Height and width of a pixel of the slices that are asked about."""
+  from medlsam_jax.data.slices import DISPLAY_AXIS_CODES
+
+  order, _ = scan.grid.axes_to(DISPLAY_AXIS_CODES)
+  _, high, wide = scan.spacing_mm[list(order)]
+  return float(high), float(wide)
