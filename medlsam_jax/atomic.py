@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, as readable by others as any new file."""
+"""Files that appear whole or not at all, as readable by others as any new file, and no folders without files."""
 
 from __future__ import annotations
 
@@ -33,3 +33,21 @@ def replacing(path: str | os.PathLike[str], suffix: str = "") -> Iterator[Path]:
     os.replace(temporary, path)
   finally:
     temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def made_folder(directory: str | os.PathLike[str]) -> Iterator[Path]:
+  """A folder to write to, made with those above it where missing; those made that stay empty go when the block ends.
+
+  Raises:
+    OSError: it cannot be made.
+  """
+  directory = Path(directory)
+  made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
+  try:
+    directory.mkdir(parents=True, exist_ok=True)
+    yield directory
+  finally:
+    for folder in made:
+      with contextlib.suppress(OSError):
+        folder.rmdir()

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
+from medlsam_jax import display
 from medlsam_jax.errors import OutputError, WeightsError
 from medlsam_jax.models.medlam import MedLAM, init_variables
 from medlsam_jax.models.network import Network
@@ -200,7 +201,7 @@ def _check_fit(variables: dict[str, Any], module: nn.Module, source: str) -> Non
     f"{n} {found[n]} instead of {template[n]}" for n in sorted(template) if found.get(n, template[n]) != template[n]
   ]
   parts = [
-    f"{title}: {', '.join(names[:6])}{', ...' if len(names) > 6 else ''}"
+    f"{title}: {display.some(names)}"
     for title, names in (("lacks", missing), ("has besides", strange), ("has other shapes for", other))
     if names
   ]

@@ -36,15 +36,15 @@ def _speaks_of_arrays(hint: Any) -> bool:
 def _opened(hint: Any, taken: Any = None) -> Any:
   """The hint, with the fields of named tuples looked at, and what JAX and numpy take for their arrays taken too.
 
-  JAX takes host arrays wherever it takes its own; a batch goes to the device as the named tuple that it is; numpy
-  answers with a scalar where an array has no axes left.
+  JAX takes host arrays wherever it takes its own; a batch goes to the device as the named tuple that it is, and a state
+  may be one of shapes alone; numpy answers with a scalar where an array has no axes left.
   """
   if isinstance(hint, type) and issubclass(hint, AbstractArray):
     known = hint.array_type in _TAKEN
     return hint.dtype[taken or _TAKEN[hint.array_type], hint.dim_str] if known else hint
   if isinstance(hint, type) and issubclass(hint, tuple) and hasattr(hint, "_fields"):
     fields = {
-      name: _opened(field, _TAKEN[jax.Array])
+      name: _opened(field, _TAKEN[jax.Array] | jax.ShapeDtypeStruct)
       for name, field in typing.get_type_hints(hint).items()
       if _speaks_of_arrays(field)
     }

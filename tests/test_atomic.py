@@ -6,7 +6,7 @@ import stat
 import numpy as np
 import pytest
 
-from medlsam_jax.atomic import replacing
+from medlsam_jax.atomic import made_folder, replacing
 from medlsam_jax.data.nifti import write_label_nifti
 from medlsam_jax.errors import OutputError
 from medlsam_jax.evaluation.report import write_text
@@ -61,3 +61,14 @@ def test_a_name_as_long_as_file_systems_take_can_be_written(tmp_path):
   path = tmp_path / ("a" * 248 + ".nii.gz")
   write_labels(path)
   assert path.is_file()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError("no space left on device")])
+def test_folders_made_for_files_that_never_came_are_removed_and_others_stay(tmp_path, error):
+  (tmp_path / "there").mkdir()
+  with pytest.raises(error if isinstance(error, type) else OSError), made_folder(tmp_path / "there" / "a" / "b"):
+    raise error
+  assert list(tmp_path.rglob("*")) == [tmp_path / "there"]
+  with made_folder(tmp_path / "there" / "a" / "b") as folder:
+    (folder / "file").touch()
+  assert (tmp_path / "there" / "a" / "b" / "file").is_file()

@@ -67,7 +67,7 @@ def run_build(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
   from medlsam_jax.cli import sources
   from medlsam_jax.loading import load
-  from medlsam_jax.results.staging import make_folder, require_writable
+  from medlsam_jax.results.staging import folder_for, require_writable
 
   require_writable(Path(arguments.out).parent)
   sources.fetch(arguments.network, terminal)
@@ -75,8 +75,8 @@ def run_build(arguments: argparse.Namespace, terminal: Terminal) -> int:
     arguments, arguments.templates, load(arguments.network), terminal, options.reading(arguments)
   )
   terminal.warn_replaced(arguments.out)
-  make_folder(Path(arguments.out).parent)
-  bank.save(arguments.out)
+  with folder_for(Path(arguments.out).parent):
+    bank.save(arguments.out)
   kept.clear()
   terminal.say(f"wrote {arguments.out}")
   return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,10 +71,10 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   from medlsam_jax.results.staging import require_writable
 
   cases = cases_of(arguments)
-  tables = own_tables({case.name: case.truth for case in cases}, arguments.labels)
-  unnamed = {case.name: case.truth for case in cases if case.name not in tables}
+  tables, broken = own_tables({case.name: case.truth for case in cases}, arguments.labels)
+  unnamed = {case.name: case.truth for case in cases if case.name not in tables | broken}
   settings = job.settings_of(arguments)
-  failed: Mapping[str, str] = {}
+  failed: dict[str, str] = {}
   if arguments.predictions is None:
     sources.check_search(arguments)
   else:
@@ -81,12 +82,18 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   require_writable(arguments.out)
   if arguments.predictions is None:
     summary, search = _make(arguments, settings, [case.scan for case in cases if case.scan], terminal)
-    failed, organs = summary.failed, list(search.bank.organs)
+    failed, organs = dict(summary.failed), list(search.bank.organs)
     numbers = {case.name: {name: organ.value for name, organ in search.bank.organs.items()} for case in cases}
   else:
     numbers = numbers_of(Path(arguments.predictions), cases)
     organs = arguments.organs or list(dict.fromkeys(organ for each in numbers.values() for organ in each))
-  tables |= borrowed_tables(unnamed, numbers)
+  borrowed, nameless = borrowed_tables(unnamed, numbers)
+  tables |= borrowed
+  for name, why in (broken | nameless).items():
+    if not tables:
+      raise InputError(why)
+    terminal.warn(f"{name}: {why}")
+    failed.setdefault(name, why)
   named = list(dict.fromkeys(organ for table in tables.values() for organ in table))
   organs = organs or named
   unknown = [organ for organ in organs if organ not in named]
@@ -150,14 +157,19 @@ def cases_of(arguments: argparse.Namespace) -> list[Case]:
 
 
 def numbers_of(predictions: Path, cases: Sequence[Case]) -> dict[str, dict[str, int]]:
-  """By scan: every organ that its boxes file names, and the label value there where it states one, else 0."""
+  """By scan: every organ that its boxes file names, and the label value there where it states one, else 0.
+
+  A file that cannot be read names none; scoring its scan says so.
+  """
   from medlsam_jax.data.point_files import read_json
   from medlsam_jax.results.writing import BOXES
 
   found: dict[str, dict[str, int]] = {}
   for case in cases:
     path = predictions / (case.name + BOXES)
-    organs = read_json(path).get("organs") if path.is_file() else None
+    organs = None
+    with contextlib.suppress(InputError):
+      organs = read_json(path).get("organs") if path.is_file() else None
     found[case.name] = {}
     for organ, entry in organs.items() if isinstance(organs, dict) else ():
       label = entry.get("label") if isinstance(entry, dict) else None
@@ -194,7 +206,7 @@ def _score(
       except InputError as error:
         reasons[case.name] = str(error)
         terminal.warn(f"{case.name}: {error}")
-      if case.name in reasons:
+      if case.name in reasons and case.name in values:
         rows += _failed_case(case, tasks, values[case.name], reasons)
       report(number, len(cases))
   if not rows:
@@ -272,12 +284,12 @@ def _expected(arguments: argparse.Namespace, folder: Path, cases: Sequence[Case]
 
 def tell(out: Path, result: Report, terminal: Terminal) -> int:
   """Prints and writes the scores; 1 if a scan failed."""
-  from medlsam_jax.results.staging import make_folder
+  from medlsam_jax.results.staging import folder_for
 
-  make_folder(out)
   terminal.warn_replaced(out / f"{RESULT_NAME}.csv", out / f"{RESULT_NAME}.json")
-  result.write_csv(out / f"{RESULT_NAME}.csv")
-  result.write_json(out / f"{RESULT_NAME}.json")
+  with folder_for(out):
+    result.write_csv(out / f"{RESULT_NAME}.csv")
+    result.write_json(out / f"{RESULT_NAME}.json")
   terminal.result()
   terminal.table(result.table(), footer=True)
   for line in result.notes():

@@ -48,7 +48,7 @@ def bank_of(
     OutputError: `--save-bank` cannot be written.
   """
   from medlsam_jax.localization.bank import Bank
-  from medlsam_jax.results.staging import make_folder
+  from medlsam_jax.results.staging import folder_for
 
   if arguments.bank is not None:
     bank, source = Bank.load(arguments.bank), arguments.bank
@@ -61,8 +61,8 @@ def bank_of(
   bank, kept = build_bank(arguments, arguments.templates, network, terminal)
   if arguments.save_bank is not None:
     terminal.warn_replaced(arguments.save_bank)
-    make_folder(Path(arguments.save_bank).parent)
-    bank.save(arguments.save_bank)
+    with folder_for(Path(arguments.save_bank).parent):
+      bank.save(arguments.save_bank)
     terminal.say(f"bank: {arguments.save_bank}")
     kept.clear()
   return bank, arguments.templates, kept

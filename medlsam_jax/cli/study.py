@@ -60,7 +60,7 @@ def run_prompts(arguments: argparse.Namespace, terminal: Terminal) -> int:
   from medlsam_jax.errors import InputError
   from medlsam_jax.evaluation import prompt_report, prompts
   from medlsam_jax.evaluation.prompt_making import MODES
-  from medlsam_jax.results.staging import make_folder, require_writable
+  from medlsam_jax.results.staging import folder_for, require_writable
   from medlsam_jax.segmentation.everything import EverythingSettings
 
   modes = tuple(arguments.modes or MODES)
@@ -100,10 +100,10 @@ def run_prompts(arguments: argparse.Namespace, terminal: Terminal) -> int:
     "everything mode": f"{arguments.grid} x {arguments.grid} points, no filters",
   }
   out = Path(arguments.out)
-  make_folder(out)
   terminal.warn_replaced(out / f"{NAME}.html", out / f"{NAME}.csv")
-  prompt_report.write_csv(out / f"{NAME}.csv", rows)
-  prompt_report.write_html(out / f"{NAME}.html", rows, about)
+  with folder_for(out):
+    prompt_report.write_csv(out / f"{NAME}.csv", rows)
+    prompt_report.write_html(out / f"{NAME}.html", rows, about)
   terminal.table(prompt_report.mode_table(rows))
   terminal.result(f"wrote {out / NAME}.html, {out / NAME}.csv")
   return 0

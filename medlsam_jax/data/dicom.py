@@ -25,7 +25,7 @@ from medlsam_jax.data.dicom_pixels import hounsfield, read_pixels, whole_copy
 from medlsam_jax.errors import InputError
 from medlsam_jax.geometry import Volume
 
-_AIR_HU, _LOWEST_AIR_HU = -1000.0, -1024.0
+_LOWEST_AIR_HU = -1024.0
 _NO_HU_BELOW, _NO_AIR_ABOVE = -1100.0, -900.0
 _UNSPECIFIED = "US"
 """RescaleType that GDCM and what is built on it (ITK) write of CT without one: judged by the tissue, as no type is."""
@@ -240,7 +240,7 @@ def _filled(array: Float32[np.ndarray, "slice y x"], stack: Stack, source: str) 
   low = float(np.nanmin(array))
   scaled = any(frame.intercept is not None for frame in stack.frames)
   # values that are no HU show it by their lowest one, which padding must not hide
-  array[padding] = max(low, _LOWEST_AIR_HU) if low < _NO_AIR_ABOVE or not scaled else _AIR_HU
+  array[padding] = max(low, _LOWEST_AIR_HU) if low < _NO_AIR_ABOVE or not scaled else checks.AIR_HU
   return notes
 
 

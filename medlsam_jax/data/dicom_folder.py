@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medlsam_jax import display
 from medlsam_jax.data.dicom_frames import Frame, Series, read_frames
 from medlsam_jax.data.dicom_geometry import Stack, place_slices
 from medlsam_jax.data.dicom_headers import Unusable, has_mark
@@ -70,9 +71,7 @@ def _walk(directory: Path) -> Iterator[tuple[Path, list[Path]]]:
 
 def names(items: Iterable[str]) -> str:
   """The first few of many names."""
-  shown = list(items)
-  more = f" and {len(shown) - _NAMES_SHOWN} more" if len(shown) > _NAMES_SHOWN else ""
-  return ", ".join(shown[:_NAMES_SHOWN]) + more
+  return display.some(items, _NAMES_SHOWN)
 
 
 def with_reasons(left_out: dict[str, list[str]]) -> str:

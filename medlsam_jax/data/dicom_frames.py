@@ -11,7 +11,8 @@ from jaxtyping import Float
 from medlsam_jax.data.dicom_headers import Header, Unusable, read_dataset
 
 _GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
-_ACQUISITION = ("AcquisitionNumber", "TemporalPositionIdentifier", "TemporalPositionIndex", "StackID", "EchoNumbers")
+ACQUISITION = ("AcquisitionNumber", "TemporalPositionIdentifier", "TemporalPositionIndex", "StackID", "EchoNumbers")
+"""Fields that tell acquisitions of one series apart; those of `_TIMES` only explain, since every slice has its own."""
 _TIMES = ("AcquisitionTime", "ContentTime")
 _NO_IMAGES = ("SEG", "RTDOSE", "RTSTRUCT", "RTPLAN", "RTRECORD", "SR", "PR", "KO", "DOC", "REG", "FID", "AU", "ECG")
 _LOCALIZERS = {"LOCALIZER", "SCOUT", "TOPOGRAM"}
@@ -20,7 +21,7 @@ _FURTHEST_MM = 1e5
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 TAGS = [
   *_GEOMETRY,
-  *_ACQUISITION,
+  *ACQUISITION,
   *_TIMES,
   "BitsAllocated",
   "Columns",
@@ -218,7 +219,7 @@ def _frame(
     raise Unusable("RescaleSlope is 0, which makes all voxels one value")
   if slope is None and header.items("ModalityLUTSequence"):
     raise Unusable("values by a look-up table (ModalityLUTSequence), which is not read")
-  acquisition = {name: first(name).text(name) for name in (*_ACQUISITION, *_TIMES)}
+  acquisition = {name: first(name).text(name) for name in (*ACQUISITION, *_TIMES)}
   return Frame(
     path=header.path,
     index=which[0],

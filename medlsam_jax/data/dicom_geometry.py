@@ -15,7 +15,8 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float, Float32
 
-from medlsam_jax.data.dicom_frames import Frame
+from medlsam_jax import display
+from medlsam_jax.data.dicom_frames import ACQUISITION, Frame
 from medlsam_jax.errors import InputError
 from medlsam_jax.geometry import Grid
 
@@ -131,9 +132,8 @@ def _without_copies(
     raise InputError(f"{source}: {_mixed(frames, different)}")
   if not copies:
     return kept, []
-  shown = ", ".join(f"{copy.name} of {whole.name}" for copy, whole in copies[:4])
-  more = f" and {len(copies) - 4} more" if len(copies) > 4 else ""
-  return kept, [f"{source}: left out copies of slices: {shown}{more}"]
+  shown = display.some((f"{copy.name} of {whole.name}" for copy, whole in copies), 4)
+  return kept, [f"{source}: left out copies of slices: {shown}"]
 
 
 def _mixed(frames: list[Frame], different: list[tuple[Frame, Frame]]) -> str:
@@ -157,7 +157,7 @@ def _mixed(frames: list[Frame], different: list[tuple[Frame, Frame]]) -> str:
 
 def interleaved(frames: list[Frame]) -> str:
   """A field by which slices, in order of place, change to and fro between acquisitions; "" where none does."""
-  for name in ("AcquisitionNumber", "TemporalPositionIdentifier", "TemporalPositionIndex", "StackID", "EchoNumbers"):
+  for name in ACQUISITION:
     values = [frame.acquisition.get(name, "") for frame in frames]
     changes = sum(a != b for a, b in itertools.pairwise(values))
     # acquisitions one after the other change once each; a new number with each slice is a count, not a mixture

@@ -22,7 +22,7 @@ _NEAREST = 0.25
 _MANY_VALUES = 64
 _SHOWN = 5
 """Organs that one sentence lists."""
-_LARGEST = 2**32 - 1
+LARGEST_VALUE = 2**32 - 1
 """Of values in results: viewers built on ITK do not all show 64 bit label maps."""
 
 
@@ -70,7 +70,7 @@ def result_values(tables: Iterable[tuple[str, Mapping[str, int]]]) -> tuple[dict
       known = first.setdefault(organ, (value, place))
       if known[0] != value:
         others.setdefault(organ, f"{known[0]} in {known[1]} and {value} in {place}")
-      if known[1] == place and value <= _LARGEST:
+      if known[1] == place and value <= LARGEST_VALUE:
         owners.setdefault(value, organ)
   numbers = {}
   for organ, (value, place) in first.items():
@@ -78,7 +78,7 @@ def result_values(tables: Iterable[tuple[str, Mapping[str, int]]]) -> tuple[dict
       numbers[organ] = value
     else:
       numbers[organ] = next_free(owners)
-      why = "too large for label maps" if value > _LARGEST else f"also that of {owners[value]}"
+      why = "too large for label maps" if value > LARGEST_VALUE else f"also that of {owners[value]}"
       others.setdefault(organ, f"{value} in {place}, {why}")
       owners[numbers[organ]] = organ
   said = {organ: f"{organ} is {what}; results call it {numbers[organ]}" for organ, what in others.items()}
@@ -98,7 +98,7 @@ def next_free(taken: Iterable[int]) -> int:
   """The number after the largest of `taken`, or where that is too large the smallest that is free."""
   used = set(taken)
   after = max(used, default=0) + 1
-  return after if after <= _LARGEST else next(value for value in range(1, len(used) + 2) if value not in used)
+  return after if after <= LARGEST_VALUE else next(value for value in range(1, len(used) + 2) if value not in used)
 
 
 def _rounded(array: np.ndarray, source: str, notes: list[str]) -> Integer[np.ndarray, "z y x"]:
@@ -113,7 +113,7 @@ def _rounded(array: np.ndarray, source: str, notes: list[str]) -> Integer[np.nda
     if off.max(initial=0) >= _NEAREST:
       raise _no_label_map(source, f"{known[off.argmax()]:g} is no whole number")
     low, high = min(low, known.min(initial=0)), max(high, known.max(initial=0))
-    off_values = np.union1d(off_values, known[off > 0])
+    off_values = _extremes(np.concatenate([off_values, known[off > 0]]))
   if max(-low, high) >= 2**63:
     raise _no_label_map(source, f"{max(-low, high):g} is out of range")
   notes += _judge(off_values, max(-low, high), source)
@@ -125,11 +125,20 @@ def _rounded(array: np.ndarray, source: str, notes: list[str]) -> Integer[np.nda
   return result
 
 
+def _extremes(values: np.ndarray) -> np.ndarray:
+  """Of the values around each whole number the lowest and the highest: of a noisy map every voxel is another one."""
+  nearest, at = np.unique(np.rint(values), return_inverse=True)
+  low, high = np.full(len(nearest), np.inf), np.full(len(nearest), -np.inf)
+  np.minimum.at(low, at, values)
+  np.maximum.at(high, at, values)
+  return np.unique(np.concatenate([low, high]))
+
+
 def _judge(values: np.ndarray, largest: float, source: str) -> list[str]:
   """A sentence where values are off by more than rounding, none where they are not; refuses what is in doubt.
 
   Args:
-    values: the distinct ones that are not whole, all within `_NEAREST` of a whole number.
+    values: the distinct ones that are not whole, all within `_NEAREST` of a whole number; `_extremes` are enough.
     largest: absolute value in the map.
   """
   if not len(values):
@@ -149,7 +158,7 @@ def _judge(values: np.ndarray, largest: float, source: str) -> list[str]:
   if np.abs(off[worst]) <= _SILENT:
     return []
   return [
-    f"{source}: label values are a little off whole numbers ({values[worst]:.6g} for {nearest[worst]:.0f}); "
+    f"{source}: label values are a little off whole numbers ({values[worst]:.6g} for {int(nearest[worst])}); "
     "the nearest whole numbers are taken"
   ]
 

@@ -13,10 +13,9 @@ from jaxtyping import Bool, Integer
 from medlsam_jax import display
 from medlsam_jax.data import oblique
 from medlsam_jax.data.label_boxes import count_labels
+from medlsam_jax.data.label_values import LARGEST_VALUE
 from medlsam_jax.errors import InputError
 from medlsam_jax.geometry import Grid
-
-_LARGEST_VALUE = 2**32 - 1
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -90,8 +89,8 @@ def check_values(names: Mapping[str, int]) -> None:
   for organ, value in names.items():
     if value <= 0:
       raise InputError(f"organ {organ}: label value {value}; values start at 1, 0 is no organ")
-    if value > _LARGEST_VALUE:
-      raise InputError(f"organ {organ}: label value {value}; label maps hold values up to {_LARGEST_VALUE}")
+    if value > LARGEST_VALUE:
+      raise InputError(f"organ {organ}: label value {value}; label maps hold values up to {LARGEST_VALUE}")
     if value in owners:
       raise InputError(f"organs {owners[value]} and {organ} have the same label value {value}")
     owners[value] = organ

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.ndimage import gaussian_filter
 
-from medlsam_jax.atomic import replacing
+from medlsam_jax.atomic import made_folder, replacing
 from medlsam_jax.data import phantom_organs as organs
 from medlsam_jax.data import phantom_trunk as trunk
 from medlsam_jax.data.phantom_canvas import Window, smooth_lattice
@@ -225,21 +225,21 @@ def write_phantoms(
   folder = Path(directory)
   written = []
   try:
-    folder.mkdir(parents=True, exist_ok=True)
-    for seed in seeds:
-      spacing = spacing_mm(seed) if callable(spacing_mm) else spacing_mm
-      codes = axis_codes(seed) if callable(axis_codes) else axis_codes
-      phantom = make_phantom(seed, spacing, codes)
-      stem = name.format(seed=seed)
-      for ending, array in (("seg", phantom.labels.array), ("ct", np.round(phantom.scan.array).astype(np.int16))):
-        target = folder / f"{stem}_{ending}.nii.gz"
-        with replacing(target, ".nii.gz") as part:
-          nibabel.save(nibabel.Nifti1Image(array.T, phantom.scan.affine), part)
-      written.append(target)
-      if progress is not None:
-        progress(seed)
-    with replacing(folder / "labels.json") as part:
-      part.write_text(json.dumps(LABEL_VALUES, indent=1))
+    with made_folder(folder):
+      for seed in seeds:
+        spacing = spacing_mm(seed) if callable(spacing_mm) else spacing_mm
+        codes = axis_codes(seed) if callable(axis_codes) else axis_codes
+        phantom = make_phantom(seed, spacing, codes)
+        stem = name.format(seed=seed)
+        for ending, array in (("seg", phantom.labels.array), ("ct", np.round(phantom.scan.array).astype(np.int16))):
+          target = folder / f"{stem}_{ending}.nii.gz"
+          with replacing(target, ".nii.gz") as part:
+            nibabel.save(nibabel.Nifti1Image(array.T, phantom.scan.affine), part)
+        written.append(target)
+        if progress is not None:
+          progress(seed)
+      with replacing(folder / "labels.json") as part:
+        part.write_text(json.dumps(LABEL_VALUES, indent=1))
   except OSError as error:
     raise OutputError(f"cannot write phantoms to {folder}: {error}") from error
   return written

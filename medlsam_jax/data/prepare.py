@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import concurrent.futures.process
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -20,7 +21,9 @@ from typing import Any
 
 import fsspec
 from array_record.python import array_record_module
+from fsspec.implementations.local import LocalFileSystem
 
+from medlsam_jax.atomic import made_folder
 from medlsam_jax.data import dicom, shards
 from medlsam_jax.data.ct import to_working_grid
 from medlsam_jax.data.pairs import TrainingScan
@@ -71,39 +74,51 @@ def prepare(
   """
   if not sources:
     raise InputError("nothing to prepare: the list is empty")
-  options = options or ReadingOptions()
   scans = [each if isinstance(each, ListedScan) else ListedScan(each, scan_name(each)) for each in sources]
   try:
     store = _Store(folder)
-    rows, waiting = store.finished(), store.parts()
-    known = {row["key"] for row in rows} | set(waiting)
-    # by key, so that a scan listed twice is prepared once
-    keyed = {key_of(scan.path, options): scan for scan in scans}
-    todo = {key: scan for key, scan in keyed.items() if key not in known}
-    bad, doubtful, kept = [], [], len(keyed.keys() & known)
-    shard = len({row["shard"] for row in rows})
-    for done, (key, error, doubts) in enumerate(_run(todo, store, workers, options), kept + 1):
-      progress(done, len(sources))
-      if doubts:
-        doubtful.append({"source": str(todo[key]), "doubt": "; ".join(doubts)})
-      if error is None:
-        waiting.append(key)
-      else:
-        bad.append({"source": str(todo[key]), "error": error})
-      if len(waiting) >= scans_per_shard:
-        store.pack(shard, waiting[:scans_per_shard])
-        del waiting[:scans_per_shard]
-        shard += 1
-    if waiting:
-      store.pack(shard, waiting)
-    store.write(REPORT, json.dumps({"bad": bad, "doubtful": doubtful}, indent=1).encode())
-    count = store.write_index()
+    with store.under_way():
+      report = _add(scans, store, workers, scans_per_shard, progress, options or ReadingOptions())
   except OSError as error:
     raise OutputError(f"{folder}: cannot be written ({error}); what is finished is kept") from error
-  if not count:
-    first = f"; the first: {bad[0]['error']}" if bad else ""
+  if not report.scans:
+    first = f"; the first: {report.bad[0]['error']}" if report.bad else ""
     raise InputError(f"no scan of {len(sources)} could be used; see {shards.join(folder, REPORT)}{first}")
-  return Report(count, kept, tuple(bad), tuple(doubtful))
+  return report
+
+
+def _add(
+  scans: Sequence[ListedScan],
+  store: _Store,
+  workers: int,
+  scans_per_shard: int,
+  progress: Callable[[int, int], None],
+  options: ReadingOptions,
+) -> Report:
+  """Prepares what is not in the set, and writes report and, where it has a scan, index."""
+  rows, waiting = store.finished(), store.parts()
+  known = {row["key"] for row in rows} | set(waiting)
+  # by key, so that a scan listed twice is prepared once
+  keyed = {key_of(scan.path, options): scan for scan in scans}
+  todo = {key: scan for key, scan in keyed.items() if key not in known}
+  bad, doubtful, kept = [], [], len(keyed.keys() & known)
+  shard = len({row["shard"] for row in rows})
+  for done, (key, error, doubts) in enumerate(_run(todo, store, workers, options), kept + 1):
+    progress(done, len(scans))
+    if doubts:
+      doubtful.append({"source": str(todo[key]), "doubt": "; ".join(doubts)})
+    if error is None:
+      waiting.append(key)
+    else:
+      bad.append({"source": str(todo[key]), "error": error})
+    if len(waiting) >= scans_per_shard:
+      store.pack(shard, waiting[:scans_per_shard])
+      del waiting[:scans_per_shard]
+      shard += 1
+  if waiting:
+    store.pack(shard, waiting)
+  store.write(REPORT, json.dumps({"bad": bad, "doubtful": doubtful}, indent=1).encode())
+  return Report(store.write_index(), kept, tuple(bad), tuple(doubtful))
 
 
 def key_of(source: Path, options: ReadingOptions | None = None) -> str:
@@ -198,7 +213,22 @@ class _Store:
   def __init__(self, folder: str):
     self.folder = folder
     self.fs, self.root = fsspec.core.url_to_fs(folder)
-    self.fs.makedirs(f"{self.root}/{PARTS}", exist_ok=True)
+
+  @contextlib.contextmanager
+  def under_way(self) -> Iterator[None]:
+    """Has a place for parts; on this machine no folder stays that is empty when the block ends."""
+    parts = f"{self.root}/{PARTS}"
+    if not isinstance(self.fs, LocalFileSystem):
+      self.fs.makedirs(parts, exist_ok=True)
+      yield
+      return
+    with made_folder(self.root):
+      os.makedirs(parts, exist_ok=True)
+      try:
+        yield
+      finally:
+        with contextlib.suppress(OSError):
+          os.rmdir(parts)
 
   def write(self, name: str, content: bytes) -> None:
     """A file that appears whole."""
@@ -241,9 +271,11 @@ class _Store:
       self.fs.rm_file(f"{self.root}/{PARTS}/{key}")
 
   def write_index(self) -> int:
-    """The index of all finished shards; the number of scans."""
+    """The index of all finished shards, if there are any; the number of scans."""
     notes = [json.loads(self.fs.cat_file(p)) for p in sorted(self.fs.glob(f"{self.root}/scans-*.json"))]
     rows = [row for note in notes for row in note["scans"]]
+    if not rows:
+      return 0
     content = {"format": shards.FORMAT, "dtype": "uint16", "shards": [n["shard"] for n in notes], "scans": rows}
     self.write(shards.INDEX, json.dumps(content, indent=1).encode())
     return len(rows)

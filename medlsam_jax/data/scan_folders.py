@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from medlsam_jax import notices
+from medlsam_jax import display, notices
 from medlsam_jax.data import dicom
 from medlsam_jax.data.beside import is_label_folder, is_label_map
 from medlsam_jax.data.scan_names import NIFTI_SUFFIXES, SCAN_ENDING, stem
@@ -121,5 +121,4 @@ def _nifti(files: list[Path]) -> list[Path]:
 
 
 def _names(paths: list[Path]) -> str:
-  more = f" and {len(paths) - _NAMES_SHOWN} more" if len(paths) > _NAMES_SHOWN else ""
-  return ", ".join(path.name for path in paths[:_NAMES_SHOWN]) + more
+  return display.some((path.name for path in paths), _NAMES_SHOWN)

@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from medlsam_jax import notices
+from medlsam_jax import display, notices
 from medlsam_jax.data import checks, dicom, nifti, scan_folders, scan_names
 from medlsam_jax.data.dicom_folder import NoSuchSeries
 from medlsam_jax.data.scan_names import NIFTI_SUFFIXES, SCAN_ENDING, scan_name
@@ -212,5 +212,4 @@ def _once(scans: Sequence[ListedScan]) -> list[ListedScan]:
 
 
 def _some(scans: Sequence[ListedScan], folder: Path) -> str:
-  shown = ", ".join(str(scan.path.relative_to(folder)) for scan in scans[:4])
-  return shown + (" and others" if len(scans) > 4 else "")
+  return display.some((str(scan.path.relative_to(folder)) for scan in scans), 4)

@@ -276,7 +276,7 @@ def _present(labels: Volume, table: dict[str, int], strict: bool) -> dict[str, i
     return {f"label_{value}": value for value in found}
   unknown = [value for value in found if value not in table.values()]
   if unknown and strict:
-    listed = ", ".join(map(str, unknown[:_SHOWN])) + (", ..." if len(unknown) > _SHOWN else "")
+    listed = display.some(map(str, unknown), _SHOWN)
     raise InputError(
       f"{labels.source}: label values [{listed}] are not named in {LABELS_FILE}; name them there, or choose organs"
     )
@@ -302,7 +302,7 @@ def _warn_unnamed(cases: list[_Annotations]) -> None:
     if case.labels is not None and case.values and not case.is_named:
       folders.setdefault(Path(case.labels.source).parent, {}).update(case.values)
   for folder, values in folders.items():
-    shown = ", ".join(list(values)[:_SHOWN]) + (", ..." if len(values) > _SHOWN else "")
+    shown = display.some(values, _SHOWN)
     notices.warn(
       f"{folder / LABELS_FILE} is missing: organs are called by their label values ({shown}); write "
       f'{{"liver": {next(iter(values.values()))}, ...}} there to name them'

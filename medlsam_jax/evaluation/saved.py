@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,11 +14,12 @@ from medlsam_jax import notices
 from medlsam_jax.data import oblique
 from medlsam_jax.data.alignment import align_labels
 from medlsam_jax.data.nifti import read_label_nifti
+from medlsam_jax.data.point_files import read_json
 from medlsam_jax.errors import InputError
 from medlsam_jax.evaluation.case import Row, Task, evaluate_case
 from medlsam_jax.evaluation.localization import PlacedPoints
 from medlsam_jax.geometry import Box, Volume
-from medlsam_jax.results.boxes_file import WRITTEN, from_dict, label_of, scan_grid
+from medlsam_jax.results.boxes_file import label_of, scan_grid
 
 
 def findings_from_dict(data: Mapping[str, Any], source: str = "<dict>") -> dict[str, PlacedPoints]:
@@ -75,11 +75,11 @@ def evaluate_saved(
   """
   findings, written, labels, names = None, None, None, dict(values)
   if boxes_file is not None and Path(boxes_file).exists():
-    data = _read_json(Path(boxes_file))
+    data = read_json(Path(boxes_file))
     findings = findings_from_dict(data, str(boxes_file))
     written = _scan_of(data, str(boxes_file))
-    entries = data["organs"].items()
-    names |= {organ: label_of(entry, f"{boxes_file}: {organ}") for organ, entry in entries if "label" in entry}
+    stated = {organ: entry for organ, entry in data["organs"].items() if "label" in entry}
+    names |= {organ: label_of(entry, 0, f"{boxes_file}: {organ}") for organ, entry in stated.items()}
   if labels_file is not None and Path(labels_file).exists():
     labels = read_label_nifti(labels_file)
   place = written or scan or _larger(labels, truth)
@@ -87,7 +87,6 @@ def evaluate_saved(
     if written is None:
       notices.warn(f"{boxes_file}: says nothing of its scan; its points are counted on the voxels of {place.source}")
     findings = {o: PlacedPoints(oblique.points_from_file(f.points, place), f.verdict) for o, f in findings.items()}
-    findings |= _corrected(data, place, str(boxes_file))
   if baseline_boxes is not None and scan is not None:
     baseline_boxes = {organ: oblique.move_box(box, scan.grid, place.grid) for organ, box in baseline_boxes.items()}
   laid_truth, laid = (None if v is None else _laid(v, place, resample) for v in (truth, labels))
@@ -96,22 +95,6 @@ def evaluate_saved(
   expected = tuple(task for task, file in given.items() if file is not None)
   label_map = None if laid is None else SavedLabels(laid, names)
   return evaluate_case(name, findings, label_map, laid_truth, values, baseline_boxes, expected=expected or None)
-
-
-def _corrected(data: Mapping[str, Any], place: Volume, source: str) -> dict[str, PlacedPoints]:
-  """Organs whose box was changed by hand in a file of ours: what is scored is that box, not the points found before."""
-  whole = {organ: entry for organ, entry in data["organs"].items() if entry.keys() >= WRITTEN}
-  if not whole:
-    return {}
-  read = from_dict({"scan": data.get("scan"), "organs": whole}, place, source)
-  changed = {
-    organ: PlacedPoints(each.points, each.verdict)
-    for organ, each in read.items()
-    if each.verdict == "given" and whole[organ]["verdict"] != "given"
-  }
-  if changed:
-    notices.warn(f"{source}: {', '.join(changed)}: the box was changed by hand; it is scored, not the points beside it")
-  return changed
 
 
 def _scan_of(data: Mapping[str, Any], source: str) -> Volume | None:
@@ -157,10 +140,3 @@ class SavedLabels:
   def grid(self):
     """Where the voxels lie."""
     return self.volume.grid
-
-
-def _read_json(path: Path) -> dict:
-  try:
-    return json.loads(path.read_text())
-  except (OSError, ValueError) as error:
-    raise InputError(f"{path}: not a readable JSON file ({error})") from error

@@ -214,8 +214,9 @@ def _download(entry: Published, target: Path, progress: Progress | None) -> Path
       raise WeightsError(f"{url}: the download broke off after {done} of {total} bytes; try again")
     os.replace(partial, target)
   except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+    why = error if isinstance(error, urllib.error.HTTPError) else getattr(error, "reason", error)
     raise WeightsError(
-      f"{url}: cannot be downloaded ({getattr(error, 'reason', error)}). Get the file in another way, and run: "
+      f"{url}: cannot be downloaded ({why}). Get the file in another way, and run: "
       f"medlsam weights get {entry.name} --file {target.name}"
     ) from error
   except OSError as error:

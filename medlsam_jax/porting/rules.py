@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from medlsam_jax import notices
+from medlsam_jax import display, notices
 from medlsam_jax.errors import WeightsError
 
-_SHOWN = 6
 """Names listed in an error message before it says how many more there are."""
 
 
@@ -152,7 +151,7 @@ def as_weights(tensors: Mapping[str, np.ndarray], source: str) -> dict[str, np.n
   whole = [f"{name} ({a.dtype.name})" for name, a in tensors.items() if a.dtype.kind in "iub"]
   if whole:
     raise WeightsError(
-      f"{source}: weights that are whole numbers: {_shortened(whole)}; a quantised network is not read, "
+      f"{source}: weights that are whole numbers: {display.some(whole)}; a quantised network is not read, "
       "give its float weights"
     )
   with np.errstate(over="ignore"):
@@ -160,12 +159,12 @@ def as_weights(tensors: Mapping[str, np.ndarray], source: str) -> dict[str, np.n
   bad = [name for name, a in result.items() if not np.isfinite(a).all()]
   if bad:
     raise WeightsError(
-      f"{source}: NaN or infinite values in {_shortened(bad)}; its training diverged or the file is damaged: "
+      f"{source}: NaN or infinite values in {display.some(bad)}; its training diverged or the file is damaged: "
       "take an earlier checkpoint"
     )
   rounded = [name for name, a in tensors.items() if a.dtype == np.float64 and not np.array_equal(a, result[name])]
   if rounded:
-    notices.warn(f"{source}: stored in float64, rounded to float32: {_shortened(rounded)}")
+    notices.warn(f"{source}: stored in float64, rounded to float32: {display.some(rounded)}")
   return result
 
 
@@ -179,7 +178,7 @@ class _Problems:
 
   def raise_if_any(self, opening: str, missing_title: str) -> None:
     parts = [
-      f"{title}: {_shortened(names)}"
+      f"{title}: {display.some(names)}"
       for title, names in (
         ("names without a place", self.unknown),
         (missing_title, self.missing),
@@ -232,8 +231,3 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     expression = "".join(f"(?P<{p}>[0-9]+)" if k % 2 else re.escape(p) for k, p in enumerate(pieces))
     _PATTERNS[pattern] = re.compile(expression)
   return _PATTERNS[pattern]
-
-
-def _shortened(names: list[str]) -> str:
-  more = len(names) - _SHOWN
-  return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

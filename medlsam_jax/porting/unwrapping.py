@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
+from medlsam_jax import display
 from medlsam_jax.porting.kinds import ANCHORS
 from medlsam_jax.porting.torch_pickle import RefusedError
 
@@ -86,8 +87,7 @@ def network_of(saved: Any, is_tensor: Callable[[Any], bool], same: Callable[[T, 
       "save the other state_dict alone to have that"
     )
   if taken.left_out:
-    more = len(taken.left_out) - _SHOWN
-    names = ", ".join(taken.left_out[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    names = display.some(taken.left_out, _SHOWN)
     notes.append(f"tensors that are not of the network {taken.title} are left out: {names}")
   return taken, notes
 
@@ -158,8 +158,11 @@ def _unknown(dictionaries: list[tuple[tuple[str, ...], dict[str, T]]]) -> list[N
   top = [(place, d) for place, d in dictionaries if not place]
   found = []
   for place, tensors in usual or top:
-    while all(name.split(".")[0] in WRAPPERS and "." in name for name in tensors):
-      tensors = {name.partition(".")[2]: tensor for name, tensor in tensors.items()}
+    while all(name.partition(".")[0] in WRAPPERS and "." in name and len(name) <= _LONGEST_NAME for name in tensors):
+      shorter = {name.partition(".")[2]: tensor for name, tensor in tensors.items()}
+      if len(shorter) < len(tensors):
+        raise RefusedError("two of its tensors have one name without their wrappers; save the state_dict again")
+      tensors = shorter
     found.append(Network(place, tensors))
   return found
 

@@ -27,8 +27,6 @@ from medlsam_jax.results.given import GivenBoxes, Shown
 FORMAT = "medlsam_jax boxes 1"
 DECIMALS = 3
 UNSTATED = "not stated by the file"
-WRITTEN = frozenset(("box_vox", "box_world_mm", "parts_vox", "parts_world_mm"))
-"""How an entry of ours says its box: with all of them, what was changed by hand shows."""
 _EDITED = 0.01
 """Numbers of a file that differ by more than this, in voxels or mm, were changed by hand."""
 _NUMBERS = re.compile(r"\[\s+(-?[\d.e+-]+(?:,\s+-?[\d.e+-]+)*)\s+\]")
@@ -153,13 +151,25 @@ def from_dict(content: Mapping[str, Any], scan: Volume, source: str) -> dict[str
     if not isinstance(entry, dict):
       raise InputError(f"{source}: {organ}: expected an object with box_vox, found {type(entry).__name__}")
     parts, edited = _parts(entry, scan, f"{source}: {organ}")
-    label = label_of(entry, f"{source}: {organ}") if "label" in entry else number
+    label = label_of(entry, number, f"{source}: {organ}")
     verdict = "given" if edited or "verdict" not in entry else str(entry["verdict"])
     # doubts of the search do not hold of a box that the user put somewhere else
     said = [] if verdict == "given" else entry.get("doubts", [])
     doubts = tuple(map(str, said)) if isinstance(said, list) else ()
     found[organ] = GivenBoxes(organ, label, tuple(parts), verdict, doubts=doubts)
   return found
+
+
+def label_of(entry: Mapping[str, Any], otherwise: int, place: str) -> int:
+  """Label value that the entry of an organ states, `otherwise` where it states none.
+
+  Raises:
+    InputError: it is no whole number above 0.
+  """
+  label = entry.get("label", otherwise)
+  if not isinstance(label, int) or isinstance(label, bool) or label < 1:
+    raise InputError(f"{place}: label {label!r} is not a whole number above 0")
+  return label
 
 
 def _parts(entry: dict[str, Any], scan: Volume, place: str) -> tuple[list[Box], bool]:
@@ -250,18 +260,6 @@ def _corners(value: Any, place: str) -> Float[np.ndarray, "2 3"]:
   if corners.shape != (2, 3) or not np.isfinite(corners).all():
     raise InputError(f"{place}: {value!r} is not a box; write [[low], [high]], three finite numbers each")
   return corners
-
-
-def label_of(entry: Mapping[str, Any], place: str) -> int:
-  """The label value that an organ's entry states.
-
-  Raises:
-    InputError: none that a label map can hold; `place` names file and organ.
-  """
-  label = entry["label"]
-  if not isinstance(label, int) or isinstance(label, bool) or label < 1:
-    raise InputError(f"{place}: label {label!r} is not a whole number above 0")
-  return label
 
 
 def scan_grid(written: Any, source: str) -> Grid | None:

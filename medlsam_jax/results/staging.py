@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from medlsam_jax.atomic import made_folder
 from medlsam_jax.errors import OutputError
 
 
@@ -23,29 +24,14 @@ def staged(directory: str | os.PathLike[str], last: str = "") -> Iterator[Path]:
   Raises:
     OutputError: the folder cannot be made or written.
   """
-  directory = Path(directory)
-  made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
-  try:
-    directory.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".medlsam-", dir=directory))
-  except OSError as error:
-    _remove_empty(made)
-    raise _refusal(directory, error) from error
-  try:
-    yield scratch
-    for file in sorted(scratch.iterdir(), key=lambda p: (bool(last) and p.name.endswith(last), p.name)):
-      os.replace(file, directory / file.name)
-  except OSError as error:
-    raise _refusal(directory, error) from error
-  finally:
-    shutil.rmtree(scratch, ignore_errors=True)
-    _remove_empty(made)
-
-
-def _remove_empty(folders: list[Path]) -> None:
-  for folder in folders:
-    with contextlib.suppress(OSError):
-      folder.rmdir()
+  with folder_for(directory) as folder:
+    scratch = Path(tempfile.mkdtemp(prefix=".medlsam-", dir=folder))
+    try:
+      yield scratch
+      for file in sorted(scratch.iterdir(), key=lambda p: (bool(last) and p.name.endswith(last), p.name)):
+        os.replace(file, folder / file.name)
+    finally:
+      shutil.rmtree(scratch, ignore_errors=True)
 
 
 def require_writable(directory: str | os.PathLike[str]) -> None:
@@ -58,17 +44,15 @@ def require_writable(directory: str | os.PathLike[str]) -> None:
     pass
 
 
-def make_folder(directory: str | os.PathLike[str]) -> None:
-  """Makes a folder that is about to be written to, where it is missing.
+@contextlib.contextmanager
+def folder_for(directory: str | os.PathLike[str]) -> Iterator[Path]:
+  """A folder to write to, as `atomic.made_folder`.
 
   Raises:
-    OutputError: it cannot be made.
+    OutputError: it cannot be made or written.
   """
   try:
-    Path(directory).mkdir(parents=True, exist_ok=True)
+    with made_folder(directory) as folder:
+      yield folder
   except OSError as error:
-    raise _refusal(Path(directory), error) from error
-
-
-def _refusal(directory: Path, error: OSError) -> OutputError:
-  return OutputError(f"{directory}: cannot be written ({error.strerror or error}); choose another folder")
+    raise OutputError(f"{directory}: cannot be written ({error.strerror or error}); choose another folder") from error

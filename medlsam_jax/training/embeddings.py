@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float16
 
-from medlsam_jax.atomic import replacing
+from medlsam_jax.atomic import made_folder, replacing
 from medlsam_jax.data.labelled_slices import LabelledSlices
 from medlsam_jax.errors import OutputError
 from medlsam_jax.models.sam.layers import fold_batch_norm
@@ -48,8 +48,8 @@ def embeddings_of(
   path = directory / FOLDER / f"{_fingerprint(module, network_sha256, slices)}.npy"
   if not path.is_file():
     try:
-      path.parent.mkdir(parents=True, exist_ok=True)
-      _write(module, variables, slices, path, progress)
+      with made_folder(path.parent):
+        _write(module, variables, slices, path, progress)
     except OSError as error:
       raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
   return np.load(path, mmap_mode="r")

@@ -157,6 +157,41 @@ def test_truth_without_a_table_is_named_by_the_results_and_it_says_so(
   assert summary(tmp_path / "out")["organs"] == summary(tmp_path / "named")["organs"]
 
 
+def test_a_truth_that_nothing_names_fails_alone(medlsam, painter, search, mini_queries, without_table, tmp_path):
+  made = tmp_path / "made"
+  assert medlsam("segment", *search, "--query", mini_queries, "--out", made).code == 0
+  path = without_table / "q0_seg.nii.gz"
+  image = nibabel.load(path)
+  array = np.asarray(image.dataobj)
+  nibabel.save(nibabel.Nifti1Image(np.where(array == 3, 0, array), image.affine), path)
+  result = medlsam("evaluate", "--predictions", made, "--truth", without_table, "--out", tmp_path / "out")
+  assert result.code == 1 and "q1_labels.json" in result.err
+  scores = summary(tmp_path / "out")
+  assert scores["failed_scans"] == ["q1"] and "it has 3" in scores["reasons"]["q1"]
+  assert scores["organs"]["beta"]["present"] == 1 and scores["failed"] == 0
+
+
+def test_damaged_boxes_and_a_damaged_table_cost_their_own_scans_alone(medlsam, painter, search, mini_queries, tmp_path):
+  made, truth = tmp_path / "made", tmp_path / "truth"
+  assert medlsam("segment", *search, "--query", mini_queries, "--out", made).code == 0
+  shutil.copytree(mini_queries, truth)
+  words = ["evaluate", "--predictions", made, "--truth", truth, "--out", tmp_path / "out"]
+  whole = (made / "q0_boxes.json").read_text()
+  (made / "q0_boxes.json").write_text(whole[:100])
+  result = medlsam(*words)
+  scores = summary(tmp_path / "out")
+  assert result.code == 1 and scores["failed_scans"] == ["q0"] and "q0_boxes.json" in scores["reasons"]["q0"]
+  (made / "q0_boxes.json").write_text(whole)
+  (truth / "q1_labels.json").write_text('{"alpha": 1')
+  result = medlsam(*words)
+  scores = summary(tmp_path / "out")
+  assert result.code == 1 and scores["failed_scans"] == ["q1"] and "q1_labels.json" in scores["reasons"]["q1"]
+  assert scores["organs"]["alpha"]["present"] == 1
+  (truth / "labels.json").write_text("[")
+  result = medlsam(*words)
+  assert result.code == 2 and "labels.json: not valid JSON" in result.err
+
+
 def test_each_truth_is_read_by_its_own_table(medlsam, perfect, mini_queries, without_table, tmp_path):
   path = without_table / "q1_seg.nii.gz"
   image = nibabel.load(path)

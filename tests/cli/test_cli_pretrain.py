@@ -89,6 +89,7 @@ def test_missing_training_packages_are_named(medlsam, tmp_path, monkeypatch):
   assert result.code == 2 and install_hint("train") in result.err
 
 
+@pytest.mark.slow
 def test_demo_runs_from_phantoms_to_the_picture(medlsam, painter, small_network_file, tmp_path, monkeypatch):
   from medlsam_jax.cli import demo
   from medlsam_jax.data import phantom

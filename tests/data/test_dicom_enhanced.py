@@ -27,7 +27,7 @@ def test_frames_are_sorted_by_position(tmp_path, stored, per_frame_spacing):
     volume = scans.read_volume(given)
     np.testing.assert_array_equal(volume.array, stored - 1024.0)
     np.testing.assert_allclose(volume.spacing_mm, [2.5, 0.75, 0.5])
-    np.testing.assert_allclose(volume.grid.world_from_voxel([0, 0, 0]), [30, 40, 100])
+    np.testing.assert_allclose(volume.grid.world_from_voxel(np.zeros(3)), [30, 40, 100])
     assert not volume.notes
 
 

@@ -21,7 +21,7 @@ def stored():
 
 def assert_whole(volume, stored):
   np.testing.assert_array_equal(volume.array, stored - 1024.0)
-  np.testing.assert_allclose(volume.grid.world_from_voxel([0, 0, 0]), [30, 40, 100])
+  np.testing.assert_allclose(volume.grid.world_from_voxel(np.zeros(3)), [30, 40, 100])
 
 
 def test_other_files_are_left_out_with_their_reasons(tmp_path, stored):

@@ -67,7 +67,7 @@ def test_one_missing_slice_is_filled_from_its_neighbours_and_named(tmp_path):
 def test_uneven_slices_are_laid_at_their_true_places(tmp_path, places):
   volume = read_quietly(write_ramp(tmp_path / "case", places))
   assert_at_its_place(volume)
-  low, high = volume.grid.world_from_voxel([[0, 0, 0], [volume.array.shape[0] - 1, 0, 0]])[:, 2]
+  low, high = volume.grid.world_from_voxel(np.array([[0, 0, 0], [volume.array.shape[0] - 1, 0, 0]]))[:, 2]
   np.testing.assert_allclose([low, high], [places[0], places[-1]])
   assert "uneven" in volume.notes[0]
 
@@ -78,7 +78,7 @@ def test_tilted_stack_with_a_missing_slice_keeps_its_shear(tmp_path):
   volume = read_quietly(folder)
   assert volume.file_grid is not None
   # world y of DICOM turns round in RAS
-  np.testing.assert_allclose(volume.file_grid.world_from_voxel([6, 0, 0]), [0, -0.2 * 18, 18], atol=1e-9)
+  np.testing.assert_allclose(volume.file_grid.world_from_voxel(np.array([6, 0, 0])), [0, -0.2 * 18, 18], atol=1e-9)
 
 
 def test_wide_gap_is_refused_with_its_places(tmp_path):
@@ -218,7 +218,7 @@ def test_disturbed_stacks_are_right_or_told(tmp_path, seed):
   if not volume.notes:
     positions = np.array([[-x, -y, z] for (x, y), z in zip(sideways, places, strict=True)])
     positions = positions[np.argsort(positions[:, 2])]
-    corners = volume.grid.world_from_voxel([[i, 0, 0] for i in range(len(positions))])
+    corners = volume.grid.world_from_voxel(np.array([[i, 0, 0] for i in range(len(positions))]))
     assert len(positions) == volume.array.shape[0]
     assert np.abs(corners - positions).max() <= tolerance_mm(volume)
 

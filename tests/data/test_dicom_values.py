@@ -22,7 +22,7 @@ def test_comma_decimals_are_read_and_said(tmp_path, stored):
   with pytest.warns(UserWarning, match=r"RescaleSlope is written with a comma"):
     volume = dicom.read_series(tmp_path)
   np.testing.assert_array_equal(volume.array[0], stored[0] * 0.5 - 1024)
-  np.testing.assert_allclose(volume.grid.world_from_voxel([0, 0, 0]), [-1.5, 2.25, 3])
+  np.testing.assert_allclose(volume.grid.world_from_voxel(np.zeros(3)), [-1.5, 2.25, 3])
 
 
 def test_a_comma_that_may_set_off_thousands_is_refused(tmp_path, stored):

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import nibabel
 import numpy as np
 import pytest
@@ -37,6 +39,18 @@ def test_values_a_hair_off_are_taken_as_the_nearest_with_a_note(array):
   np.testing.assert_array_equal(found, organs())
   assert found.dtype == np.uint8
   assert len(notes) == 1 and "a_seg.nii.gz" in notes[0] and "nearest whole numbers" in notes[0]
+
+
+def test_a_map_with_noise_in_every_voxel_takes_no_memory_for_each_of_its_values():
+  array = np.random.default_rng(0).uniform(-0.03, 0.03, (200, 40, 40))
+  array[:, 10:20] += 3
+  tracemalloc.start()
+  found, notes = whole_labels(array, "a")
+  peak = tracemalloc.get_traced_memory()[1]
+  tracemalloc.stop()
+  np.testing.assert_array_equal(found, np.rint(array))
+  assert "for -0" not in notes[0]
+  assert peak < array.nbytes / 2
 
 
 def test_rounding_of_a_stored_slope_needs_no_word():

@@ -33,7 +33,7 @@ def test_a_prepared_scan_is_the_scan_and_bad_ones_are_reported(listed, tmp_path)
   assert report.scans == 2 and [Path(b["source"]).name for b in report.bad] == ["letter_ct.nii.gz", "missing_ct.nii.gz"]
   assert json.loads((tmp_path / "set" / "report.json").read_text())["bad"] == list(report.bad)
   index = shards.read_index(out)
-  assert len(index.shards) == 2 and shards.check(out) == [] and not list((tmp_path / "set" / "parts").iterdir())
+  assert len(index.shards) == 2 and shards.check(out) == [] and not (tmp_path / "set" / "parts").exists()
   reader = shards.ShardReader(index, range(2))
   for position, row in enumerate(index.scans):
     wanted = to_working_grid(read_volume(row["source"])).intensity
@@ -106,6 +106,17 @@ def test_nothing_but_bad_scans_is_an_error_that_names_the_report(tmp_path):
     prepare.prepare([tmp_path / "missing_ct.nii.gz"], str(tmp_path / "set"))
   with pytest.raises(InputError, match="empty"):
     prepare.prepare([], str(tmp_path / "set"))
+  assert [path.name for path in (tmp_path / "set").rglob("*")] == ["report.json"]
+
+
+def test_a_preparation_that_was_stopped_at_its_first_scan_leaves_no_folder(mini_queries, tmp_path, monkeypatch):
+  def stopped(*_):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(prepare, "prepare_one", stopped)
+  with pytest.raises(KeyboardInterrupt):
+    prepare.prepare([mini_queries / "q0_ct.nii.gz"], str(tmp_path / "new" / "set"))
+  assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("damage", ["deleted", "emptied", "truncated", "changed"])

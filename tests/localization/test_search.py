@@ -59,6 +59,7 @@ def _golden(name: str) -> dict:
   return json.loads((GOLDEN / name).read_text())
 
 
+@pytest.mark.slow
 def test_whole_organs_of_the_mini_scans_equal_the_published_program(network):
   _compare(network, GOLDEN / "mini", ("t0", "t1"), _golden("mini/localize_wpl.json"))
 

@@ -54,6 +54,7 @@ def test_published_width_has_the_published_number_of_parameters():
   assert round(sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) / 1e6, 2) == 15.07
 
 
+@pytest.mark.slow
 def test_stages_that_no_asked_feature_needs_cost_nothing():
   module, variables, patches = small()
 
@@ -66,6 +67,7 @@ def test_stages_that_no_asked_feature_needs_cost_nothing():
   assert flops((4, 2)) < 0.5 * flops((4, 2, 1))
 
 
+@pytest.mark.slow
 def test_asking_for_fewer_features_changes_none_of_the_rest():
   module, variables, patches = small()
   whole, part = module.apply(variables, patches), module.apply(variables, patches, feature_scales=(2,))
@@ -149,6 +151,7 @@ def test_upsampling_by_two_equals_the_half_pixel_resize():
   np.testing.assert_allclose(ops.upsample2(x), ops.resize_linear(x, (6, 8, 10)), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_rematerialisation_keeps_parameters_outputs_and_gradients_and_takes_less_memory(monkeypatch):
   monkeypatch.setattr(jax.lax, "platform_dependent", lambda *operands, default, **_: default(*operands))
   patches = jax.random.uniform(jax.random.key(1), (8, 16, 16, 16, 1))

@@ -134,6 +134,12 @@ def test_one_network_that_is_there_twice_is_no_choice(tmp_path, published):
     assert list(read_tensors(path)) == list(published)
 
 
+def test_names_of_an_unknown_network_that_are_one_without_wrappers_are_refused(tmp_path):
+  arrays = {"module.layer": np.zeros(2, np.float32), "_orig_mod.layer": np.ones(2, np.float32)}
+  with pytest.raises(WeightsError, match="one name without their wrappers"):
+    read_tensors(write_arrays(tmp_path / "x.pth", arrays))
+
+
 def test_names_that_are_one_without_wrappers_are_refused(tmp_path, published):
   name = next(iter(published))
   both = published | {name.replace(".", ".module.", 1): published[name]}

@@ -55,6 +55,7 @@ def test_several_boxes_at_once_are_answered_as_if_alone(predictor):
     np.testing.assert_allclose(iou[index], alone_iou, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_prompts_of_unequal_kinds_share_a_batch_without_touching_each_other(predictor):
   """Absent tokens and prompts with and without a mask: each as if asked alone."""
   image = predictor.encode_images([picture((120, 160), 3)])[0]

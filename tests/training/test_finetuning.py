@@ -64,6 +64,7 @@ def changed(before, after):
   return {"/".join(n.split("/")[:2]) for n in first if not np.array_equal(np.asarray(first[n]), np.asarray(second[n]))}
 
 
+@pytest.mark.slow
 def test_decoder_learns_from_embeddings_that_are_computed_once(tmp_path, mini_templates, mini_queries):
   network, said, encoded = tiny_network(), {}, []
   # by a figure that nobody measures no step is the best: the last one's weights are given, better or not
@@ -88,6 +89,7 @@ def test_decoder_learns_from_embeddings_that_are_computed_once(tmp_path, mini_te
   assert not encoded and not changed(variables, again)
 
 
+@pytest.mark.slow
 def test_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, mini_templates, lite, monkeypatch):
   chosen = settings(mini_templates)
   whole, _ = finetune.run(chosen, lite, tmp_path / "whole")
@@ -104,6 +106,7 @@ def test_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, mini_templates, lit
     finetune.run(dataclasses.replace(chosen, train="lora"), lite, tmp_path / "broken")
 
 
+@pytest.mark.slow
 def test_low_rank_updates_change_attention_alone_and_leave_batch_norm(tmp_path, mini_templates, lite):
   variables, _ = finetune.run(settings(mini_templates, train="lora", lora_rank=2), lite, tmp_path)
   assert changed(lite.variables, variables) >= {"params/mask_decoder", "params/image_encoder"}
@@ -115,6 +118,7 @@ def test_low_rank_updates_change_attention_alone_and_leave_batch_norm(tmp_path, 
   assert np.linalg.matrix_rank(update, tol=1e-6) == 2
 
 
+@pytest.mark.slow
 def test_whole_model_moves_all_but_the_prompt_encoder_and_its_statistics(tmp_path, mini_templates, lite):
   variables, _ = finetune.run(settings(mini_templates, train="model", batch_norm="updated"), lite, tmp_path)
   assert changed(lite.variables, variables) == {
@@ -135,6 +139,16 @@ def teacher():
   return Network(module, dict(variables), "medsam", "vit-tiny")
 
 
+def test_a_run_that_was_stopped_while_it_embeds_leaves_no_folder(tmp_path, mini_templates):
+  def stopped(*_):
+    raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    finetune.run(settings(mini_templates), tiny_network(), tmp_path / "new" / "run", bar=stopped)
+  assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
 def test_student_comes_to_give_the_embeddings_of_its_teacher(tmp_path, mini_templates, lite, teacher):
   said, encoded = {}, []
   chosen = settings(
@@ -209,6 +223,7 @@ def scored(monkeypatch):
   return prepare
 
 
+@pytest.mark.slow
 def test_weights_of_the_best_validated_step_are_given(tmp_path, mini_templates, mini_queries, lite, scored):
   seen = scored({0: 0.7, 1: 0.2, 2: 0.8, 3: 0.5})
   chosen = settings(mini_templates, mini_queries, train="model", validate_every_steps=1)
@@ -251,6 +266,7 @@ def test_the_score_before_training_is_measured_again_where_an_older_checkpoint_d
   assert header["trained_steps"] == "0" and not changed(seen[0], lite.variables)
 
 
+@pytest.mark.slow
 def test_a_damaged_newest_checkpoint_costs_its_steps_alone(tmp_path, mini_templates, mini_queries, lite, scored):
   scored({0: 0.1, 1: 0.2, 2: 0.3, 3: 0.4})
   chosen = settings(mini_templates, mini_queries, train="model", validate_every_steps=1)
@@ -334,6 +350,7 @@ def test_scan_to_learn_from_is_not_validated_on_under_another_name(tmp_path, min
     finetune.run(settings(mini_templates, tmp_path / "linked"), lite, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_other_networks_are_refused(tmp_path, mini_templates, lite, small_network_file):
   from medlsam_jax.loading import load
 

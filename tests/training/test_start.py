@@ -35,6 +35,7 @@ def _run(settings, params):
   return np.asarray(out.position), np.asarray(out.features[4])
 
 
+@pytest.mark.slow
 def test_a_wider_network_computes_what_the_narrow_one_did(narrow, monkeypatch):
   monkeypatch.setattr(start, "_NOISE", 0.0)
   position, features = _run(_settings(2), narrow[1])

@@ -235,6 +235,7 @@ def learning():
   return metrics, first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["loss", "uam", "mss"])
 def test_losses_of_a_real_network_fall_over_a_few_steps(learning, name):
   metrics, _ = learning
