@@ -100,7 +100,7 @@ class LabelledSlices:
       x, y = own.scale_xy
       least = least_pixels / (x * y) * (own.image_size / AREA_FRAME) ** 2
       for index in range(0, len(scan.hu), step):
-        areas = count_labels(scan.labels[index])
+        areas = count_labels(scan.labels[index][None])
         organs = tuple(organ for organ, value in scan.values.items() if areas.get(value, 0) >= max(least, 1))
         plane = scan.hu[index]
         for name in windows if organs else ():
