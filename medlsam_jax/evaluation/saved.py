@@ -19,7 +19,7 @@ from medlsam_jax.errors import InputError
 from medlsam_jax.evaluation.case import Row, Task, evaluate_case
 from medlsam_jax.evaluation.localization import PlacedPoints
 from medlsam_jax.geometry import Box, Volume
-from medlsam_jax.results.boxes_file import label_of, scan_grid
+from medlsam_jax.results.boxes_file import WRITTEN, from_dict, label_of, scan_grid
 
 
 def findings_from_dict(data: Mapping[str, Any], source: str = "<dict>") -> dict[str, PlacedPoints]:
@@ -87,6 +87,7 @@ def evaluate_saved(
     if written is None:
       notices.warn(f"{boxes_file}: says nothing of its scan; its points are counted on the voxels of {place.source}")
     findings = {o: PlacedPoints(oblique.points_from_file(f.points, place), f.verdict) for o, f in findings.items()}
+    findings |= _corrected(data, place, str(boxes_file))
   if baseline_boxes is not None and scan is not None:
     baseline_boxes = {organ: oblique.move_box(box, scan.grid, place.grid) for organ, box in baseline_boxes.items()}
   laid_truth, laid = (None if v is None else _laid(v, place, resample) for v in (truth, labels))
@@ -95,6 +96,22 @@ def evaluate_saved(
   expected = tuple(task for task, file in given.items() if file is not None)
   label_map = None if laid is None else SavedLabels(laid, names)
   return evaluate_case(name, findings, label_map, laid_truth, values, baseline_boxes, expected=expected or None)
+
+
+def _corrected(data: Mapping[str, Any], place: Volume, source: str) -> dict[str, PlacedPoints]:
+  """Organs whose box was changed by hand in a file of ours: scored is that box, not the points found before."""
+  whole = {organ: entry for organ, entry in data["organs"].items() if entry.keys() >= WRITTEN}
+  if not whole:
+    return {}
+  read = from_dict({"scan": data.get("scan"), "organs": whole}, place, source)
+  changed = {
+    organ: PlacedPoints(each.points, each.verdict)
+    for organ, each in read.items()
+    if each.verdict == "given" and whole[organ]["verdict"] != "given"
+  }
+  if changed:
+    notices.warn(f"{source}: {', '.join(changed)}: the box was changed by hand; it is scored, not the points beside it")
+  return changed
 
 
 def _scan_of(data: Mapping[str, Any], source: str) -> Volume | None:

@@ -27,6 +27,8 @@ from medlsam_jax.results.given import GivenBoxes, Shown
 FORMAT = "medlsam_jax boxes 1"
 DECIMALS = 3
 UNSTATED = "not stated by the file"
+WRITTEN = frozenset(("box_vox", "box_world_mm", "parts_vox", "parts_world_mm"))
+"""How an entry of ours says its box: with all of them, what was changed by hand shows."""
 _EDITED = 0.01
 """Numbers of a file that differ by more than this, in voxels or mm, were changed by hand."""
 _NUMBERS = re.compile(r"\[\s+(-?[\d.e+-]+(?:,\s+-?[\d.e+-]+)*)\s+\]")

@@ -122,6 +122,23 @@ def scores(folder, truth, grid, **more):
   return [dataclasses.asdict(row) for row in rows]
 
 
+@pytest.mark.filterwarnings("ignore:.*its axes are tilted")
+@pytest.mark.parametrize("tilt", [np.eye(4), TURN], ids=["upright", "tilted"])
+def test_a_box_that_was_corrected_by_hand_is_what_is_scored(tmp_path, tilt):
+  truth, grid, _, _ = write_results(tmp_path, PLACE @ tilt)
+  before = scores(tmp_path, truth, grid)
+  content = json.loads((tmp_path / "q_boxes.json").read_text())
+  assert all(entry.keys() >= boxes_file.WRITTEN for entry in content["organs"].values())
+  low, high = np.array(content["organs"]["liver"]["box_world_mm"])
+  content["organs"]["liver"]["box_world_mm"] = [(low + (high - low) / 2).tolist(), high.tolist()]
+  (tmp_path / "q_boxes.json").write_text(json.dumps(content))
+  with pytest.warns(UserWarning, match=r"q_boxes\.json: liver: the box was changed by hand"):
+    after = scores(tmp_path, truth, grid)
+  rows = {row["organ"]: (row["box_iou"], other["box_iou"]) for row, other in zip(before, after, strict=True)}
+  assert rows["liver"][1] < rows["liver"][0] / 2
+  assert rows["spleen"][0] == rows["spleen"][1] > 0
+
+
 @given(
   st.booleans(),
   st.permutations(range(3)),
@@ -196,8 +213,9 @@ def test_a_scan_entry_of_no_sense_is_refused_by_name(tmp_path, change):
 def test_truth_of_a_scan_without_orientation_is_laid_on_it_voxel_by_voxel(tmp_path):
   array, grid, *_ = write_results(tmp_path, PLACE)
   clean = scores(tmp_path, array, grid)
+  write_results(tmp_path, np.diag([-3.0, 2.0, 4.0, 1.0]))
   content = json.loads((tmp_path / "q_boxes.json").read_text())
-  content["scan"] |= {"orientation": boxes_file.UNSTATED, "affine": np.diag([-3.0, 2.0, 4.0, 1.0]).tolist()}
+  content["scan"]["orientation"] = boxes_file.UNSTATED
   (tmp_path / "q_boxes.json").write_text(json.dumps(content))
   (tmp_path / "q_seg.nii.gz").unlink()
   with pytest.warns(UserWarning, match="q_ct.nii.gz states no orientation; laid on the voxels"):
