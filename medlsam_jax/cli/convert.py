@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medlsam_jax.cli import options
@@ -29,9 +30,10 @@ def add_to(commands: Any) -> None:
 def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Converts one file."""
   from medlsam_jax import loading
+  from medlsam_jax.results.staging import folder_for
 
   terminal.warn_replaced(arguments.output)
-  with terminal.bar(f"converting {arguments.input}"):
+  with terminal.bar(f"converting {arguments.input}"), folder_for(Path(arguments.output).parent):
     header = loading.convert(arguments.input, arguments.output, arguments.kind)
   terminal.say(f"{arguments.output}: {header['kind']}, from {header['source_name']} ({header['source_sha256'][:12]})")
   return 0

@@ -53,7 +53,10 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   output = Path(arguments.output)
   if output.suffix != ".safetensors":
     raise ConfigError(f"{output}: weights are written as .safetensors; give the output that ending")
+  from medlsam_jax.results.staging import folder_for
+
   terminal.warn_replaced(output)
-  step, _ = export.export(Path(arguments.run_folder), output, arguments.step, arguments.published, arguments.float16)
+  with folder_for(output.parent):
+    step, _ = export.export(Path(arguments.run_folder), output, arguments.step, arguments.published, arguments.float16)
   terminal.say(f"{output}: weights after step {step}")
   return 0

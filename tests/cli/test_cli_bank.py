@@ -62,7 +62,7 @@ def test_unknown_weights_are_answered_with_the_known_names(medlsam):
 def test_convert_writes_a_file_that_loads(medlsam, tmp_path):
   from medlsam_jax.loading import load
 
-  target = tmp_path / "m.safetensors"
+  target = tmp_path / "new" / "m.safetensors"
   result = medlsam("convert", GOLDEN / "medlam_random.pth", target)
   assert result.code == 0 and "medlam" in result.out
   assert load(target).module.base_channels == 2
@@ -70,8 +70,8 @@ def test_convert_writes_a_file_that_loads(medlsam, tmp_path):
 
 def test_convert_refuses_what_is_no_checkpoint(medlsam, tmp_path):
   (tmp_path / "x.pth").write_text("hello")
-  result = medlsam("convert", tmp_path / "x.pth", tmp_path / "m.safetensors")
-  assert result.code == 2 and "x.pth" in result.err and not (tmp_path / "m.safetensors").exists()
+  result = medlsam("convert", tmp_path / "x.pth", tmp_path / "new" / "m.safetensors")
+  assert result.code == 2 and "x.pth" in result.err and not (tmp_path / "new").exists()
 
 
 def test_a_search_with_a_bank_says_what_is_doubted_of_its_templates(medlsam, search, mini_bank, one_query, tmp_path):
