@@ -21,6 +21,8 @@ _OTHER_ENDINGS = ("_segmentations", "_labelmap", "_mask", "_masks", "_gt", "_tru
 _LABEL_FOLDER = re.compile(
   r"(label|mask|seg(mentation)?|annotation|instance|roi)s?(tr|ts|_?train|_?test)?", re.IGNORECASE
 )
+_SUFFIXES = (*NIFTI_SUFFIXES, *(suffix.upper() for suffix in NIFTI_SUFFIXES))
+"""Capitals as some systems export them: scans are taken whatever the capitals of their ending."""
 _LEADING = re.compile(r"(seg(mentation)?s?|labels?|masks?)[-_.]", re.IGNORECASE)
 _LITS = re.compile(r"^segmentation(?=[-_.])", re.IGNORECASE)
 _VOLUME = re.compile(r"^volume(?=[-_.])", re.IGNORECASE)
@@ -125,6 +127,6 @@ def _listed(folder: Path) -> list[Path]:
 
 def _existing(folder: Path, names: list[str]) -> Iterator[Path]:
   for name in names:
-    for suffix in NIFTI_SUFFIXES:
+    for suffix in _SUFFIXES:
       if os.path.isfile(folder / (name + suffix)):
         yield folder / (name + suffix)

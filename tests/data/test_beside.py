@@ -20,6 +20,8 @@ def touch(folder, *names):
     ("case_0/ct.nii.gz", "case_0/case_0_seg.nii.gz"),
     ("case_0/ct.nii.gz", "case_0/labels.nii.gz"),
     ("volume-12.nii", "segmentation-12.nii"),
+    ("a_ct.NII.GZ", "a_seg.NII.GZ"),
+    ("a_ct.nii.gz", "a_seg.NII"),
   ],
 )
 def test_label_map_beside_a_scan(tmp_path, scan, labels):
