@@ -6,7 +6,7 @@ import importlib.resources
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import flax.linen as nn
 import jax
@@ -15,6 +15,7 @@ from flax.traverse_util import flatten_dict
 
 from medlsam_jax import display
 from medlsam_jax.errors import OutputError, WeightsError
+from medlsam_jax.geometry import Convention
 from medlsam_jax.models.medlam import MedLAM, init_variables
 from medlsam_jax.models.network import Network
 from medlsam_jax.models.sam.layers import fold_batch_norm
@@ -29,6 +30,9 @@ from medlsam_jax.porting.weights_file import FORMAT, is_ours, read_weights, writ
 TINY = "tiny"
 """Name of the network that is in the package, for the demo and the tests."""
 _TINY_FILE = "medlam_tiny.safetensors"
+
+_MOST_CHANNELS, _LARGEST_EDGE = 4096, 1024
+"""Larger numbers in a header are damage, and must not decide how much memory is taken."""
 
 
 def load(path_or_name: str | os.PathLike[str], kind: str | None = None, for_training: bool = False) -> Network:
@@ -169,16 +173,20 @@ def _module_of(header: dict[str, str], source: str) -> nn.Module:
   if header["kind"] != medlam.KIND:
     return Sam(VARIANTS[header["kind"]])
   try:
-    return MedLAM(
-      base_channels=int(header["base_channels"]),
-      patch_edge=int(header["patch_edge"]),
-      # published networks, and files from before it was written, have features at every scale
-      feature_scales=tuple(int(stride) for stride in header.get("feature_scales", "4,2,1").split(",") if stride),
-    )
+    channels, edge = int(header["base_channels"]), int(header["patch_edge"])
+    # published networks, and files from before it was written, have features at every scale
+    scales = tuple(int(stride) for stride in header.get("feature_scales", "4,2,1").split(",") if stride)
   except (KeyError, ValueError) as error:
     raise WeightsError(
       f"{source}: its header lacks base_channels or patch_edge, or they or feature_scales are no numbers"
     ) from error
+  if not 0 < channels <= _MOST_CHANNELS or not 0 < edge <= _LARGEST_EDGE or edge % 16:
+    raise WeightsError(f"{source}: its header says base_channels {channels}, patch_edge {edge}; no network is so built")
+  if header.get("working_grid", "consistent") not in get_args(Convention):
+    raise WeightsError(
+      f"{source}: its header says working_grid {header['working_grid']!r}, which is none of {get_args(Convention)}"
+    )
+  return MedLAM(base_channels=channels, patch_edge=edge, feature_scales=scales)
 
 
 def _template(module: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -97,6 +97,24 @@ def test_a_header_without_sizes_is_refused(converted, tmp_path, header):
     loading.load(tmp_path / "x.safetensors")
 
 
+@pytest.mark.parametrize(
+  ("change", "words"),
+  [
+    ({"base_channels": "0"}, "base_channels 0"),
+    ({"base_channels": "-3"}, "base_channels -3"),
+    ({"patch_edge": "0"}, "patch_edge 0"),
+    ({"patch_edge": "-64"}, "patch_edge -64"),
+    ({"patch_edge": "1600000"}, "patch_edge 1600000"),
+    ({"working_grid": "x"}, "working_grid 'x'"),
+  ],
+)
+def test_a_header_of_impossible_settings_is_refused_by_name(converted, tmp_path, change, words):
+  variables, header = read_weights(converted)
+  write_weights(tmp_path / "x.safetensors", variables, header | change)
+  with pytest.raises(WeightsError, match=rf"x\.safetensors: its header says .*{words}"):
+    loading.load(str(tmp_path / "x.safetensors"))
+
+
 def test_what_cannot_be_converted_leaves_nothing(converted, tmp_path):
   with pytest.raises(WeightsError, match="converted weights file already"):
     loading.convert(converted, tmp_path / "x.safetensors")
