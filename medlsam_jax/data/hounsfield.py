@@ -48,7 +48,7 @@ class _Values:
 
   @classmethod
   def of(cls, sample: Num[np.ndarray, " n"]) -> _Values:
-    whole = np.rint(np.clip(sample, _LOW, _HIGH)).astype(np.int64)
+    whole = np.rint(np.clip(sample.astype(np.float64), _LOW, _HIGH)).astype(np.int64)
     counts = np.bincount(whole - _LOW, minlength=_HIGH - _LOW + 1).astype(float)
     total = np.convolve(counts, np.ones(_SPIKE_AROUND), "same")
     around = (total - counts) / (_SPIKE_AROUND - 1)

@@ -9,8 +9,8 @@ from medlsam_jax.geometry import OFFSET_RANGE_MM
 from medlsam_jax.objectives.contract import NoSettings, Views
 
 
-def predicted_offset_mm(first: Float[Array, "*n 3"], second: Float[Array, "*n 3"]) -> Float[Array, "*n 3"]:
-  """Vector in mm (z, y, x) from the second patch's centre to the first's."""
+def predicted_offset_mm(first: Float[Array, "*n 3"], second: Float[Array, "*m 3"]) -> Float[Array, "*nm 3"]:
+  """Vector in mm (z, y, x) from the second patch's centre to the first's; axes of 1 are spread over the other's."""
   return jnp.asarray(OFFSET_RANGE_MM) * jnp.tanh(first - second)
 
 

@@ -214,7 +214,9 @@ def _download(entry: Published, target: Path, progress: Progress | None) -> Path
       raise WeightsError(f"{url}: the download broke off after {done} of {total} bytes; try again")
     os.replace(partial, target)
   except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-    why = error if isinstance(error, urllib.error.HTTPError) else getattr(error, "reason", error)
+    why = str(error) if isinstance(error, urllib.error.HTTPError) else getattr(error, "reason", error)
+    if isinstance(error, urllib.error.HTTPError):
+      error.close()  # it holds the connection
     raise WeightsError(
       f"{url}: cannot be downloaded ({why}). Get the file in another way, and run: "
       f"medlsam weights get {entry.name} --file {target.name}"

@@ -94,6 +94,7 @@ def test_doubts_of_a_prepared_scan_are_reported(tmp_path):
   assert shards.read_index(str(tmp_path / "set")).scans[0]["doubts"][0] == report.doubtful[0]["doubt"]
 
 
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # fsspec before 2026.9 leaves its copies open
 def test_an_address_of_another_file_system_works(mini_queries, tmp_path):
   fsspec.filesystem("memory").rm("/bucket", recursive=True) if fsspec.filesystem("memory").exists("/bucket") else None
   prepare.prepare([mini_queries / "q0_ct.nii.gz"], "memory://bucket/set")

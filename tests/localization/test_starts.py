@@ -105,7 +105,7 @@ def test_several_keys_are_no_key():
     starts.seed_of(jax.random.split(jax.random.key(0)))
 
 
-def test_starts_that_are_no_numbers_are_refused():
+def test_starts_that_are_no_numbers_are_refused(unchecked_shapes):
   with pytest.raises(InputError, match="not a finite number"):
     starts.given_starts([[np.nan, 1, 1]], np.zeros((9, 9, 9)), "x.nii")
 

@@ -173,5 +173,6 @@ def test_when_a_host_dies_the_other_ends_with_an_error(tmp_path, lost):
   for process in both:
     assert process.stdout.readline()  # it trains
   both[lost].kill()
+  both[lost].communicate(timeout=60)
   out_and_error = both[1 - lost].communicate(timeout=60)
   assert both[1 - lost].returncode not in (0, None), out_and_error[1][-1000:]
