@@ -1,6 +1,10 @@
 """Small made-up inputs that tests of several folders use."""
 
+import contextlib
+import ctypes
+import gc
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -10,8 +14,30 @@ import pytest
 # Before anything of ours is imported: from here on an annotation that lies about an array fails the test that meets it.
 jaxtyping.install_import_hook("medlsam_jax", "shapes.check")
 
+ENOUGH_MEMORY_BYTES = 3 << 29
 MINI = Path(__file__).parent / "golden" / "mini"
 MINI_LABELS = {"alpha": 1, "beta": 2, "gamma": 3}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def memory_given_back():
+  """Drops compiled programs after a module that left much memory in use: one process runs all tests, under 4 GB."""
+  yield
+  if resident_bytes() > ENOUGH_MEMORY_BYTES:
+    import jax
+
+    jax.clear_caches()
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+      ctypes.CDLL(None).malloc_trim(0)
+
+
+def resident_bytes():
+  """Memory of this process; 0 where the system does not tell."""
+  try:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+  except OSError:
+    return 0
 
 
 @pytest.fixture(scope="session")
