@@ -14,7 +14,6 @@ PACKAGE_OF = {
   "PIL": "pillow",
   "absl": "absl-py",
   "gdcm": "python-gdcm",
-  "openjpeg": "pylibjpeg-openjpeg",
   "orbax": "orbax-checkpoint",
 }
 """Module -> package, where their names differ."""
@@ -25,6 +24,7 @@ RUN_NOT_IMPORTED = {
   "mypy": "by make lint",
   "pre-commit": "by whoever commits",
   "pylibjpeg": "pydicom finds it among the installed packages",
+  "pylibjpeg-openjpeg": "pylibjpeg finds it among the installed packages",
   "ruff": "by make lint",
 }
 MAY_USE = {

@@ -10,7 +10,7 @@ import gzip
 import io
 import math
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import nibabel
 import numpy as np
@@ -21,6 +21,7 @@ from medlsam_jax.data import checks
 from medlsam_jax.errors import InputError
 
 Header = nibabel.Nifti1Header
+_BYTE_ORDERS: dict[Literal["little", "big"], str] = {"little": "<", "big": ">"}
 _GZIP_MAGIC = b"\x1f\x8b"
 _PIECE_BYTES = 1 << 22
 _FAR_BYTES = 1 << 26
@@ -71,8 +72,8 @@ def _exactly(stream: io.BufferedIOBase, count: int) -> bytes:
 
 def _byte_order(block: bytes, kind: type[Header]) -> str | None:
   """`<` or `>` where the block begins with this kind of header, by its size, else by its magic and dim[0]."""
-  for order, name in (("<", "little"), (">", "big")):
-    if len(block) >= 4 and int.from_bytes(block[:4], name) == kind.sizeof_hdr:  # type: ignore[arg-type]
+  for name, order in _BYTE_ORDERS.items():
+    if len(block) >= 4 and int.from_bytes(block[:4], name) == kind.sizeof_hdr:
       return order
   place, width, at = (40, 2, slice(344, 347)) if kind is nibabel.Nifti1Header else (16, 8, slice(4, 7))
   if block[at] not in (b"n+1", b"n+2", b"ni1", b"ni2"):
@@ -229,7 +230,7 @@ def _after_extensions(buffer: np.ndarray, length: int) -> int:
   if limit < place or not buffer[0]:
     return place
   while place + 8 <= limit:
-    sizes = [int.from_bytes(buffer[place : place + 4].tobytes(), order) for order in ("little", "big")]  # type: ignore[arg-type]
+    sizes = [int.from_bytes(buffer[place : place + 4].tobytes(), order) for order in _BYTE_ORDERS]
     extent = next((n for n in sizes if n >= 16 and n % 16 == 0 and place + n <= limit), None)
     if extent is None:
       break

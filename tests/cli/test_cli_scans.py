@@ -165,7 +165,6 @@ def test_dicom_folder_is_a_scan(medlsam, painter, tmp_path):
   series = Path(__file__).parents[3] / "shared" / "data" / "dicom" / "series"
   if not series.is_dir():
     pytest.skip("needs ../shared/data/dicom")
-  pytest.importorskip("openjpeg")
   from medlsam_jax.data.scans import read_volume
   from medlsam_jax.notices import MedlsamWarning
 

@@ -48,7 +48,6 @@ def test_localize_leaves_nothing_and_starts_no_other_scan(medlsam, search, mini_
 
 
 def test_pretrain_leaves_whole_lines_and_no_weights(medlsam, tmp_path, monkeypatch):
-  pytest.importorskip("optax")
   import json
 
   from medlsam_jax.training import loop

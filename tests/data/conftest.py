@@ -1,7 +1,10 @@
-"""Grids of any orientation for the tests of this folder."""
+"""Grids of any orientation, and templates written to files, for the tests of this folder."""
+
+import json
 
 import numpy as np
 import pytest
+from template_files import SHAPE, cells, save
 
 from medlsam_jax.geometry import Grid
 
@@ -27,3 +30,19 @@ def make_grid_fixture():
 @pytest.fixture(params=ORIENTATIONS)
 def codes(request):
   return request.param
+
+
+@pytest.fixture
+def add(tmp_path, make_grid):
+  """Writes a template into the folder: a scan, and what marks it."""
+
+  def add(name, codes="LPS", labels=None, world=None, suffix="_ct.nii.gz"):
+    grid = make_grid(codes, SHAPE, (3.0, 3.0, 4.0))
+    save(tmp_path / f"{name}{suffix}", np.where(cells() > 0, 50, -1000).astype(np.int16), grid)
+    if labels is not None:
+      save(tmp_path / f"{name}_seg.nii.gz", labels, grid)
+    if world is not None:
+      (tmp_path / f"{name}_points.json").write_text(json.dumps(world))
+    return grid
+
+  return add

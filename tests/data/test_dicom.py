@@ -3,13 +3,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dicom_files import write_series, write_slice
 
 from medlsam_jax.data import alignment, checks, dicom, nifti
 from medlsam_jax.errors import InputError
 from medlsam_jax.geometry import reorient
-
-pydicom = pytest.importorskip("pydicom")
-from dicom_files import write_series, write_slice  # noqa: E402
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "dicom"
 
@@ -96,7 +94,6 @@ def test_missing_pydicom_says_how_to_install(tmp_path, stored, monkeypatch):
 
 @pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data/dicom")
 def test_real_jpeg_2000_series_lies_on_the_grid_of_its_label_map():
-  pytest.importorskip("openjpeg")
   volume = dicom.read_series(SHARED / "series")
   labels = nifti.read_label_nifti(SHARED / "seg.nii.gz")
   assert volume.array.shape == (20, 512, 512)

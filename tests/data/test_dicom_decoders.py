@@ -4,17 +4,16 @@ import base64
 import io
 import sys
 
+import gdcm
 import numpy as np
+import pydicom
 import pytest
+from dicom_files import write_enhanced, write_series, write_slice
+from pydicom import encaps, uid
+from pydicom.pixels import decoders
 
 from medlsam_jax.data import dicom
 from medlsam_jax.errors import InputError
-
-pydicom = pytest.importorskip("pydicom")
-gdcm = pytest.importorskip("gdcm")
-from dicom_files import write_enhanced, write_series, write_slice  # noqa: E402
-from pydicom import encaps, uid  # noqa: E402
-from pydicom.pixels import decoders  # noqa: E402
 
 LOSSLESS = {
   "JPEG Lossless": "JPEGLosslessProcess14",

@@ -1,13 +1,12 @@
 """Enhanced multi-frame CT: the same rules for frames as for slices, whichever group holds their geometry."""
 
 import numpy as np
+import pydicom
 import pytest
+from dicom_files import item, write_enhanced, write_series
 
 from medlsam_jax.data import dicom, scans
 from medlsam_jax.errors import InputError
-
-pydicom = pytest.importorskip("pydicom")
-from dicom_files import item, write_enhanced, write_series  # noqa: E402
 
 
 @pytest.fixture

@@ -4,14 +4,13 @@ import os
 import shutil
 
 import numpy as np
+import pydicom
 import pytest
+from dicom_files import new_image, write_series, write_slice
+from pydicom.uid import SecondaryCaptureImageStorage
 
 from medlsam_jax.data import dicom, scans
 from medlsam_jax.errors import InputError
-
-pydicom = pytest.importorskip("pydicom")
-from dicom_files import new_image, write_series, write_slice  # noqa: E402
-from pydicom.uid import SecondaryCaptureImageStorage  # noqa: E402
 
 
 @pytest.fixture

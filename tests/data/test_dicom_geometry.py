@@ -4,12 +4,10 @@ import warnings
 
 import numpy as np
 import pytest
+from dicom_files import write_series, write_slice
 
 from medlsam_jax.data import dicom, dicom_geometry
 from medlsam_jax.errors import InputError
-
-pytest.importorskip("pydicom")
-from dicom_files import write_series, write_slice
 
 ROWS, COLUMNS = 6, 7
 

@@ -3,13 +3,12 @@
 import warnings
 
 import numpy as np
+import pydicom
 import pytest
+from dicom_files import write_series, write_slice
 
 from medlsam_jax.data import dicom, dicom_folder, dicom_frames, dicom_headers
 from medlsam_jax.errors import InputError
-
-pydicom = pytest.importorskip("pydicom")
-from dicom_files import write_series, write_slice  # noqa: E402
 
 
 @pytest.fixture

@@ -1,13 +1,12 @@
 """Stored values to HU: scale, padding, unused bits and signs, and what is said where headers do not settle them."""
 
 import numpy as np
+import pydicom
 import pytest
+from dicom_files import write_series, write_slice
 
 from medlsam_jax.data import dicom
 from medlsam_jax.errors import InputError
-
-pydicom = pytest.importorskip("pydicom")
-from dicom_files import write_series, write_slice  # noqa: E402
 
 
 @pytest.fixture

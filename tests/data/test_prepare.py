@@ -62,7 +62,6 @@ def test_a_stopped_preparation_redoes_no_finished_scan(listed, tmp_path, monkeyp
 
 
 def test_slices_and_files_that_changed_in_place_are_prepared_again(tmp_path):
-  pytest.importorskip("pydicom")
   from dicom_files import write_series
 
   stored = np.random.default_rng(0).integers(0, 2000, (6, 20, 24))

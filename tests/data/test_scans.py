@@ -113,7 +113,6 @@ def test_folders_of_label_maps_are_not_searched(tmp_path):
 
 
 def test_series_without_slices_are_left_out_of_an_export(tmp_path):
-  pytest.importorskip("pydicom")
   from dicom_files import write_series
 
   stored = np.zeros((2, 4, 4))
@@ -245,7 +244,6 @@ def test_a_folder_above_one_scan_is_read_as_that_scan(tmp_path):
 
 
 def test_series_is_chosen_where_there_is_one_and_said_where_not(tmp_path):
-  pytest.importorskip("pydicom")
   from dicom_files import write_series
 
   for number, count in ((1, 3), (2, 4)):
@@ -268,7 +266,6 @@ def test_series_is_chosen_where_there_is_one_and_said_where_not(tmp_path):
 
 
 def test_series_is_chosen_on_a_listed_medium_too(tmp_path):
-  pytest.importorskip("pydicom")
   from dicom_files import write_series
 
   for number, count in ((1, 3), (2, 4)):
