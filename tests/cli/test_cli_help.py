@@ -1,5 +1,7 @@
 """What a newcomer sees: help with an example, quick, and clear words for a wrong call."""
 
+import os
+import signal
 import subprocess
 import sys
 
@@ -86,11 +88,17 @@ def test_errors_stand_in_one_line(medlsam, tmp_path):
   assert result.code == 2 and result.err.count("\n") == 1 and result.err.startswith("medlsam: ")
 
 
+@pytest.fixture
+def heeded_interrupt():
+  """Ctrl-C as a terminal's program has it: a shell starts what runs in the background, as CI does, with it ignored."""
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield
+  signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeded_interrupt")
 def test_interrupt_that_a_library_swallows_still_stops_the_command(medlsam, monkeypatch):
   """JAX drops an interrupt that meets it in a callback of the garbage collector."""
-  import os
-  import signal
-
   from medlsam_jax.cli import weights
 
   steps = []
@@ -110,10 +118,23 @@ def test_interrupt_that_a_library_swallows_still_stops_the_command(medlsam, monk
   assert steps == ["swallowed"]
 
 
-def test_interrupt_that_becomes_another_error_is_still_130(medlsam, monkeypatch):
-  import os
-  import signal
+def test_interrupt_that_was_set_to_be_ignored_stays_ignored(medlsam, monkeypatch):
+  from medlsam_jax.cli import weights
 
+  def run(arguments, terminal):
+    os.kill(os.getpid(), signal.SIGINT)
+    return 0
+
+  before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+  try:
+    monkeypatch.setattr(weights, "run_list", run)
+    assert medlsam("weights", "list").code == 0
+  finally:
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeded_interrupt")
+def test_interrupt_that_becomes_another_error_is_still_130(medlsam, monkeypatch):
   from medlsam_jax.cli import weights
 
   def run(arguments, terminal):
