@@ -80,7 +80,7 @@ def _probed(probe: Probe, place: Path, steps: list[int]) -> dict[int, dict[str, 
     if step not in found:
       params, settings, _ = checkpoint.read_network(checkpoint_folder(place), step)
       network = network_of(params, settings, place.name)
-      found[step] = probe(network) | probe.parts(network)
+      found[step] = probe(network, parts=True)
       kept.write_text(json.dumps(found, indent=1))
   return {step: found[step] for step in steps}
 

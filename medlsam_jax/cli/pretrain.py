@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   cluster.connect(settings.cluster)
   main = cluster.is_main()
   network = _start(arguments.start_from, settings) if arguments.start_from else None
-  measure = probe.callback() if settings.probe_every_steps else None
+  measure = probe.callback(settings.probe) if settings.probe_every_steps else None
   with terminal.bar("preparing") as bar, contextlib.ExitStack() as stack:
     report = _reporter(settings.optimizer.total_steps, bar, terminal)
     if main:

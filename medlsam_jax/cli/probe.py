@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medlsam_jax.cli import options
+from medlsam_jax.errors import ConfigError
 
 if TYPE_CHECKING:
   from medlsam_jax.cli.terminal import Terminal
+  from medlsam_jax.evaluation.probe import Probe
   from medlsam_jax.models.network import Network
+  from medlsam_jax.training.settings import ProbeSettings
 
 
 def add_to(commands: Any) -> None:
@@ -20,37 +24,103 @@ def add_to(commands: Any) -> None:
   parser = options.command(
     commands,
     "probe",
-    "measure a network or a checkpoint by few-shot localization of held-out phantoms",
+    "measure networks or checkpoints by few-shot localization of people they have not seen",
     "  medlsam probe runs/mine\n  medlsam probe tiny\n"
-    "  Prints box IoU, wall distance and point error (ALE) in mm, beside those of a trivial baseline, as JSON.",
+    "  medlsam probe runs/mine/a.safetensors runs/mine/b.safetensors --templates templates/ --queries labelled/\n"
+    "  Prints box IoU, wall distance and point error (ALE) in mm, beside those of a trivial baseline, as JSON;\n"
+    "  of several networks a line each, as they come.",
   )
-  parser.add_argument("network", metavar="CHECKPOINT", help="folder of a pre-training run, a weights file, or `tiny`")
+  parser.add_argument(
+    "networks", metavar="CHECKPOINT", nargs="+", help="folder of a pre-training run, a weights file, or `tiny`"
+  )
   parser.add_argument("--step", type=options.positive_int, metavar="N", help="checkpoint to take (default: the newest)")
   parser.add_argument(
     "--parts", action="store_true", help="besides, what the position head and the features find each alone"
   )
+  group = parser.add_argument_group("on scans in place of held-out phantoms")
+  group.add_argument("--templates", metavar="DIR", help="folder of example scans with organs marked")
+  group.add_argument(
+    "--queries",
+    metavar="DIR",
+    help="folder of other scans with label maps; where its sound.json calls labels `whole`, figures are means over "
+    "these, and those over all labels stand beside them",
+  )
+  options.add_organs(group)
+  group.add_argument("--take", type=options.names, metavar="A,B", help="templates to use, by name (default: all)")
+  group.add_argument("--count", type=options.positive_int, metavar="N", help="the first N queries only (default: all)")
+  group.add_argument("--search", metavar="NAME", default="exact", help="as of `medlsam localize` (default: exact)")
   options.add_quiet(parser)
   parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
-  """Probes one network."""
-  from medlsam_jax.evaluation.probe import Probe
-
-  place = Path(arguments.network)
-  network = _of_checkpoint(place, arguments.step) if place.is_dir() else _of_file(arguments.network)
-  with terminal.bar("probing"):
-    probe = Probe.of_phantoms()
-    found = probe(network) | (probe.parts(network) if arguments.parts else {})
-  terminal.result(json.dumps({name: round(value, 4) for name, value in found.items()}, indent=1))
+  """Probes one network, or one after another."""
+  _check(arguments)
+  with terminal.bar("reading" if arguments.templates else "making phantoms") as bar:
+    probe, several = _probe_of(arguments), len(arguments.networks) > 1
+    for number, name in enumerate(arguments.networks):
+      place = Path(name)
+      network = _of_checkpoint(place, arguments.step) if place.is_dir() else _of_file(name)
+      bar.title(f"probing {name}")
+      bar(number, len(arguments.networks))
+      found = {key: round(value, 4) for key, value in probe(network, parts=arguments.parts).items()}
+      if several:
+        terminal.result(json.dumps({"network": name, **_steps(network), **found}))
+      else:
+        terminal.result(json.dumps(found, indent=1))
   return 0
 
 
-def callback() -> Callable[[Any, Any], Mapping[str, float]]:
-  """The probe as the training loop takes it; phantoms are made when it is first called."""
+def _check(arguments: argparse.Namespace) -> None:
+  """Refuses options that contradict each other."""
+  from medlsam_jax.localization.search_settings import PRESETS
+
+  if (arguments.templates is None) != (arguments.queries is None):
+    raise ConfigError("give --templates and --queries together, or neither for phantoms")
+  alone = [name for name in ("organs", "take", "count") if getattr(arguments, name) is not None]
+  if arguments.templates is None and alone:
+    raise ConfigError(f"--{alone[0]} is about scans of one's own: give --templates and --queries")
+  if arguments.search not in PRESETS:
+    raise ConfigError(f"--search {arguments.search}: choose {' or '.join(PRESETS)}")
+
+
+def _probe_of(arguments: argparse.Namespace) -> Probe:
+  from medlsam_jax.evaluation.probe import Probe
+
+  if arguments.templates is None:
+    made = Probe.of_phantoms()
+    return made if arguments.search == "exact" else dataclasses.replace(made, search=arguments.search)
+  return Probe.of_folders(
+    arguments.templates,
+    arguments.queries,
+    arguments.organs,
+    template_names=arguments.take,
+    count=arguments.count,
+    search=arguments.search,
+  )
+
+
+def _steps(network: Network | None) -> dict[str, int]:
+  """Steps that the network was trained for, where its header says so."""
+  steps = network.header.get("trained_steps", "") if network is not None else ""
+  return {"step": int(steps)} if steps.isdecimal() else {}
+
+
+def callback(settings: ProbeSettings | None = None) -> Callable[[Any, Any], Mapping[str, float]]:
+  """The probe as the training loop takes it. Scans are read at once, so that a wrong folder is said before a run
+  begins; phantoms are made when it is first called.
+
+  Raises:
+    ConfigError, InputError: as `Probe.of_folders`.
+  """
   from medlsam_jax.evaluation.probe import Probe
 
   made: list[Probe] = []
+  if settings is not None and settings.templates:
+    count, names = settings.count or None, settings.template_names or None
+    made.append(
+      Probe.of_folders(settings.templates, settings.queries, settings.organs or None, template_names=names, count=count)
+    )
 
   def probe(params: Any, settings: Any) -> Mapping[str, float]:
     if not made:

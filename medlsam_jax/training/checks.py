@@ -45,6 +45,9 @@ def check_pretraining(settings: PretrainSettings) -> None:
     raise ConfigError(
       f"checkpoint.best_metric {settings.checkpoint.best_metric} is measured with probe_every_steps only"
     )
+  if bool(settings.probe.templates) != bool(settings.probe.queries):
+    raise ConfigError("probe.templates and probe.queries: give both folders, or neither for phantoms")
+  _at_least(0, **{"probe.count": settings.probe.count})
   for name, block in settings.objectives.items():
     weight = block.get("weight", 1.0)
     if isinstance(weight, int | float) and not (math.isfinite(weight) and weight >= 0):

@@ -144,6 +144,22 @@ class CheckpointSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class ProbeSettings:
+  """What `probe_every_steps` searches: held-out phantoms, or labelled scans of one's own. It is never trained on."""
+
+  templates: str = ""
+  """Folder of scans with organs marked; empty: phantoms."""
+  queries: str = ""
+  """Folder of other scans with label maps (`evaluation.labelled`)."""
+  template_names: tuple[str, ...] = ()
+  """Of the templates to use; empty: all."""
+  organs: tuple[str, ...] = ()
+  """Empty: all that the templates have."""
+  count: int = 0
+  """Queries that are searched, the first in order of their names; 0: all."""
+
+
+@dataclasses.dataclass(frozen=True)
 class PretrainSettings:
   """One pre-training run."""
 
@@ -163,7 +179,8 @@ class PretrainSettings:
   log_every_steps: int = 50
   validate_every_steps: int = 1000
   probe_every_steps: int = 0
-  """Few-shot localization of held-out phantoms; 0 never."""
+  """Few-shot localization of people who are not trained on; 0 never."""
+  probe: ProbeSettings = dataclasses.field(default_factory=ProbeSettings)
 
 
 def from_mapping(cls: type, values: Mapping[str, Any], place: str = "config") -> Any:

@@ -125,7 +125,8 @@ def stand_ins(monkeypatch, painter, small_network_file):
   monkeypatch.setattr(cluster, "connect", lambda _: None)
   monkeypatch.setattr(export, "export", lambda *_: (1, {}))
   monkeypatch.setattr(probe, "_of_checkpoint", lambda *_: None)
-  monkeypatch.setattr(Probe, "of_phantoms", lambda: lambda network: {"box_iou": 0.5})
+  for source in ("of_phantoms", "of_folders"):
+    monkeypatch.setattr(Probe, source, lambda *_, **__: lambda network, parts: {"box_iou": 0.5})
   monkeypatch.setattr(prompts, "run_study", lambda *_: [])
   monkeypatch.setattr(prompt_report, "mode_table", lambda _: [["mode"], ["S1"]])
   monkeypatch.setattr(demo, "run", lambda *_: 0)

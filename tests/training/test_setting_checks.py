@@ -45,6 +45,8 @@ FIELDS = [
   ({"log_every_steps": 0}, "log_every_steps 0"),
   ({"validate_every_steps": 0}, "validate_every_steps 0"),
   ({"probe_every_steps": -1}, "probe_every_steps -1"),
+  ({"probe": {"templates": "a"}}, "probe.templates and probe.queries"),
+  ({"probe": {"count": -1}}, "probe.count -1"),
   ({"objectives": {"vicreg": {"width": 8, "stride": 2}}}, r"objectives.vicreg.stride is 2.*feature_scales"),
   ({"objectives": {"masked_volume": {"cell": 5}}}, r"masked_volume.cell 5 .*patch_edge 16"),
   ({"objectives": {"uam": {"weight": -1.0}}}, "objectives.uam.weight -1"),
