@@ -26,7 +26,7 @@ def add_to(commands: Any) -> None:
     "probe",
     "measure networks or checkpoints by few-shot localization of people they have not seen",
     "  medlsam probe runs/mine\n  medlsam probe tiny\n"
-    "  medlsam probe runs/mine/a.safetensors runs/mine/b.safetensors --templates templates/ --queries labelled/\n"
+    "  medlsam probe runs/mine tiny --templates templates/ --queries labelled/\n"
     "  Prints box IoU, wall distance and point error (ALE) in mm, beside those of a trivial baseline, as JSON;\n"
     "  of several networks a line each, as they come.",
   )
