@@ -40,6 +40,13 @@ def add_to(commands: Any) -> None:
     metavar="N",
     help="scans a shard, about 3 MB each (default: 64)",
   )
+  prepare.add_argument(
+    "--bits",
+    type=int,
+    choices=(16, 8),
+    default=16,
+    help="of a stored intensity; 8 takes a third of the space (default: 16)",
+  )
   options.add_quiet(prepare)
   prepare.set_defaults(run=run_prepare)
   check = options.command(
@@ -69,7 +76,7 @@ def run_prepare(arguments: argparse.Namespace, terminal: Terminal) -> int:
   sources = list_scans(arguments.scans)
   with terminal.bar("preparing") as bar:
     report = prepare.prepare(
-      sources, arguments.out, arguments.workers, arguments.shard_scans, bar, options.reading(arguments)
+      sources, arguments.out, arguments.workers, arguments.shard_scans, bar, options.reading(arguments), arguments.bits
     )
   for doubtful in report.doubtful:
     terminal.warn(doubtful["doubt"])

@@ -112,7 +112,12 @@ def _reporter(total: int, bar: Any, terminal: Terminal) -> Any:
 
   def report(step: int, metrics: Mapping[str, float]) -> None:
     bar.title("training")
-    bar(step, total)
-    terminal.say(f"step {step}/{total}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+    if share := metrics.get("run_share"):  # by the clock: nobody knows how many steps there will be
+      bar(round(1000 * share), 1000)
+      place = f"step {step}, {share:.1%}"
+    else:
+      bar(step, total)
+      place = f"step {step}/{total}"
+    terminal.say(f"{place}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
 
   return report

@@ -25,7 +25,7 @@ _TRIES = 20
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainingScan:
-  """One unlabelled scan on the working grid: intensity as float32 in [0, 1] or uint16, and the box around its body."""
+  """One unlabelled scan on the working grid: intensity as float32 in [0, 1], uint16 or uint8, and its body's box."""
 
   name: str
   intensity: Num[np.ndarray, "z y x"]
@@ -54,7 +54,8 @@ class TrainingScan:
   @property
   def scale(self) -> float:
     """What a stored value is divided by to be an intensity."""
-    return float(STORED_MAX) if self.intensity.dtype == np.uint16 else 1.0
+    stored = self.intensity.dtype
+    return float(np.iinfo(stored).max) if np.issubdtype(stored, np.unsignedinteger) else 1.0
 
 
 class Batch(NamedTuple):

@@ -15,9 +15,9 @@ import multiprocessing
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import fsspec
 from array_record.python import array_record_module
@@ -40,6 +40,14 @@ _Outcome = tuple[str, str | None, list[str]]
 
 
 @dataclasses.dataclass(frozen=True)
+class _Reading:
+  """How scans are read and stored."""
+
+  options: ReadingOptions
+  bits: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Report:
   """What became of a list: scans in the set, those that were there before, and source and reason of the bad ones."""
 
@@ -57,6 +65,7 @@ def prepare(
   scans_per_shard: int = 64,
   progress: Callable[[int, int], None] = lambda done, total: None,
   options: ReadingOptions | None = None,
+  bits: int = 16,
 ) -> Report:
   """Prepares scans into `folder` (a path or an address), going on where an earlier call stopped.
 
@@ -67,9 +76,10 @@ def prepare(
     scans_per_shard: 64 scans are about 200 MB.
     progress: called with scans done and in all.
     options: how they are read; a scan that was prepared with others is prepared again.
+    bits: of a stored intensity, 16 or 8 (a third of the space).
 
   Raises:
-    InputError: no scan can be used, or a worker died; what is finished is kept.
+    InputError: no scan can be used, a worker died (what is finished is kept), or the set has other bits.
     OutputError: the set cannot be written.
   """
   if not sources:
@@ -78,7 +88,8 @@ def prepare(
   try:
     store = _Store(folder)
     with store.under_way():
-      report = _add(scans, store, workers, scans_per_shard, progress, options or ReadingOptions())
+      reading = _Reading(options or ReadingOptions(), bits)
+      report = _add(scans, store, workers, scans_per_shard, progress, reading)
   except OSError as error:
     raise OutputError(f"{folder}: cannot be written ({error}); what is finished is kept") from error
   if not report.scans:
@@ -87,23 +98,58 @@ def prepare(
   return report
 
 
+def write_set(scans: Sequence[TrainingScan], folder: str, bits: int = 16, scans_per_shard: int = 64) -> None:
+  """Writes scans that are made already (intensity float32 in [0, 1]) as a set; one that is there is left as it is.
+
+  Raises:
+    OutputError: the set cannot be written.
+  """
+  store = _Store(folder)
+  try:
+    if store.finished():
+      return
+    with store.under_way():
+      for first in range(0, len(scans), scans_per_shard):
+        keys = [f"{number:06d}" for number, _ in enumerate(scans[first : first + scans_per_shard], first)]
+        for key, scan in zip(keys, scans[first : first + scans_per_shard], strict=True):
+          store.add(key, _row(scan, bits) | {"source": scan.name}, shards.encode(scan, bits))
+        store.pack(first // scans_per_shard, keys)
+      store.write_index()
+  except OSError as error:
+    raise OutputError(f"{folder}: cannot be written ({error})") from error
+
+
+def _row(scan: TrainingScan, bits: int) -> dict[str, Any]:
+  """What the index says of a scan whatever it came from."""
+  return {
+    "name": scan.name,
+    "shape": list(scan.intensity.shape),
+    "body_box": scan.body_box.tolist(),
+    "air_share": round(scan.air_share, 4),
+    "bits": bits,
+  }
+
+
 def _add(
   scans: Sequence[ListedScan],
   store: _Store,
   workers: int,
   scans_per_shard: int,
   progress: Callable[[int, int], None],
-  options: ReadingOptions,
+  reading: _Reading,
 ) -> Report:
   """Prepares what is not in the set, and writes report and, where it has a scan, index."""
   rows, waiting = store.finished(), store.parts()
+  other = {row.get("bits", 16) for row in [*rows, *map(store.part, waiting)]} - {reading.bits}
+  if other:
+    raise InputError(f"{store.folder}: holds scans of {other.pop()} bits, not {reading.bits}; choose another folder")
   known = {row["key"] for row in rows} | set(waiting)
   # by key, so that a scan listed twice is prepared once
-  keyed = {key_of(scan.path, options): scan for scan in scans}
+  keyed = {key_of(scan.path, reading.options): scan for scan in scans}
   todo = {key: scan for key, scan in keyed.items() if key not in known}
   bad, doubtful, kept = [], [], len(keyed.keys() & known)
   shard = len({row["shard"] for row in rows})
-  for done, (key, error, doubts) in enumerate(_run(todo, store, workers, options), kept + 1):
+  for done, (key, error, doubts) in enumerate(_run(todo, store, workers, reading), kept + 1):
     progress(done, len(scans))
     if doubts:
       doubtful.append({"source": str(todo[key]), "doubt": "; ".join(doubts)})
@@ -153,7 +199,9 @@ def _files_below(folder: Path) -> list[Path]:
   return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def prepare_one(scan: ListedScan, options: ReadingOptions, alone: bool = True) -> tuple[dict[str, Any], bytes]:
+def prepare_one(
+  scan: ListedScan, options: ReadingOptions, alone: bool = True, bits: int = 16
+) -> tuple[dict[str, Any], bytes]:
   """Row of the index and record of one scan.
 
   Raises:
@@ -161,40 +209,36 @@ def prepare_one(scan: ListedScan, options: ReadingOptions, alone: bool = True) -
   """
   volume, source = options.read(scan, alone), scan.path
   made = TrainingScan.of(scan.name, to_working_grid(volume).intensity)
-  row = {
-    "name": made.name,
+  row = _row(made, bits) | {
     "source": str(source),
     "sha256": digest_of(source),
-    "shape": list(made.intensity.shape),
     "source_spacing_mm": [round(float(s), 5) for s in volume.spacing_mm],
-    "body_box": made.body_box.tolist(),
     "doubts": list(volume.doubts),
-    "air_share": round(made.air_share, 4),
   }
-  return row, shards.encode(made)
+  return row, shards.encode(made, bits)
 
 
-def _work(key: str, scan: ListedScan, folder: str, options: ReadingOptions, alone: bool) -> _Outcome:
+def _work(key: str, scan: ListedScan, folder: str, reading: _Reading, alone: bool) -> _Outcome:
   """In a worker: one scan into `parts/`; what was wrong with it, if it is bad, and its doubts."""
   try:
     with warnings.catch_warnings():
       warnings.simplefilter("ignore")
-      row, record = prepare_one(scan, options, alone)
+      row, record = prepare_one(scan, reading.options, alone, reading.bits)
   except (MedlsamError, OSError, ValueError, MemoryError) as error:
     return key, f"{type(error).__name__}: {error}", []
-  _Store(folder).write(f"{PARTS}/{key}", json.dumps(row | {"key": key}).encode() + b"\n" + record)
+  _Store(folder).add(key, row, record)
   return key, None, row["doubts"]
 
 
-def _run(todo: dict[str, ListedScan], store: _Store, workers: int, options: ReadingOptions) -> Iterator[_Outcome]:
+def _run(todo: dict[str, ListedScan], store: _Store, workers: int, reading: _Reading) -> Iterator[_Outcome]:
   alone = len(todo) == 1
   if workers <= 1:
     for key, scan in todo.items():
-      yield _work(key, scan, store.folder, options, alone)
+      yield _work(key, scan, store.folder, reading, alone)
     return
   context = multiprocessing.get_context("spawn")
   with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
-    futures = [pool.submit(_work, key, scan, store.folder, options, alone) for key, scan in todo.items()]
+    futures = [pool.submit(_work, key, scan, store.folder, reading, alone) for key, scan in todo.items()]
     try:
       for future in concurrent.futures.as_completed(futures):
         yield future.result()
@@ -242,6 +286,14 @@ class _Store:
     names = [entry.rpartition("/")[2] for entry in self.fs.ls(f"{self.root}/{PARTS}", detail=False)]
     return sorted(name for name in names if name and not name.endswith(".tmp") and name not in packed)
 
+  def add(self, key: str, row: Mapping[str, Any], record: bytes) -> None:
+    """Keeps a finished scan until its shard is written."""
+    self.write(f"{PARTS}/{key}", json.dumps({**row, "key": key}).encode() + b"\n" + record)
+
+  def part(self, key: str) -> dict[str, Any]:
+    """Row of a scan that is finished and in no shard."""
+    return cast(dict[str, Any], json.loads(self.fs.cat_file(f"{self.root}/{PARTS}/{key}").partition(b"\n")[0]))
+
   def finished(self) -> list[dict[str, Any]]:
     """Rows of all scans in finished shards, in order."""
     rows = []
@@ -276,6 +328,7 @@ class _Store:
     rows = [row for note in notes for row in note["scans"]]
     if not rows:
       return 0
-    content = {"format": shards.FORMAT, "dtype": "uint16", "shards": [n["shard"] for n in notes], "scans": rows}
+    dtype = f"uint{rows[0].get('bits', 16)}"
+    content = {"format": shards.FORMAT, "dtype": dtype, "shards": [n["shard"] for n in notes], "scans": rows}
     self.write(shards.INDEX, json.dumps(content, indent=1).encode())
     return len(rows)

@@ -11,12 +11,14 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from medlsam_jax.geometry import PATCH_EDGE
 
 _BANDS = ((0.2, 0.4), (0.4, 0.6), (0.6, 0.8))
 _BAND_WIDTH = 0.1
+_NOWHERE = 1e5
+"""Voxel coordinate of what a view does not show."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +36,11 @@ class AugmentSettings:
   displacement_vox: float = 3.0
   locked_layers: int = 2
   """Layers of control points at each border that do not move; 2 of 5 leave one free point, as in the published run."""
+  blur_probability: float = 0.0
+  """Of each axis on its own: thicker slices or coarser pixels than those of the scan. Not in the published run."""
+  cut_probability: float = 0.0
+  """Of an end of the scan within the view, beyond which there is air, as beyond a real scan's field of view. Not in the
+  published run."""
 
 
 def remap_intensity(key: Array, image: Array) -> Array:
@@ -47,6 +54,27 @@ def add_noise(key: Array, image: Array, sd: float) -> Array:
   """Gaussian noise whose standard deviation is uniform up to `sd`."""
   size, draw = jax.random.split(key)
   return image + jax.random.uniform(size) * sd * jax.random.normal(draw, image.shape)
+
+
+def blur(key: Array, image: Float[Array, "z y x"], probability: float) -> Float[Array, "z y x"]:
+  """Mean of each voxel and its two neighbours along an axis, axis by axis; their weight is uniform up to a third."""
+  chances, weights = jax.random.split(key)
+  chosen = jax.random.uniform(chances, (3,)) < probability
+  shares = jnp.where(chosen, jax.random.uniform(weights, (3,)) / 3, 0.0)
+  for axis in range(3):
+    padded = jnp.pad(image, [(1, 1) if axis == each else (0, 0) for each in range(3)], mode="edge")
+    sides = [jax.lax.slice_in_dim(padded, at, at + image.shape[axis], axis=axis) for at in (0, 2)]
+    image = (1 - 2 * shares[axis]) * image + shares[axis] * (sides[0] + sides[1])
+  return image
+
+
+def field_of_view(key: Array, edge: int) -> Bool[Array, "e e e"]:
+  """Voxels of a view up to a plane across one axis; at least 8 voxels beyond the view's middle are left."""
+  axis_key, side_key, depth_key = jax.random.split(key, 3)
+  axis, far = jax.random.randint(axis_key, (), 0, 3), jax.random.bernoulli(side_key)
+  depth = jax.random.uniform(depth_key) * (edge // 2 - 8)
+  along = jnp.moveaxis(jnp.indices((edge,) * 3), 0, -1)[..., axis]
+  return jnp.where(far, along < edge - depth, along >= depth)
 
 
 def affine_matrix(key: Array, scale: float, rotation_degrees: float) -> Float[Array, "3 3"]:
@@ -106,7 +134,8 @@ def augmented_view(
 ) -> tuple[Float[Array, "v v v"], Float[Array, "v v v 3"]]:
   """One augmented view of edge `patch_edge` and, for each of its voxels, the cube voxel (z, y, x) it shows.
 
-  Outside the cube the image is air (0); places stay exact there.
+  Outside the cube the image is air (0); places stay exact there. Beyond a cut nothing is shown, so that places are far
+  from all others.
   """
   keys = jax.random.split(key, 8)
   edge = cube.shape[0]
@@ -117,6 +146,8 @@ def augmented_view(
   image = jnp.where(chance(keys[0], settings.intensity_probability), remap_intensity(keys[1], cube), cube)
   noisy = chance(keys[2], settings.noise_probability)
   image = jnp.where(noisy, add_noise(keys[3], image, settings.noise_sd), image)
+  if settings.blur_probability:
+    image = blur(jax.random.fold_in(key, 1), image, settings.blur_probability)
 
   first = (edge - patch_edge) // 2
   along = np.arange(first, first + patch_edge, dtype=np.float32)
@@ -126,4 +157,9 @@ def augmented_view(
   centre = (edge - 1) / 2
   bend = chance(keys[6], settings.elastic_probability) * elastic_field(keys[7], settings, along, edge)
   places = (lattice - centre) @ matrix.T + centre + bend
-  return sample_linear(image, places), places
+  view = sample_linear(image, places)
+  if settings.cut_probability:
+    cut, plane = jax.random.split(jax.random.fold_in(key, 2))
+    seen = field_of_view(plane, patch_edge) | ~chance(cut, settings.cut_probability)
+    view, places = jnp.where(seen, view, 0.0), jnp.where(seen[..., None], places, _NOWHERE)
+  return view, places

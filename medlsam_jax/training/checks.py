@@ -6,6 +6,7 @@ the data is read.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,8 +78,11 @@ def check_finetuning(settings: FinetuneSettings) -> None:
   unknown = [name for name in data.windows if name not in WINDOWS_HU]
   if unknown or not data.windows:
     raise ConfigError(f"data.windows {list(data.windows)}: known windows are {list(WINDOWS_HU)}")
-  if settings.optimizer.accumulate != 1 or settings.optimizer.ema_decay:
-    raise ConfigError("optimizer.accumulate and optimizer.ema_decay are for pre-training; leave them as they are")
+  if settings.optimizer.accumulate != 1 or settings.optimizer.ema_decay or settings.optimizer.total_seconds:
+    raise ConfigError(
+      "optimizer.accumulate, optimizer.ema_decay and optimizer.total_seconds are for pre-training; leave them as they "
+      "are"
+    )
 
 
 def check_start(first: int, last: int, checkpoints: Path) -> None:
@@ -134,7 +138,8 @@ def _check_weights(what: str, weights: Sequence[float], given: bool) -> None:
 
 
 def _check_augmentation(augment: AugmentSettings) -> None:
-  for name in ("intensity_probability", "noise_probability", "affine_probability", "elastic_probability"):
+  names = [field.name for field in dataclasses.fields(augment) if field.name.endswith("_probability")]
+  for name in names:
     if not 0 <= getattr(augment, name) <= 1:
       raise ConfigError(f"augment.{name} {getattr(augment, name)} is not within 0 and 1")
   _share("augment.scale", augment.scale)
@@ -148,7 +153,7 @@ def _check_augmentation(augment: AugmentSettings) -> None:
 
 def _check_optimizer(optimizer: OptimizerSettings) -> None:
   _section("optimizer", optimizer, 1, "total_steps", "accumulate", "stair_steps")
-  _section("optimizer", optimizer, 0, "warmup_steps", "l2", "clip_norm")
+  _section("optimizer", optimizer, 0, "warmup_steps", "l2", "clip_norm", "total_seconds")
   if optimizer.warmup_steps >= optimizer.total_steps:
     raise ConfigError(
       f"optimizer.warmup_steps {optimizer.warmup_steps} is not shorter than the run of optimizer.total_steps "

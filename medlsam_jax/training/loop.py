@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from medlsam_jax.data.pairs import Batch, cut_group, joined
 from medlsam_jax.training import cluster, sharding
 from medlsam_jax.training.checkpoint import Checkpoints
 from medlsam_jax.training.checks import check_pretraining, check_start
+from medlsam_jax.training.clock import Clock
 from medlsam_jax.training.export import weights_header as weights_header
 from medlsam_jax.training.records import Pace
 from medlsam_jax.training.scans import data_sets, fingerprint, phantom_scans
@@ -70,6 +71,7 @@ def run(
     InputError: a scan or shard cannot be used.
     OutputError: a checkpoint cannot be written.
   """
+  began = time.perf_counter()
   check_pretraining(settings)
   cluster.connect(settings.cluster)
   mesh = sharding.make_mesh(settings.mesh)
@@ -82,7 +84,7 @@ def run(
   checkpoints = Checkpoints(directory / "checkpoints", settings.checkpoint)
   try:
     with stops_on_sigterm() as asked_to_stop:
-      parts = _Parts(settings, mesh, directory, checkpoints, report, probe, profile, network, asked_to_stop)
+      parts = _Parts(settings, mesh, directory, checkpoints, report, probe, profile, network, asked_to_stop, began)
       state = parts.train(_source(settings, sets, mesh), fingerprint(settings.data, sets), held_out, progress)
       return sharding.to_host(state.best_network)
   finally:
@@ -119,20 +121,26 @@ class _Parts:
   profile: Path | None
   network: Any
   asked_to_stop: Callable[[int], bool]
+  began: float
+  """When the run did, by `time.perf_counter`."""
   tracing: bool = False
 
   def train(
     self, source: loader.BatchSource, drawn_from: str, held_out: Batch | None, progress: Callable[[str], None]
   ) -> TrainState:
-    """All steps that are left."""
+    """All steps that are left, or those that there is time for."""
     settings, last = self.settings, self.settings.optimizer.total_steps
     restored = self.checkpoints.restore(settings, self.mesh)
     state = init_state(settings, self.mesh, self.network) if restored is None else restored[0]
-    first = 0 if restored is None else int(restored[1]["next_step"])
+    position = {"next_step": 0} if restored is None else restored[1]
+    first, clock = int(position["next_step"]), Clock(settings.optimizer, self.began, position.get("done", 0.0))
     check_start(first, last, self.checkpoints.directory)
+    if clock.runs and clock.share(first) >= 1 and first < last:
+      notices.warn(f"the time of this run was up after step {first}; go on with --start-from in another --workdir")
+      last = first
     if self.profile is not None and first == last:
       notices.warn(f"step {last} is the last of this run and done: there is nothing to trace")
-    if restored is not None and restored[1].get("drawn_from") != drawn_from:
+    if restored is not None and position.get("drawn_from") != drawn_from:
       notices.warn(f"resuming at step {first} with other data than before")
     step_function, validate = make_step(settings, self.mesh), make_validation(settings)
     check = None if held_out is None else sharding.put_replicated(held_out, self.mesh)
@@ -144,14 +152,20 @@ class _Parts:
       began = time.perf_counter()
       batch = next(batches)
       pace.step(time.perf_counter() - began)
+      share = (sharding.put_replicated(np.float32(clock.share(step)), self.mesh),) if clock.runs else ()
       with jax.transfer_guard("disallow"):
-        state, metrics = step_function(state, batch)
+        state, metrics = step_function(state, batch, *share)
       # a step behind, so that the device does not stand still while its numbers are looked at
       waiting.push(step + 1, batch, metrics)
       done = step + 1
+      if step == first:
+        clock.compiled(done)
+      if clock.share(done) >= 1:
+        last = done
       measured, stop = {}, self.asked_to_stop(done)
       if done % settings.log_every_steps == 0 or done == last:
-        self.report(done, waiting.all() | pace.report())
+        timed = {"run_share": clock.share(done)} if clock.runs else {}
+        self.report(done, waiting.all() | pace.report() | timed)
       if check is not None and (done % settings.validate_every_steps == 0 or done == last):
         measured["validation_error_mm"] = float(jax.device_get(validate(state.best_network, check)))
       if self.probe is not None and _due(done, settings.probe_every_steps, last):
@@ -160,13 +174,22 @@ class _Parts:
         self.report(done, measured)
       if done % settings.checkpoint.every_steps == 0 or done == last or stop:
         waiting.all()
-        self.checkpoints.save(done, state, settings, {"next_step": done, "drawn_from": drawn_from}, measured)
+        self.checkpoints.save(done, state, settings, self._position(done, drawn_from, clock), measured)
       if stop and done < last:
         raise Stopped(f"stopped by SIGTERM after step {done}; the same command goes on from there")
+      if done == last:
+        break
+    batches.close()
     self._trace(None)
     return state
 
-  def _batches(self, source: loader.BatchSource, first: int) -> Iterator[Batch]:
+  @staticmethod
+  def _position(done: int, drawn_from: str, clock: Clock) -> dict[str, Any]:
+    """Where a checkpoint's run stands."""
+    timed = {"done": clock.share(done)} if clock.runs else {}
+    return {"next_step": done, "drawn_from": drawn_from, **timed}
+
+  def _batches(self, source: loader.BatchSource, first: int) -> Generator[Batch]:
     """Batches over the devices, a few sent ahead of their use."""
     data, ahead = self.settings.data, collections.deque[Batch]()
     for local in loader.batches(source, first, data.threads, data.workers):

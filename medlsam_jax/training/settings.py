@@ -92,6 +92,9 @@ class OptimizerSettings:
 
   kind: Literal["adam", "adamw"] = "adam"
   total_steps: int = 300_000
+  total_seconds: float = 0.0
+  """A run ends after this long too, compiling included, and a cosine comes down over the time that is left after it
+  in place of the steps; 0 counts steps alone. Such a run does not repeat to the bit: its rates follow the clock."""
   warmup_steps: int = 0
   learning_rate: float = 1e-4
   l2: float = 1e-4

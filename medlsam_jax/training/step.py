@@ -249,14 +249,15 @@ def _applied(heads: Mapping[str, nn.Module], params: Any) -> dict[str, Callable[
   return {name: functools.partial(apply, name, head) for name, head in heads.items()}
 
 
-def make_step(
-  settings: PretrainSettings, mesh: Mesh
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
-  """The jitted training step over a mesh; the state given to it is donated."""
-  optimizer, gradient_of = make_optimizer(settings.optimizer), make_gradient(settings)
-  decay = settings.optimizer.ema_decay
+def make_step(settings: PretrainSettings, mesh: Mesh) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
+  """The jitted training step over a mesh: state and batch -> state and metrics; the state given to it is donated.
 
-  def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+  With `optimizer.total_seconds` it takes a third argument, the share of the time that is done (float32, replicated).
+  """
+  gradient_of, decay = make_gradient(settings), settings.optimizer.ema_decay
+
+  def step(state: TrainState, batch: Batch, *share: Array) -> tuple[TrainState, dict[str, Array]]:
+    optimizer = make_optimizer(settings.optimizer, *share)
     key = jax.random.fold_in(jax.random.key(settings.seed + 1), state.step)
     gradient, metrics = gradient_of(state.params, batch, key)
     updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
@@ -270,9 +271,9 @@ def make_step(
     return TrainState(state.step + 1, params, optimizer_state, average), metrics
 
   layout = jax.tree.map(lambda s: s.sharding, abstract_state(settings, mesh))
-  batches = Batch(*(cast(Any, sharding.batch_sharding(mesh)),) * 2)
-  out = (layout, sharding.replicated(mesh))
-  return jax.jit(step, in_shardings=(layout, batches), out_shardings=out, donate_argnums=0)
+  batches, everywhere = Batch(*(cast(Any, sharding.batch_sharding(mesh)),) * 2), sharding.replicated(mesh)
+  clock = (everywhere,) if settings.optimizer.total_seconds else ()
+  return jax.jit(step, in_shardings=(layout, batches, *clock), out_shardings=(layout, everywhere), donate_argnums=0)
 
 
 def make_validation(settings: PretrainSettings) -> Callable[[Any, Batch], Array]:
