@@ -2,12 +2,12 @@
 
 import dataclasses
 import importlib.util
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
+from bench.timing import seconds
 from medlsam_jax.data.phantom import make_phantom
 from medlsam_jax.data.templates import Template
 from medlsam_jax.models.medlam import MedLAM, init_variables
@@ -31,10 +31,23 @@ class Row:
   note: str = ""
 
 
+def drawn(shapes: Any) -> Any:
+  """Weights of these shapes as host arrays: what `init` would give takes longer to compile than to run."""
+  rng = np.random.default_rng(0)
+
+  def draw(path: Any, shape: Any) -> np.ndarray:
+    if getattr(path[-1], "key", "") in ("var", "scale"):
+      return np.ones(shape.shape, np.float32)
+    fan_in = np.prod(shape.shape[:-1]) if len(shape.shape) > 1 else 2500
+    return rng.standard_normal(shape.shape, dtype=np.float32) / np.float32(np.sqrt(fan_in))
+
+  return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
 def network(base_channels: int) -> Network:
   """A MedLAM with random weights."""
   module = MedLAM(base_channels=base_channels)
-  variables = jax.device_get(jax.jit(lambda key: init_variables(module, key))(jax.random.key(0)))
+  variables = drawn(jax.eval_shape(lambda key: init_variables(module, key), jax.random.key(0)))
   return Network(module, variables, "medlam", f"<random {base_channels}>", {"working_grid": "published"})
 
 
@@ -71,14 +84,20 @@ def for_torch(array: np.ndarray) -> Any:
   """Channels second, as PyTorch has them."""
   import torch
 
-  return torch.from_numpy(np.moveaxis(array, -1, 1).copy())
+  return torch.from_numpy(np.moveaxis(array, -1, 1).copy()).to(torch_device())
 
 
-def peer(measure: Callable[[], float]) -> float | None:
-  """What `measure` gives without gradients, None without PyTorch."""
-  if not HAVE_TORCH:
-    return None
+def torch_device() -> Any:
+  """The accelerator if PyTorch has one, else the CPU; `CUDA_VISIBLE_DEVICES=` keeps it off where JAX has none."""
   import torch
 
-  with torch.no_grad():
-    return measure()
+  return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def peer(name: str, *arguments: Any, runs: int, warm: bool = True, **named: Any) -> float | None:
+  """Seconds of a call that `bench.peers` makes, None without PyTorch."""
+  if not HAVE_TORCH:
+    return None
+  from bench import peers
+
+  return seconds(getattr(peers, name)(*arguments, **named), runs, warm)

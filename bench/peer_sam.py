@@ -65,7 +65,7 @@ class ViTBlock(nn.Module):
     n, h, w, c = x.shape
     q, k, v = self.qkv(x).view(n, h * w, 3, self.heads, -1).permute(2, 0, 3, 1, 4).reshape(3, n * self.heads, h * w, -1)
     logits = (q * q.shape[-1] ** -0.5) @ k.transpose(1, 2)
-    place_y, place_x = torch.arange(h), torch.arange(w)
+    place_y, place_x = torch.arange(h, device=x.device), torch.arange(w, device=x.device)
     square = q.view(-1, h, w, q.shape[-1])
     bias_y = torch.einsum("nhwc,hkc->nhwk", square, self.along_y[place_y[:, None] - place_y + h - 1])
     bias_x = torch.einsum("nhwc,wkc->nhwk", square, self.along_x[place_x[:, None] - place_x + w - 1])
@@ -124,7 +124,7 @@ class TinyBlock(nn.Module):
     self.norm, self.qkv, self.out = nn.LayerNorm(width), nn.Linear(width, 3 * width), nn.Linear(width, width)
     place = torch.arange(window)
     y, x = (part.reshape(-1) for part in torch.meshgrid(place, place, indexing="ij"))
-    self.index = (y[:, None] - y).abs() * window + (x[:, None] - x).abs()
+    self.register_buffer("index", (y[:, None] - y).abs() * window + (x[:, None] - x).abs())
     self.bias = nn.Parameter(torch.zeros(heads, window * window))
     self.local = conv_norm(width, width, 3, 1, width)
     self.mlp = nn.Sequential(
@@ -206,7 +206,8 @@ class PeerDecoder(nn.Module):
 
   def __init__(self) -> None:
     super().__init__()
-    self.tokens, self.where = nn.Parameter(torch.randn(5, 256)), torch.randn(1, 4096, 256)
+    self.tokens = nn.Parameter(torch.randn(5, 256))
+    self.register_buffer("where", torch.randn(1, 4096, 256))
     self.blocks, self.last, self.norm = nn.ModuleList([TwoWay(), TwoWay()]), Attention(128), nn.LayerNorm(256)
     self.grow = nn.Sequential(
       nn.ConvTranspose2d(256, 64, 2, 2), ChannelNorm(64), nn.GELU(), nn.ConvTranspose2d(64, 32, 2, 2), nn.GELU()

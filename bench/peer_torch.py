@@ -20,17 +20,19 @@ class Stage(nn.Sequential):
 
 
 class PeerMedLAM(nn.Module):
-  """MedLAM as published, patches `(n, 1, z, y, x)`; `dropout` is the rate after the deepest stage while training."""
+  """MedLAM as published, patches `(n, 1, z, y, x)`; `dropout` is the rate after the deepest stage while training.
 
-  def __init__(self, b: int, dropout: float = 0.0):
+  `finest`: stride after which the decoder ends; 1 is the published network.
+  """
+
+  def __init__(self, b: int, dropout: float = 0.0, finest: int = 1):
     super().__init__()
+    stages = {8: (24, 8, 8), 4: (12, 4, 4), 2: (6, 4, 4), 1: (6, 4, 4)}
     self.down = nn.ModuleList(
       [Stage(1, 2 * b, 2 * b), Stage(2 * b, 2 * b, 2 * b), Stage(2 * b, 2 * b, 4 * b), Stage(4 * b, 4 * b, 8 * b)]
     )
     self.deepest = nn.Sequential(Stage(8 * b, 8 * b, 16 * b), nn.Dropout(dropout))
-    self.up = nn.ModuleList(
-      [Stage(24 * b, 8 * b, 8 * b), Stage(12 * b, 4 * b, 4 * b), Stage(6 * b, 4 * b, 4 * b), Stage(6 * b, 4 * b, 4 * b)]
-    )
+    self.up = nn.ModuleList([Stage(*(b * k for k in sizes)) for stride, sizes in stages.items() if stride >= finest])
     self.head = nn.Sequential(nn.Linear(1024 * b, 8 * b), nn.Linear(8 * b, 4 * b), nn.Linear(4 * b, 3))
 
   def forward(self, x: torch.Tensor, features: bool) -> tuple[torch.Tensor, list[torch.Tensor]]:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bench.common import HAVE_TORCH, Row, peer
+from bench.common import Row, drawn, peer
 from bench.timing import seconds
 from medlsam_jax.models.network import Network
 from medlsam_jax.models.sam.sam import LITEMEDSAM, MOBILESAM, SAM_VIT_B, Sam, SamVariant
@@ -24,26 +24,19 @@ GRID, WIDTH = 64, 256
 
 
 @functools.lru_cache(maxsize=1)
-def _network(variant: SamVariant) -> Network:
+def random_sam(variant: SamVariant) -> Network:
   """A member of the family, every tensor drawn: what `init` would give takes longer to compile than to run."""
   module, edge = Sam(variant), variant.image_size
   shapes = jax.eval_shape(
     lambda key: module.init(key, jnp.zeros((1, edge, edge, 3)), jnp.zeros((1, 4))), jax.random.key(0)
   )
-  rng = np.random.default_rng(0)
-
-  def draw(path: Any, shape: Any) -> np.ndarray:
-    if getattr(path[-1], "key", "") in ("var", "scale"):
-      return np.ones(shape.shape, np.float32)
-    return rng.normal(0, 0.02, shape.shape).astype(np.float32)
-
-  return Network(module, jax.tree_util.tree_map_with_path(draw, shapes), "sam", f"<random {variant.name}>")
+  return Network(module, drawn(shapes), "sam", f"<random {variant.name}>")
 
 
 def _predictor(variant: SamVariant) -> Any:
   from medlsam_jax.segmentation.predictor import Predictor
 
-  return Predictor(_network(variant))
+  return Predictor(random_sam(variant))
 
 
 def _ours(variant: SamVariant, runs: int) -> float:
@@ -51,25 +44,12 @@ def _ours(variant: SamVariant, runs: int) -> float:
   return seconds(partial(_predictor(variant).encode, image), runs)
 
 
-def _theirs(name: str, edge: int, runs: int, *sizes: int) -> float | None:
-  """Seconds of an encoder of `peer_sam`."""
-
-  def measure() -> float:
-    import torch
-
-    from bench import peer_sam
-
-    return seconds(partial(getattr(peer_sam, name)(*sizes).eval(), torch.rand(1, 3, edge, edge)), runs, warm=runs > 1)
-
-  return peer(measure)
-
-
 def encoders() -> Iterator[Row]:
   """One image through each kind of encoder."""
   cases = ((LITEMEDSAM, ("PeerTinyViT", 256, 5, 1)), (MOBILESAM, ("PeerTinyViT", 1024, 3, 2)),
            (SAM_VIT_B, ("PeerViT", 1024, 1)))  # fmt: skip
   for variant, (name, edge, runs, *sizes) in cases:
-    taken, theirs = _ours(variant, runs), _theirs(name, edge, runs, *sizes)
+    taken, theirs = _ours(variant, runs), peer("encoder", name, edge, *sizes, runs=runs, warm=runs > 1)
     target = 0.35 if variant is LITEMEDSAM else TARGET
     kind = "ViT-B" if name == "PeerViT" else "TinyViT"
     yield Row(f"encoder {kind} at {edge} ({variant.name})", taken, theirs, target)
@@ -82,17 +62,9 @@ def decoder() -> Iterator[Row]:
   for count in (1, 16, 64):
     low = rng.uniform(0, 150, (count, 2))
     boxes = np.concatenate([low, low + rng.uniform(20, 100, (count, 2))], 1)
-    taken, theirs = seconds(partial(predictor.decode, embedding, boxes), 2), peer(partial(_their_decoder, count))
+    taken = seconds(partial(predictor.decode, embedding, boxes), 2)
+    theirs = peer("decoder", count, runs=1, warm=count < 64)
     yield Row(f"decoder, {count} box{'es' if count > 1 else ''}", taken, theirs, TARGET if count == 64 else None)
-
-
-def _their_decoder(count: int) -> float:
-  import torch
-
-  from bench.peer_sam import PeerDecoder
-
-  module, embedding, sparse = PeerDecoder().eval(), torch.randn(1, WIDTH, GRID, GRID), torch.randn(count, 2, WIDTH)
-  return seconds(partial(module, embedding, sparse), 1, warm=count < 64)
 
 
 def everything() -> Iterator[Row]:
@@ -103,25 +75,9 @@ def everything() -> Iterator[Row]:
   settings = EverythingSettings(points_per_side=POINTS_PER_SIDE, predicted_iou=0, stability=1.1)
   predictor = _predictor(LITEMEDSAM)
   taken = seconds(lambda: segment_everything(image, predictor, settings) and None, 1)
+  theirs = peer("everything", POINTS_PER_SIDE**2, PIXELS, runs=1, warm=False)
   note = f"{POINTS_PER_SIDE**2} points; peer: encoder, decoder, masks and their stability, nothing else"
-  yield Row(f"everything mode at {PIXELS}", taken, peer(_their_everything), TARGET, note=note)
-
-
-def _their_everything() -> float:
-  import torch
-
-  from bench.peer_sam import PeerDecoder, PeerTinyViT
-
-  encoder, decoder, image = PeerTinyViT(1).eval(), PeerDecoder().eval(), torch.rand(1, 3, PIXELS, PIXELS)
-
-  def run() -> None:
-    embedding = encoder(image)
-    for prompts in torch.randn(POINTS_PER_SIDE**2, 2, WIDTH).split(64):
-      logits, _ = decoder(embedding, prompts)
-      full = torch.nn.functional.interpolate(logits[:, 1:], (PIXELS, PIXELS), mode="bilinear")
-      (full > 1).sum((2, 3)) / (full > -1).sum((2, 3)).clamp(min=1), full > 0
-
-  return seconds(run, 1, warm=False)
+  yield Row(f"everything mode at {PIXELS}", taken, theirs, TARGET, note=note)
 
 
 def finetune() -> Iterator[Row]:
@@ -132,7 +88,7 @@ def finetune() -> Iterator[Row]:
   from medlsam_jax.training.finetune_settings import FinetuneSettings
   from medlsam_jax.training.mask_batches import MaskBatch
 
-  rng, network = np.random.default_rng(0), _network(LITEMEDSAM)
+  rng, network = np.random.default_rng(0), random_sam(LITEMEDSAM)
   truth = np.zeros((IMAGES_PER_STEP, 256, 256), bool)
   truth[:, 60:180, 80:200] = True
   boxes = np.tile(np.array([80, 60, 200, 180], np.float32), (IMAGES_PER_STEP, 1))
@@ -146,32 +102,9 @@ def finetune() -> Iterator[Row]:
     state, metrics = step(state, batch)
     return metrics
 
-  theirs = _their_step(truth) if HAVE_TORCH else None
+  theirs = peer("finetuning", truth, runs=1)
   note = f"{IMAGES_PER_STEP} embeddings"
   yield Row("fine-tuning step, decoder only", seconds(run, 2), theirs, 0.7, note=note)
-
-
-def _their_step(truth: np.ndarray) -> float:
-  import torch
-
-  from bench.peer_sam import PeerDecoder
-
-  module, wanted = PeerDecoder(), torch.from_numpy(truth).float()
-  optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, weight_decay=0.01)
-  embedding, sparse = torch.randn(len(truth), WIDTH, GRID, GRID), torch.randn(len(truth), 2, WIDTH)
-
-  def run() -> None:
-    optimizer.zero_grad()
-    logits, quality = module(embedding, sparse)
-    logits, sure = logits[:, 0], logits[:, 0].sigmoid()
-    dice = 1 - 2 * (sure * wanted).sum((1, 2)) / (sure.square().sum((1, 2)) + wanted.sum((1, 2)))
-    reached = ((logits > 0) & (wanted > 0)).sum((1, 2)) / ((logits > 0) | (wanted > 0)).sum((1, 2))
-    bce = torch.nn.functional.binary_cross_entropy_with_logits(logits, wanted)
-    (dice.mean() + bce + (quality[:, 0] - reached).square().mean()).backward()
-    torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-    optimizer.step()
-
-  return seconds(run, 1)
 
 
 STAGES: dict[str, Callable[[], Iterator[Row]]] = {

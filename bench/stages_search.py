@@ -29,7 +29,7 @@ def correlation() -> Iterator[Row]:
     rng = np.random.default_rng(0)
     features = jnp.asarray(rng.standard_normal((6, 64, 64, 64, channels), dtype=np.float32))
     taps = jnp.asarray(rng.standard_normal((6, 8, 8, 8, channels), dtype=np.float32))
-    theirs = peer(partial(_peer_correlation, channels))
+    theirs = peer("correlation", channels, runs=1)
     exact = jax.jit(lambda f, t: jax.lax.map(lambda ft: correlate(*ft), (f, t)))
     rough = jax.jit(lambda f, t: jax.lax.map(lambda ft: correlate(*ft, jnp.bfloat16), (f, t)))
     error = float(jnp.abs(rough(features, taps) - exact(features, taps)).max() / jnp.abs(exact(features, taps)).max())
@@ -40,13 +40,6 @@ def correlation() -> Iterator[Row]:
     yield Row(stage, seconds(partial(exact, features, taps)), theirs, targets[0], work)
     note = f"error {error:.0e}; peer float32"
     yield Row(stage, seconds(partial(rough, features, taps)), theirs, targets[1], work, "bfloat16", note)
-
-
-def _peer_correlation(channels: int) -> float:
-  import torch
-
-  flat, weight = torch.rand(1, 6 * channels, 64, 64, 64), torch.rand(6, channels, 8, 8, 8)
-  return seconds(lambda: torch.nn.functional.conv3d(flat, weight, padding=4, groups=6), 1)
 
 
 def localize(
@@ -71,7 +64,7 @@ def localize(
   share = sum(points) / sum(measured)
   peer_bank, peer_scan = (
     None if time is None else time * share
-    for time in (peer(partial(_peer_bank, base_channels, measured)), peer(partial(_peer_scan, base_channels, measured)))
+    for time in (peer(name, base_channels, measured, runs=1, warm=False) for name in ("bank", "scan"))
   )
   note = "ours with resampling, peer without" + (", extrapolated from two organs" if share > 1 else "")
   yield Row(f"bank of {name}, per template", seconds(build, 1) / count, peer_bank, bank_target, note=note)
@@ -81,30 +74,6 @@ def localize(
     taken = seconds(lambda settings=settings: find(ours, bank, query, settings=settings) and None, 1)
     row_note = f"{sum(points)} points; peer float32" + (", extrapolated from two organs" if share > 1 else "")
     yield Row(f"localize {name}, {preset}", taken, peer_scan, target, dtype=settings.operands, note=row_note)
-
-
-def _peer_scan(base_channels: int, points_per_organ: list[int]) -> float:
-  """One scan by the published arithmetic: ten starts, then per organ its points' patches and their correlation."""
-  import torch
-
-  from bench import peer_torch
-
-  module = peer_torch.PeerMedLAM(base_channels).eval()
-  organs = []
-  for points in points_per_organ:
-    kept = [torch.rand(points, 4 * base_channels, k, k, k) for k in (2, 4, 8)]
-    organs.append((torch.rand(points, 1, 64, 64, 64), kept))
-  return seconds(lambda: peer_torch.locate(module, torch.rand(10, 1, 64, 64, 64), organs), 1, warm=False)
-
-
-def _peer_bank(base_channels: int, points_per_organ: list[int]) -> float:
-  import torch
-
-  from bench import peer_torch
-
-  module = peer_torch.PeerMedLAM(base_channels).eval()
-  per_organ = [torch.rand(n, 1, 64, 64, 64) for n in points_per_organ]
-  return seconds(lambda: [peer_torch.taps(module(patches, True)[1]) for patches in per_organ], 1, warm=False)
 
 
 FEW = (("exact", 0.35), ("exact with bfloat16 operands", 0.35))

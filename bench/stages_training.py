@@ -80,11 +80,11 @@ def our_step(settings: PretrainSettings) -> Callable[[bool], Any]:
 
 def their_step(width: int, scans: TrainingScans, steps: int) -> Callable[[bool], Any]:
   """As `our_step`."""
-  from bench import peer_training
+  from bench import peer_loader, peer_training
 
   training = peer_training.PeerTraining(width)
   # the workers stay ahead by as many batches after the timed steps as before them
-  ahead = peer_training.batches(scans.peers, PAIRS, steps + 1 + PEER_WORKERS, PEER_WORKERS)
+  ahead = peer_loader.batches(scans.peers, PAIRS, steps + 1 + PEER_WORKERS, PEER_WORKERS)
   same = next(ahead)
   return lambda fresh: training.step(next(ahead) if fresh else same, PARTS[width])
 
@@ -114,7 +114,7 @@ def _their_crops(scans: TrainingScans, augment: bool) -> float:
   import SimpleITK
   import torch
 
-  from bench.peer_training import PeerScans
+  from bench.peer_loader import PeerScans
 
   threads, itk = torch.get_num_threads(), SimpleITK.ProcessObject
   itk_threads = itk.GetGlobalDefaultNumberOfThreads()

@@ -1,7 +1,10 @@
 """Timing in one process: the best of a few runs after a warm-up, and what the machine could do at best."""
 
+import dataclasses
 import platform
 import resource
+import statistics
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,14 +13,42 @@ import jax
 import jax.numpy as jnp
 
 
+@dataclasses.dataclass(frozen=True)
+class Steady:
+  """Times of a call that has run before, in seconds."""
+
+  median: float
+  least: float
+  runs: int
+
+
+def finish(result: Any) -> Any:
+  """Waits until a device has computed `result`, of JAX or of PyTorch."""
+  jax.block_until_ready(result)
+  torch = sys.modules.get("torch")
+  if torch is not None and torch.cuda.is_initialized():
+    torch.cuda.synchronize()
+  return result
+
+
+def steady(call: Callable[[], Any], most_runs: int, budget_s: float) -> Steady:
+  """Times of up to `most_runs` calls, no more of them than fit into the budget, but at least one."""
+  taken: list[float] = []
+  while not taken or (len(taken) < most_runs and sum(taken) < budget_s):
+    began = time.perf_counter()
+    finish(call())
+    taken.append(time.perf_counter() - began)
+  return Steady(statistics.median(taken), min(taken), len(taken))
+
+
 def seconds(call: Callable[[], Any], runs: int = 3, warm: bool = True) -> float:
   """Smallest wall time of `runs` calls, after one that is not counted (it compiles) unless `warm` is false."""
   if warm:
-    jax.block_until_ready(call())
+    finish(call())
   best = float("inf")
   for _ in range(runs):
     began = time.perf_counter()
-    jax.block_until_ready(call())
+    finish(call())
     best = min(best, time.perf_counter() - began)
   return best
 
@@ -26,7 +57,7 @@ def mean_seconds(call: Callable[[], Any], runs: int) -> float:
   """Mean wall time of `runs` calls: for work that is prepared ahead, where one call alone may find it ready."""
   began = time.perf_counter()
   for _ in range(runs):
-    jax.block_until_ready(call())
+    finish(call())
   return (time.perf_counter() - began) / runs
 
 

@@ -1,0 +1,115 @@
+"""One stage of `bench.accelerator` in its own process: compiles as it likes, and is timed when its turn comes.
+
+Lines of JSON on standard output are requests (`{"ask": true}`, answered by a line) and records.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import jax
+
+from bench import timing
+from bench.accelerator_cases import FULL, TINY, Case, Sizes
+
+Stage = Callable[[Sizes], Iterator[Case]]
+BUDGET_S = 0.8
+"""For the timed runs of a case."""
+
+
+def stages(cases: Any) -> dict[str, Callable[[Sizes], Iterator[Case]]]:
+  """A side's stages by name; `cases` is its module."""
+  found: dict[str, Stage] = {
+    name: getattr(cases, name)
+    for name in ("ceilings", "forward", "head", "correlation", "bank", "encoder", "paint", "vit")
+  }
+  found |= {"forward-many": cases.forward_many, "encoder-many": cases.encoder_many}
+  found["localize-few"] = lambda sizes: cases.localize(sizes.organs[0], sizes)
+  found["localize-many"] = lambda sizes: cases.localize(sizes.organs[1], sizes)
+  for suffix, operands in (("", "default"), ("-bfloat16", "bfloat16")):
+    found[f"step{suffix}"] = partial(cases.step, operands=operands)
+    found[f"published-step{suffix}"] = partial(cases.published_step, operands=operands)
+  found["step-untuned"] = found["step"]
+  for name in ("exactness", "forward_compiled"):
+    if hasattr(cases, name):
+      found[name.replace("_", "-")] = getattr(cases, name)
+  return found
+
+
+def work(stage: str, side: str, tiny: bool) -> None:
+  """Times the cases of a stage; one that fails is recorded, and the next is tried."""
+  say = _Protocol()
+  if side == "peer":
+    from bench import accelerator_peers as cases
+  else:
+    from bench import accelerator_cases as cases  # type: ignore[no-redef]
+  if stage == "ceilings":
+    say.line(_machine(side))
+  for case in stages(cases)[stage](TINY if tiny else FULL):
+    about = {"case": case.name, "operands": case.operands} | ({"note": case.note} if case.note else {})
+    try:
+      say.line(about | _measured(case, say) | _memory(side))
+    except Exception as error:  # the next case may well run
+      say.line(about | {"failed": f"{type(error).__name__}: {str(error)[:500]}"})
+
+
+def _measured(case: Case, say: "_Protocol") -> dict[str, Any]:
+  """First call, figures of its result, and steady time."""
+  began = time.monotonic()
+  call = case.make()
+  result = timing.finish(call())
+  span = (began, time.monotonic())
+  figures = case.figures(result)
+  del result
+  say.ask()
+  timing.finish(call())
+  taken = timing.steady(call, case.runs, BUDGET_S)
+  found: dict[str, Any] = {
+    "first_span": span, "median_ms": round(1e3 * taken.median, 3), "least_ms": round(1e3 * taken.least, 3),
+    "runs": taken.runs,
+  }  # fmt: skip
+  if case.tflop is not None:
+    found["tflop_s"] = round(case.tflop / taken.median, 2)
+  if case.gigabytes is not None:
+    found["gb_s"] = round(case.gigabytes / taken.median)
+  return found | figures
+
+
+class _Protocol:
+  """Standard output belongs to the protocol: what others print goes to standard error."""
+
+  def __init__(self) -> None:
+    self._out, sys.stdout = sys.stdout, sys.stderr
+
+  def line(self, fields: dict[str, Any]) -> None:
+    """A record, which also gives the device back."""
+    print(json.dumps(fields), file=self._out, flush=True)
+
+  def ask(self) -> None:
+    """Waits for the device."""
+    self.line({"ask": True})
+    if not sys.stdin.readline():
+      raise SystemExit("the run has ended")
+
+
+def _machine(side: str) -> dict[str, Any]:
+  if side == "peer":
+    from bench import accelerator_peers
+
+    return accelerator_peers.device()
+  device = jax.devices()[0]
+  return timing.machine() | {"platform": device.platform, "device_kind": device.device_kind}
+
+
+def _memory(side: str) -> dict[str, float]:
+  """Most memory of the device so far, over all cases of the process."""
+  if side == "peer":
+    from bench import accelerator_peers
+
+    peak = accelerator_peers.peak_gib()
+  else:
+    peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0) / 2**30 or None
+  return {} if peak is None else {"peak_gib": round(peak, 2)}
