@@ -148,9 +148,11 @@ def add_search(parser: argparse.ArgumentParser) -> None:
   group.add_argument("--steps", type=positive_int, metavar="N", help="refinements of each point (default: 1)")
   group.add_argument(
     "--search",
-    choices=("exact", "fast", "atlas"),
+    choices=("exact", "fast", "atlas", "vote", "vote-fast"),
     help="exact: as published; fast: no features at full resolution; atlas: besides, organs share patches, so that "
-    "many organs cost little more than few (default: exact; the README says what each costs in accuracy)",
+    "many organs cost little more than few; vote: as fast, but each template is looked for on its own, without the "
+    "bias of the published moves; vote-fast: besides, one patch for an organ (default: exact; the README says what "
+    "each costs in accuracy)",
   )
 
 

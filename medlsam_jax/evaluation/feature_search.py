@@ -39,13 +39,13 @@ def find_by_features(network: Network, bank: Bank, scan: Volume, mean_boxes: Mea
   for organ in organs:
     own = np.zeros((len(organ.mean_positions), 3), int)
     own[organ.faces[0]] = np.rint(_face_centres(placed[organ.organ], working.grid))
-    targets.append(own + fine.MARGIN)
+    targets.append(own + ct.PATCH_MARGIN)
   padded = ct.pad_for_patches(working.intensity)
   taps = [organ.taps for organ in organs]
   voxels, _ = fine.settle(module, variables, padded, np.concatenate(targets), taps, SearchSettings())
   found, start = {}, 0
   for organ in organs:
-    own = voxels[start : start + len(organ.mean_positions)] - fine.MARGIN
+    own = voxels[start : start + len(organ.mean_positions)] - ct.PATCH_MARGIN
     start += len(organ.mean_positions)
     found[organ.organ] = PlacedPoints(boxes.points_to_scan(own[organ.faces], working.grid), "found")
   return found

@@ -38,6 +38,47 @@ class Thresholds:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Agreement:
+  """What the templates say of an organ, each searched on its own; a by-product of such a search, at no cost.
+
+  Points in scan voxels (z, y, x), in the order of `FACES`; those of one part unless the organ was cut (SPL).
+  """
+
+  templates: tuple[str, ...]
+  points: Float[np.ndarray, "templates parts 6 3"]
+  """Where each template alone finds the points."""
+  similarity: Float[np.ndarray, "templates parts 6"]
+  """Of what is there to the template's own point: 1 is identical, [-1, 1]."""
+  weights: Float[np.ndarray, "templates parts 6"]
+  """Share of each template in the point that the search gives, 1 together; of faces that a template finds crossed, and
+  that are exchanged in `points`, each keeps the other's."""
+  spacing_mm: Float[np.ndarray, "3"]
+
+  @property
+  def by_template(self) -> dict[str, float]:
+    """Similarity to each template, mean over points."""
+    return dict(zip(self.templates, self.similarity.mean((1, 2)).tolist(), strict=True))
+
+  @property
+  def faces_mm(self) -> Float[np.ndarray, "templates 2 3"]:
+    """Low and high corner of the organ's whole box by each template alone, mm along the scan's axes."""
+    found = [Box.around(boxes.part_boxes(points)).array() for points in self.points]
+    return np.stack(found) * self.spacing_mm
+
+  @property
+  def face_spread_mm(self) -> float:
+    """Standard deviation over templates of where a face lies, root mean square over the six; 0 for one template."""
+    return float(np.sqrt(self.faces_mm.var(0).mean()))
+
+  @property
+  def face_spread(self) -> float:
+    """The same with each face's deviation in edges of the mean box along its axis, voxels of the rim included."""
+    faces = self.faces_mm
+    edges_mm = (faces[:, 1] - faces[:, 0]).mean(0) + self.spacing_mm
+    return float(np.sqrt((faces.var(0) / np.square(edges_mm)).mean()))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Confidence:
   """What a verdict rests on."""
 
@@ -54,6 +95,8 @@ class Confidence:
   """Root mean square distance of the targets that each agent alone would give from their mean, mean over points."""
   template_spread_mm: float | None
   """The same for the targets by each template alone; None with one template."""
+  agreement: Agreement | None = None
+  """What single templates say; None where the search compared with their mean alone."""
 
   def __repr__(self) -> str:
     similarity = "none" if self.similarity is None else f"{self.similarity:.2f}"

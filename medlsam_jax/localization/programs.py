@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int
 
 from medlsam_jax.errors import WeightsError
 from medlsam_jax.geometry import PATCH_EDGE
-from medlsam_jax.localization import correlation
+from medlsam_jax.localization import correlation, nodes
 from medlsam_jax.models.medlam import MedLAM, MedLAMOutput
 from medlsam_jax.models.network import Network
 
@@ -100,6 +100,57 @@ def best_moves(
     return jax.lax.map(_unless_padding(place, own_used, own_taps), (own_used, own_used, own_taps))
 
   return _each(_unless_padding(run, patches, used, taps), (patches, used.any(1), used, taps), len(patches))
+
+
+@functools.partial(jax.jit, static_argnames=("module", "reach", "dtype"))
+def template_moves(
+  module: MedLAM,
+  variables: Any,
+  patches: Float[Array, "n z y x 1"],
+  shown: Bool[Array, "n q t"],
+  taps: dict[int, Float[Array, "n q t k k k c"]],
+  reach: int,
+  dtype: str,
+) -> tuple[Float[Array, "n q t 3"], Float[Array, "n q t"], Float[Array, "n q"]]:
+  """From each patch's centre to the places most similar to `q` points of `t` templates, each on its own; in voxels.
+
+  The mean of a point's templates is looked for in the whole patch, and each template within `reach` voxels of where
+  that is found. Moves are unbiased and between voxels (`nodes`).
+
+  Args:
+    module, variables: the network.
+    patches: around the targets.
+    shown: which templates have the point; none in padding, which is skipped.
+    taps: by stride.
+    reach: voxels to each side.
+    dtype: of the products' operands.
+
+  Returns:
+    Moves, the similarity to each template there, and the greatest similarity to their mean.
+  """
+  scales = tuple(sorted(taps, reverse=True))
+  finest, operands = min(scales), jnp.dtype(dtype)
+  middle = PATCH_EDGE // finest // 2
+
+  def place(own: Array, own_taps: dict[int, Array], features: dict[int, Array]) -> tuple[Array, Array, Array]:
+    weights = own.astype(jnp.float32) / own.sum(dtype=jnp.float32)
+    mean = {stride: jnp.tensordot(weights, each, 1, precision="highest") for stride, each in own_taps.items()}
+    whole = nodes.whole_similarity(features, mean, operands)
+    node, best = correlation.best_voxel(whole)
+    if len(own) == 1:
+      top, score = nodes.peak(whole)
+      return (top - middle)[None] * finest, score[None], best
+    near, first = nodes.near_similarity(features, own_taps, node, reach, operands)
+    top, score = jax.vmap(nodes.peak)(near)
+    return (top + first - middle) * finest, score, best
+
+  def run(patch: Array, own_shown: Array, own_taps: dict[int, Array]) -> tuple[Array, Array, Array]:
+    out = _run(module, variables, patch, scales).features
+    features = {stride: correlation.normalise_channels(volume[0]) for stride, volume in out.items()}
+    guarded = _unless_padding(lambda own, point_taps: place(own, point_taps, features), own_shown, own_taps)
+    return jax.lax.map(guarded, (own_shown, own_shown.any(-1), own_taps))
+
+  return _each(_unless_padding(run, patches, shown, taps), (patches, shown.any((1, 2)), shown, taps), len(patches))
 
 
 def _unless_padding(run: Any, *batched: Any) -> Any:

@@ -15,12 +15,12 @@ from jaxtyping import Float, Int, Num
 from medlsam_jax.data import ct
 from medlsam_jax.errors import ConfigError
 from medlsam_jax.geometry import OFFSET_RANGE_MM, WORKING_SPACING_MM, Volume, WorkingGrid
-from medlsam_jax.localization import boxes, confidence, fine, programs
+from medlsam_jax.localization import boxes, confidence, fine, programs, voting
 from medlsam_jax.localization.bank import Bank, OrganBank
 from medlsam_jax.localization.finding import Finding
-from medlsam_jax.localization.fine import MARGIN
 from medlsam_jax.localization.search_settings import SearchSettings
 from medlsam_jax.localization.starts import Key, draw_starts, given_starts, moved
+from medlsam_jax.localization.voting import Votes
 from medlsam_jax.models.medlam import MedLAM
 from medlsam_jax.models.network import Network
 
@@ -72,7 +72,7 @@ def find(
     WeightsError: the network cannot localize.
     ConfigError: the network lacks a feature scale, the scan came in another convention, or the key is none.
   """
-  settings = settings or SearchSettings()
+  settings, thresholds = settings or SearchSettings(), thresholds or confidence.Thresholds()
   bank.check_network(network)
   name = "the scan"
   if isinstance(scan, Volume):
@@ -87,15 +87,21 @@ def find(
   if not organs:
     return {}
   targets = _coarse(module, variables, padded, places, np.concatenate([o.mean_positions for o in organs]))
-  voxels, scores = fine.settle(
-    module, variables, padded, targets.voxels, [organ.taps for organ in organs], settings, progress
-  )
+  voxels, scores, votes = _settle(module, variables, padded, targets.voxels, organs, settings, progress)
   findings, start = {}, 0
   for organ in organs:
     rows = slice(start, start := start + len(organ.mean_positions))
     own_scores = None if scores is None else scores[rows]
-    each = _finding(organ, voxels[rows], own_scores, targets, rows, scan.grid, thresholds or confidence.Thresholds())
-    findings[organ.organ] = dataclasses.replace(each, doubts=(*each.doubts, *besides))
+    own_votes = None if votes is None else votes.rows(rows, len(organ.templates))
+    trust = _trust(organ, own_scores, own_votes, targets, rows, scan.grid, thresholds)
+    findings[organ.organ] = Finding(
+      organ=organ.organ,
+      value=organ.value,
+      points=boxes.points_to_scan((voxels[rows] - ct.PATCH_MARGIN)[organ.faces], scan.grid),
+      verdict=confidence.judge(trust, thresholds),
+      confidence=trust,
+      doubts=(*confidence.doubts(trust, thresholds), *besides),
+    )
   return findings
 
 
@@ -120,31 +126,53 @@ def offset_mm(to: Float[np.ndarray, "*n 3"], at: Float[np.ndarray, "*m 3"]) -> F
   return np.array(OFFSET_RANGE_MM) * np.tanh(np.asarray(to, np.float32) - np.asarray(at, np.float32))
 
 
-def _finding(
+def _settle(
+  module: MedLAM,
+  variables: dict,
+  padded: Float[np.ndarray, "z y x"],
+  targets: Int[np.ndarray, "points 3"],
+  organs: Sequence[OrganBank],
+  settings: SearchSettings,
+  progress: Callable[[int, int], None] | None,
+) -> tuple[Num[np.ndarray, "points 3"], Float[np.ndarray, " points"] | None, Votes | None]:
+  """The fine step: where points end, how similar they are there, and what single templates say if asked."""
+  if not settings.centred or not settings.scales(module.feature_scales):
+    taps = [organ.taps for organ in organs]
+    return (*fine.settle(module, variables, padded, targets, taps, settings, progress), None)
+  votes = voting.settle(module, variables, padded, targets, organs, settings, progress)
+  return votes.agreed, votes.best, votes if settings.templates == "each" else None
+
+
+def _trust(
   organ: OrganBank,
-  voxels: Int[np.ndarray, "points 3"],
   scores: Float[np.ndarray, " points"] | None,
+  votes: Votes | None,
   targets: _Targets,
   rows: slice,
   grid: WorkingGrid,
   thresholds: confidence.Thresholds,
-) -> Finding:
-  """One organ's rows of the search, brought to scan voxels and judged."""
-  sent_to = boxes.points_to_scan((targets.voxels[rows] - MARGIN)[organ.faces], grid)
+) -> confidence.Confidence:
+  """What one organ's rows of the search are worth."""
+  sent_to = boxes.points_to_scan((targets.voxels[rows] - ct.PATCH_MARGIN)[organ.faces], grid)
   by_template_mm = targets.start_mm + offset_mm(organ.positions, targets.query_position)
-  trust = confidence.Confidence(
+  return confidence.Confidence(
     targets=sent_to,
     outside=confidence.outside_scan(sent_to, grid.scan),
     visible=confidence.visible_share(confidence.target_box(sent_to), grid.scan, thresholds.margin_mm),
     similarity=None if scores is None else float(scores.mean()),
     agent_spread_mm=confidence.spread_mm(targets.by_agent_mm[:, rows]),
     template_spread_mm=confidence.spread_mm(by_template_mm) if len(organ.templates) > 1 else None,
+    agreement=None if votes is None else _agreement(organ, votes, grid),
   )
-  return Finding(
-    organ=organ.organ,
-    value=organ.value,
-    points=boxes.points_to_scan((voxels - MARGIN)[organ.faces], grid),
-    verdict=confidence.judge(trust, thresholds),
-    confidence=trust,
-    doubts=confidence.doubts(trust, thresholds),
+
+
+def _agreement(organ: OrganBank, votes: Votes, grid: WorkingGrid) -> confidence.Agreement:
+  """What the templates of an organ say, each on its own, in scan voxels."""
+  places = np.moveaxis(votes.voxels, 1, 0) - ct.PATCH_MARGIN
+  return confidence.Agreement(
+    templates=organ.templates,
+    points=boxes.points_to_scan(places[:, organ.faces], grid),
+    similarity=votes.similarity.T[:, organ.faces],
+    weights=votes.weights.T[:, organ.faces],
+    spacing_mm=grid.scan.spacing_mm,
   )

@@ -13,6 +13,9 @@ TILE_VOX = 40
 LEAST_REACH = 6
 """Voxels along each axis from a patch's centre within which points always share it. Features depend on where in a patch
 they are: boxes get worse from about here on."""
+ORGAN_REACH = 20
+"""Voxels along each axis from its centre within which a patch serves the points of one organ; it ends at 32, and what
+surrounds a point is compared over 8 to each side."""
 _CELL = 3
 
 
@@ -39,6 +42,11 @@ def shared_centres(
   low = np.full(3, margin)
   cube = (points - low) // TILE_VOX
   return np.minimum(low + cube * TILE_VOX + TILE_VOX // 2, np.array(shape) - margin - 1)
+
+
+def organ_centres(points: Int[np.ndarray, "points 3"]) -> Int[np.ndarray, "points 3"]:
+  """The centre of the patch that each point of one organ uses: one in their middle, more for an organ that is long."""
+  return _cover(points, ORGAN_REACH)
 
 
 def _cover(points: Int[np.ndarray, "points 3"], reach: int) -> Int[np.ndarray, "points 3"]:

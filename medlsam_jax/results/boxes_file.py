@@ -22,6 +22,7 @@ from medlsam_jax import notices
 from medlsam_jax.data import checks, oblique
 from medlsam_jax.errors import InputError
 from medlsam_jax.geometry import Box, Grid, HeaderForms, Volume
+from medlsam_jax.localization.confidence import Agreement
 from medlsam_jax.results.given import GivenBoxes, Shown
 
 FORMAT = "medlsam_jax boxes 1"
@@ -107,6 +108,7 @@ def _organ(found: Shown, scan: Volume, volume_ml: float | None) -> dict[str, Any
       "similarity": _number(trust.similarity),
       "agent_spread_mm": _number(trust.agent_spread_mm),
       "template_spread_mm": _number(trust.template_spread_mm),
+      **_agreement(trust.agreement),
       "visible": _number(trust.visible),
       "targets_outside": int(np.count_nonzero(trust.outside)),
       "targets_vox": _rounded(oblique.points_to_file(trust.targets, scan)),
@@ -114,6 +116,17 @@ def _organ(found: Shown, scan: Volume, volume_ml: float | None) -> dict[str, Any
   if volume_ml is not None:
     entry["volume_ml"] = _number(volume_ml)
   return entry
+
+
+def _agreement(agreement: Agreement | None) -> dict[str, Any]:
+  """What single templates say, where they were asked."""
+  if agreement is None:
+    return {}
+  return {
+    "template_similarity": {name: _number(value) for name, value in agreement.by_template.items()},
+    "face_spread_mm": _number(agreement.face_spread_mm),
+    "face_spread": _number(agreement.face_spread),
+  }
 
 
 def _stated(parts: list[Box], scan: Volume) -> dict[str, Any]:

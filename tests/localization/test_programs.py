@@ -26,12 +26,16 @@ def _arguments(name):
     return (_MODULE, variables, patches)
   if name == "template_outputs":
     return (_MODULE, variables, patches, jax.ShapeDtypeStruct((POINTS,), jnp.bool_), SCALES, 8)
+  if name == "template_moves":
+    taps = {s: jax.ShapeDtypeStruct((POINTS, SEATS, 3, *(8 // s,) * 3, 4), jnp.float32) for s in SCALES}
+    shown = jax.ShapeDtypeStruct((POINTS, SEATS, 3), jnp.bool_)
+    return (_MODULE, variables, patches, shown, taps, 12, "bfloat16")
   taps = {s: jax.ShapeDtypeStruct((POINTS, SEATS, *(8 // s,) * 3, 4), jnp.float32) for s in SCALES}
   return (_MODULE, variables, patches, jax.ShapeDtypeStruct((POINTS, SEATS), jnp.bool_), taps, "bfloat16")
 
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
-@pytest.mark.parametrize("name", ["positions", "template_outputs", "best_moves"])
+@pytest.mark.parametrize("name", ["positions", "template_outputs", "best_moves", "template_moves"])
 def test_programs_stay_on_the_device_and_in_single_precision(name, platform):
   arguments = _arguments(name)
   with jax.enable_x64(True):  # so that a stray double would stay one

@@ -11,7 +11,7 @@ from medlsam_jax.data.ct import pad_for_patches, to_working_grid
 from medlsam_jax.data.templates import Template
 from medlsam_jax.errors import ConfigError, InputError, TemplateError, WeightsError
 from medlsam_jax.geometry import Volume
-from medlsam_jax.localization import check, fine, programs, search, sharing
+from medlsam_jax.localization import calls, check, fine, programs, search, sharing
 from medlsam_jax.localization.bank import Bank
 from medlsam_jax.localization.search_settings import PRESETS, SearchSettings
 
@@ -155,6 +155,11 @@ def test_a_scan_on_the_other_working_grid_is_refused(network, bank, make_templat
     {"agents": 0},
     {"finest_stride": 3},
     {"dtype": "float16"},
+    {"templates": "each"},
+    {"templates": "one", "centred": True},
+    {"shared_patches": True, "organ_patches": True},
+    {"reach_mm": 1.0},
+    {"softness": 0.0},
   ],
 )
 def test_settings_that_mean_nothing_are_refused(wrong):
@@ -215,9 +220,9 @@ def test_shared_patches_are_as_many_as_tile_the_scan_whatever_the_number_of_poin
   shape = (64 + 122, 64 + 101, 64 + 112)
   points = np.random.default_rng(0).integers(-20, 250, (3000, 3))
   inside = np.clip(points, 32, np.array(shape) - 33)
-  assert len(np.unique(fine.patch_centres(points, shape, False), axis=0)) > 1000
+  assert len(np.unique(calls.patch_centres(points, shape, PRESETS["fast"], [3000]), axis=0)) > 1000
   for count in (1, 60, 600, 3000):
-    centres = fine.patch_centres(points[:count], shape, True)
+    centres = calls.patch_centres(points[:count], shape, PRESETS["atlas"], [count])
     assert len(np.unique(centres, axis=0)) <= 4 * 3 * 3
     assert np.all(centres >= 32) and np.all(centres <= np.array(shape) - 33)
     assert np.abs(centres - inside[:count]).max() <= sharing.TILE_VOX // 2 + 1
@@ -225,7 +230,7 @@ def test_shared_patches_are_as_many_as_tile_the_scan_whatever_the_number_of_poin
 
 def test_few_points_share_a_patch_only_with_near_ones():
   shape, points = (200, 200, 200), np.array([[60, 60, 60], [66, 72, 60], [60, 60, 120], [60, 73, 60]])
-  centres = fine.patch_centres(points, shape, True)
+  centres = calls.patch_centres(points, shape, PRESETS["atlas"], [4])
   assert np.abs(centres - points).max() <= sharing.LEAST_REACH
   assert np.array_equal(centres[2], points[2])
   assert len(np.unique(centres, axis=0)) == 3
@@ -237,7 +242,7 @@ def test_points_that_share_a_patch_settle_as_with_patches_of_their_own(network, 
   padded = pad_for_patches(to_working_grid(scan, "published").intensity)
   module, variables = programs.prepare(network)
   centre = np.array([[60, 60, 60]])
-  count = fine.POINTS_PER_SHARED_PATCH + 3
+  count = calls.POINTS_PER_SHARED_PATCH + 3
   taps = {4: np.random.default_rng(0).standard_normal((count, 2, 2, 2, 8)).astype(np.float32)}
   # half of those that share lie on one side of the centre and half on the other, and settle as from the centre itself
   aside = np.where(np.arange(count)[:, None] % 2, 3, -3)
