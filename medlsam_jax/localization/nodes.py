@@ -27,7 +27,7 @@ def whole_similarity(
   features: Features, taps: dict[int, Float[Array, "_k _k _k _c"]], dtype: jnp.dtype = jnp.float32
 ) -> Float[Array, "g g g"]:
   """Mean over scales of the correlation per tap, for every move within the patch, in nodes of the finest stride."""
-  finest, total = min(features), jnp.zeros(())
+  finest, total = min(features), jnp.float32(0)
   for stride, volume in features.items():
     found = correlation.correlate(volume, taps[stride], dtype) / taps[stride].shape[0] ** 3
     total = total + _between(found, stride // finest)
@@ -52,7 +52,7 @@ def near_similarity(
   """
   finest, coarsest = min(features), max(features)
   middle = jnp.round(node * jnp.float32(finest / coarsest)).astype(jnp.int32)
-  total = jnp.zeros(())
+  total = jnp.float32(0)
   for stride, volume in features.items():
     aside = reach // coarsest * coarsest // stride
     found = _correlate_around(volume, taps[stride], middle * (coarsest // stride), aside, dtype)
