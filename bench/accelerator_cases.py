@@ -39,12 +39,14 @@ class Sizes:
   step_scans: int = 6
   published_scans: int = 4
   vit: bool = True
+  paint_slices: int = 1000
+  """Of an organ, at most."""
   points: int = 6
   """That a correlation, and an organ of the peer, have."""
 
 
 FULL = Sizes()
-TINY = Sizes(2, 2, 3, 256, 2**20, (1, 2), 2, 1, 2, 1, 1, False, 1)
+TINY = Sizes(2, 2, 3, 256, 2**20, (1, 2), 2, 1, 2, 1, 1, False, 2, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +61,8 @@ class Case:
   figures: Callable[[Any], dict[str, float]] = lambda result: {}
   """Further figures, of the first call's result."""
   runs: int = 20
+  times: int = 1
+  """What is timed is so small a part of the work, whose other parts are like it."""
   note: str = ""
 
 
@@ -377,7 +381,7 @@ def paint(sizes: Sizes) -> Iterator[Case]:
   from medlsam_jax.segmentation.predictor import Predictor
   from medlsam_jax.segmentation.volume import segment_volume
 
-  scan, boxes, _ = boxes_to_paint(sizes.paint_organs)
+  scan, boxes, _ = boxes_to_paint(sizes.paint_organs, sizes.paint_slices)
   network = random_sam(LITEMEDSAM)
 
   def make(operands: str) -> Callable[[], Any]:

@@ -56,12 +56,19 @@ def paint() -> Iterator[Row]:
   yield Row(f"segment a scan, {len(boxes)} organs, LiteMedSAM", taken, once and once * slices, 0.1, note=note)
 
 
-def boxes_to_paint(organs: int) -> tuple[Volume, dict[str, list[Box]], int]:
-  """A phantom's scan, boxes of its organs, and how many slices these have, each organ's counted for itself."""
+def boxes_to_paint(organs: int, most_slices: int = 1000) -> tuple[Volume, dict[str, list[Box]], int]:
+  """A phantom's scan, boxes of its organs, and how many slices these have, each organ's counted for itself.
+
+  `most_slices`: of an organ, from its lowest on.
+  """
   phantom = make_phantom(4)
   names = [name for name in ORGANS[:organs] if name in phantom.names]
-  boxes = {name: [Box.of_mask(phantom.labels.array == phantom.names[name])] for name in names}
-  return phantom.scan, boxes, sum(int(box.high[0] - box.low[0]) + 1 for (box,) in boxes.values())
+  boxes, slices = {}, 0
+  for name in names:
+    whole = Box.of_mask(phantom.labels.array == phantom.names[name])
+    last = min(whole.high[0], whole.low[0] + most_slices - 1)
+    boxes[name], slices = [Box(whole.low, (last, *whole.high[1:]))], slices + int(last - whole.low[0]) + 1
+  return phantom.scan, boxes, slices
 
 
 def memory() -> Iterator[Row]:
