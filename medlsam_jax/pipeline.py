@@ -93,8 +93,8 @@ def localize(
     organs: names, a part of the bank's; None takes all.
     settings: of the search: `exact` (published arithmetic, every feature scale that the network has), `fast` (no
       features at full resolution, bfloat16 operands), `atlas` (besides, organs share patches), `vote` (as `fast`, each
-      template on its own and without the bias of the published moves), `vote-fast` (besides, one patch for an organ),
-      or one's own.
+      template on its own, without the bias of the published moves, held against the templates' shapes), `vote-fast`
+      (besides, one patch for an organ), or one's own.
     thresholds: of the verdicts; None takes the measured ones.
     progress: called with points done and in all.
 

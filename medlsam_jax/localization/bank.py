@@ -49,6 +49,9 @@ class OrganBank:
   positions: Float32[np.ndarray, "templates points 3"]
   features: dict[int, Float32[np.ndarray, "templates points k k k c"]]
   """By stride; unit length over channels, or zero."""
+  places: Int[np.ndarray, "templates points 3"] | None = None
+  """Where the points lie: voxels of each template's working grid. None in files of older banks,
+  with which a search cannot hold points against the templates' shapes."""
 
   def __repr__(self) -> str:
     seen = f"{display.count(self.positions.shape[1], 'point')} of {display.count(len(self.templates), 'template')}"
@@ -67,6 +70,7 @@ class OrganBank:
   def arrays(self) -> dict[str, np.ndarray]:
     """By the name that they have in a bank file."""
     named = {"faces": np.asarray(self.faces, np.int32), "positions": self.positions}
+    named |= {} if self.places is None else {"places": np.asarray(self.places, np.int32)}
     return named | {f"features.{stride}": volume for stride, volume in self.features.items()}
 
   @classmethod
@@ -74,14 +78,18 @@ class OrganBank:
     """The inverse of `arrays`; `row` holds the fields that are no arrays."""
     features = {int(name.split(".")[1]): a for name, a in arrays.items() if name.startswith("features.")}
     organ, value, templates, mode = row["organ"], row["value"], tuple(row["templates"]), _one_of(row["mode"], Mode)
-    bank_file.check_organ(organ, value, templates, arrays["faces"], arrays["positions"], features)
-    return cls(organ, value, cast(Mode, mode), templates, arrays["faces"], arrays["positions"], features)
+    faces, positions, places = arrays["faces"], arrays["positions"], arrays.get("places")
+    bank_file.check_organ(organ, value, templates, faces, positions, features, places)
+    return cls(organ, value, cast(Mode, mode), templates, faces, positions, features, places)
 
   def only(self, kept: Sequence[str]) -> OrganBank:
     """The same organ with these templates alone."""
     index = [self.templates.index(name) for name in kept]
     features = {stride: volume[index] for stride, volume in self.features.items()}
-    return dataclasses.replace(self, templates=tuple(kept), positions=self.positions[index], features=features)
+    places = None if self.places is None else self.places[index]
+    return dataclasses.replace(
+      self, templates=tuple(kept), positions=self.positions[index], features=features, places=places
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -168,6 +176,7 @@ class Bank:
         faces=plan.faces,
         positions=np.stack([position for position, _ in values]),
         features={stride: np.stack([taps[stride] for _, taps in values]) for stride in values[0][1]},
+        places=np.stack(list(plan.points.values())),
       )
     versions = {name: version(name) for name in ("medlsam_jax", "jax", "flax")}
     doubtful = [f"template {each.name}: {doubt}" for each in templates for doubt in each.scan.doubts]

@@ -59,6 +59,7 @@ def check_organ(
   faces: np.ndarray,
   positions: np.ndarray,
   features: dict[int, np.ndarray],
+  places: np.ndarray | None = None,
 ) -> None:
   """Holds what a file says of an organ against itself: a search would read past its end, or average what is no number.
 
@@ -77,6 +78,8 @@ def check_organ(
     raise ValueError(f"{organ}: faces of shape {faces.shape} and type {faces.dtype}")
   if faces.min() < 0 or faces.max() >= points:
     raise ValueError(f"{organ}: faces from {faces.min()} to {faces.max()} of {points} points")
+  if places is not None and (places.shape != positions.shape or places.dtype.kind not in "iu"):
+    raise ValueError(f"{organ}: places of shape {places.shape} and type {places.dtype} for positions {positions.shape}")
   for stride, volume in features.items():
     edge = volume.shape[2] if volume.ndim == 6 else 0
     if stride < 1 or not edge or volume.shape[:5] != (len(templates), points, edge, edge, edge) or not volume.shape[5]:

@@ -12,10 +12,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Float, Int, Num
 
+from medlsam_jax import notices
 from medlsam_jax.data import ct
 from medlsam_jax.errors import ConfigError
 from medlsam_jax.geometry import OFFSET_RANGE_MM, WORKING_SPACING_MM, Volume, WorkingGrid
-from medlsam_jax.localization import boxes, confidence, fine, programs, voting
+from medlsam_jax.localization import boxes, confidence, fine, programs, shapes, voting
 from medlsam_jax.localization.bank import Bank, OrganBank
 from medlsam_jax.localization.finding import Finding
 from medlsam_jax.localization.search_settings import SearchSettings
@@ -86,6 +87,8 @@ def find(
   organs = list(bank.organs.values())
   if not organs:
     return {}
+  if settings.shapes and any(organ.places is None for organ in organs):
+    notices.warn("the bank does not say where its points lie, so that shapes cannot be held against it: build it again")
   targets = _coarse(module, variables, padded, places, np.concatenate([o.mean_positions for o in organs]))
   voxels, scores, votes = _settle(module, variables, padded, targets.voxels, organs, settings, progress)
   findings, start = {}, 0
@@ -94,10 +97,13 @@ def find(
     own_scores = None if scores is None else scores[rows]
     own_votes = None if votes is None else votes.rows(rows, len(organ.templates))
     trust = _trust(organ, own_scores, own_votes, targets, rows, scan.grid, thresholds)
+    points = voxels[rows][organ.faces]
+    if settings.shapes and own_votes is not None and organ.places is not None:
+      points = shapes.fit(own_votes.voxels, own_votes.weights, organ.places, organ.faces)
     findings[organ.organ] = Finding(
       organ=organ.organ,
       value=organ.value,
-      points=boxes.points_to_scan((voxels[rows] - ct.PATCH_MARGIN)[organ.faces], scan.grid),
+      points=boxes.points_to_scan(points - ct.PATCH_MARGIN, scan.grid),
       verdict=confidence.judge(trust, thresholds),
       confidence=trust,
       doubts=(*confidence.doubts(trust, thresholds), *besides),

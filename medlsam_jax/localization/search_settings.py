@@ -41,8 +41,11 @@ class SearchSettings:
   with the weights `softmax(similarity / softness)`. It needs `centred`."""
   reach_mm: float = 36.0
   """How far from where the mean is found, along each axis, a single template is looked for."""
-  softness: float = 0.05
+  softness: float = 0.15
   """Difference in similarity by which one template weighs e times another."""
+  shapes: bool = False
+  """Hold what the templates find against their own shapes (`localization.shapes`). It needs templates `each`, and a
+  bank that says where its points lie; with an older one it does nothing, with a warning."""
 
   def __post_init__(self) -> None:
     """Refuse values that mean nothing."""
@@ -56,6 +59,8 @@ class SearchSettings:
       raise ConfigError(f"templates {self.templates!r}; choose mean or each")
     if self.templates == "each" and not self.centred:
       raise ConfigError("templates on their own are looked for with centred moves: set centred too")
+    if self.shapes and self.templates != "each":
+      raise ConfigError("shapes are held against templates on their own: set templates to each, or shapes to False")
     if self.shared_patches and self.organ_patches:
       raise ConfigError("shared_patches and organ_patches; points share one way or the other")
     if not (self.reach_mm >= WORKING_SPACING_MM and self.softness > 0):
@@ -91,7 +96,7 @@ class SearchSettings:
 EXACT = SearchSettings()
 FAST = SearchSettings(finest_stride=2, dtype="auto")
 ATLAS = dataclasses.replace(FAST, shared_patches=True)
-VOTE = dataclasses.replace(FAST, centred=True, templates="each")
+VOTE = dataclasses.replace(FAST, centred=True, templates="each", shapes=True)
 VOTE_FAST = dataclasses.replace(VOTE, organ_patches=True)
 PRESETS = {"exact": EXACT, "fast": FAST, "atlas": ATLAS, "vote": VOTE, "vote-fast": VOTE_FAST}
 """`exact` is the published arithmetic; `fast` leaves out features at full resolution; `atlas` besides lets organs share

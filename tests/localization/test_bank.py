@@ -199,6 +199,7 @@ def test_a_bank_comes_back_from_its_file(bank, network, tmp_path):
   for name, organ in bank.organs.items():
     assert np.array_equal(again.organs[name].faces, organ.faces)
     assert np.array_equal(again.organs[name].positions, organ.positions)
+    assert np.array_equal(again.organs[name].places, organ.places)
     assert all(np.array_equal(again.organs[name].features[s], v) for s, v in organ.features.items())
   assert [p.name for p in tmp_path.iterdir()] == ["torso.safetensors"]
 
@@ -219,6 +220,7 @@ def test_leaving_a_template_out_leaves_its_own_organs_out(bank):
   assert list(left.organs) == ["liver"]
   assert left.organs["liver"].templates == ("a",)
   assert np.array_equal(left.organs["liver"].mean_positions, bank.organs["liver"].positions[0])
+  assert np.array_equal(left.organs["liver"].places, bank.organs["liver"].places[:1])
 
 
 def test_a_subset_keeps_the_order_asked_for_and_names_what_is_missing(bank):

@@ -56,6 +56,8 @@ def test_a_good_bank_is_read(tmp_path):
     ({"features.4": GOOD["features.4"][:1]}, r"features of shape \(1, 6, 2, 2, 2, 4\) at stride 4"),
     ({"features.4": GOOD["features.4"][:, :, :1]}, "features of shape"),
     ({"features.2": spoilt(GOOD["features.2"], 0, np.inf)}, "liver: features.2 with NaN or infinite"),
+    ({"places": np.zeros((2, 5, 3), np.int32)}, r"liver: places of shape \(2, 5, 3\)"),
+    ({"places": np.zeros((2, 6, 3), np.float32)}, "liver: places of .* type float32"),
     ({"features.0": GOOD["features.4"]}, "at stride 0"),
     ({"value": 0}, "liver: label value 0"),
     ({"value": 2.5}, "liver: label value 2.5"),

@@ -156,6 +156,7 @@ def test_a_scan_on_the_other_working_grid_is_refused(network, bank, make_templat
     {"finest_stride": 3},
     {"dtype": "float16"},
     {"templates": "each"},
+    {"shapes": True, "centred": True},
     {"templates": "one", "centred": True},
     {"shared_patches": True, "organ_patches": True},
     {"reach_mm": 1.0},

@@ -31,6 +31,7 @@ def test_a_template_finds_its_own_points_exactly_and_weighs_most(network, make_t
     alone,
     templates=("a", "b"),
     positions=np.tile(alone.positions, (2, 1, 1)),
+    places=None,
     features={4: np.concatenate([alone.features[4], other / np.linalg.norm(other, axis=-1, keepdims=True)])},
   )
   module, variables = programs.prepare(network)
@@ -76,6 +77,33 @@ def test_what_single_templates_say_adds_up_to_the_finding(network, bank, make_te
   np.testing.assert_allclose(agreement.weights, 0.5, atol=1e-5)
   assert all(-1 <= similarity <= 1 for similarity in agreement.by_template.values())
   assert agreement.face_spread_mm > 0 and agreement.face_spread > 0
+
+
+def test_shapes_bring_faces_to_where_the_templates_have_them(network, bank, make_template, tmp_path):
+  """Of random weights every point goes somewhere else; the templates' extents and other points pull them together."""
+  scan = make_template("q", 3, shape=(70, 60, 66)).scan
+  apart = search.find(network, bank, scan, settings=EACH)
+  shaped = dataclasses.replace(EACH, shapes=True)
+  together = search.find(network, bank, scan, settings=shaped)
+  extent = np.array(LIVER[1]) - LIVER[0] + 1
+
+  def off(found):
+    box = found["liver"].box.array()
+    return np.abs(box[1] - box[0] + 1 - extent).sum()
+
+  assert off(together) < off(apart)
+  bank.save(tmp_path / "bank.safetensors")
+  again = search.find(network, Bank.load(tmp_path / "bank.safetensors"), scan, settings=shaped)
+  assert np.array_equal(again["liver"].points, together["liver"].points)
+
+
+def test_a_bank_without_places_is_searched_without_shapes_and_says_so(network, bank, make_template):
+  scan, old = make_template("q", 3).scan, bank.subset(["kidney"])
+  old.organs["kidney"] = dataclasses.replace(old.organs["kidney"], places=None)
+  with pytest.warns(UserWarning, match="does not say where its points lie"):
+    shaped = search.find(network, old, scan, settings=dataclasses.replace(EACH, shapes=True))
+  plain = search.find(network, old, scan, settings=EACH)
+  assert np.array_equal(shaped["kidney"].points, plain["kidney"].points)
 
 
 def test_templates_that_lack_a_point_weigh_nothing():
