@@ -8,7 +8,7 @@ import fsspec
 import numpy as np
 import pytest
 
-from medlsam_jax.data import loader, prepare, shards
+from medlsam_jax.data import loader, pairs, prepare, shards
 from medlsam_jax.data.ct import to_working_grid
 from medlsam_jax.data.scans import ReadingOptions, list_scans, read_volume
 from medlsam_jax.errors import InputError
@@ -149,3 +149,49 @@ def test_lanes_share_out_the_shards_and_one_that_is_alone_serves_all():
   assert five == [{0, 2, 4}, {1, 3}]
   one = [{n for n, _ in loader.Prepared(index(1), 1.0).lane(lane, 2).positions} for lane in range(2)]
   assert one == [{0}, {0}]
+
+
+def test_eight_bits_take_less_and_read_back_within_half_a_step(listed, tmp_path):
+  with pytest.warns(UserWarning, match="listed twice"):
+    sources = list_scans(listed)
+  for bits in (16, 8):
+    prepare.prepare(sources, str(tmp_path / str(bits)), bits=bits)
+  wide, narrow = (shards.read_index(str(tmp_path / str(bits))) for bits in (16, 8))
+  assert narrow.shards[0]["bytes"] < 0.6 * wide.shards[0]["bytes"]
+  scans = [shards.ShardReader(index, [0])[0] for index in (wide, narrow)]
+  assert [scan.intensity.dtype for scan in scans] == [np.uint16, np.uint8]
+  exact, rounded = (scan.intensity / scan.scale for scan in scans)
+  assert 0 < np.abs(exact - rounded).max() <= 0.5 / 255 + 1e-5
+  assert shards.check(str(tmp_path / "8")) == []
+  cubes = [pairs.cut_cube(scan, np.array(scan.intensity.shape) // 2, 16) for scan in scans]
+  np.testing.assert_allclose(cubes[0], cubes[1], atol=0.5 / 255 + 1e-5)
+  with pytest.raises(InputError, match=r"holds scans of 8 bits, not 16; choose another folder"):
+    prepare.prepare(sources, str(tmp_path / "8"))
+
+
+def test_records_of_before_bits_were_told_are_of_sixteen(mini_queries):
+  made = pairs.TrainingScan.of("q0", to_working_grid(read_volume(mini_queries / "q0_ct.nii.gz")).intensity)
+  line, _, values = shards.encode(made).partition(b"\n")
+  head = json.loads(line)
+  del head["bits"]
+  read = shards.decode(json.dumps(head).encode() + b"\n" + values)
+  np.testing.assert_allclose(read.intensity / 65535, made.intensity, atol=1e-5)
+
+
+def test_scans_made_in_memory_become_a_set_once(tmp_path):
+  made = [
+    pairs.TrainingScan.of(str(seed), np.random.default_rng(seed).random((9, 8, 7), dtype=np.float32))
+    for seed in range(3)
+  ]
+  folder = str(tmp_path / "set")
+  prepare.write_set(made, folder, bits=8, scans_per_shard=2)
+  index = shards.read_index(folder)
+  assert [shard["records"] for shard in index.shards] == [2, 1] and shards.check(folder) == []
+  assert [row["name"] for row in index.scans] == ["0", "1", "2"]
+  for position, scan in enumerate(made):
+    np.testing.assert_allclose(
+      shards.ShardReader(index, [0, 1])[position].intensity / 255, scan.intensity, atol=0.5 / 255 + 1e-6
+    )
+  before = (tmp_path / "set" / "index.json").read_bytes()
+  prepare.write_set(made[:1], folder, bits=8)
+  assert (tmp_path / "set" / "index.json").read_bytes() == before

@@ -82,3 +82,34 @@ def test_noise_stays_under_its_largest_strength():
   flat = jnp.zeros((40, 40, 40))
   strengths = [float(augment.add_noise(jax.random.key(s), flat, 0.2).std()) for s in range(10)]
   assert min(strengths) > 0 and max(strengths) < 0.205 and np.ptp(strengths) > 0.05
+
+
+def test_blur_is_the_mean_of_neighbours_along_chosen_axes_and_keeps_constants(cube):
+  key = jax.random.key(1)
+  blurred = augment.blur(key, cube, 1.0)
+  weights = jax.random.uniform(jax.random.split(key)[1], (3,)) / 3
+  expected = np.asarray(cube)
+  for axis, weight in enumerate(np.asarray(weights)):
+    expected = ndimage.convolve1d(expected, [weight, 1 - 2 * weight, weight], axis, mode="nearest")
+  np.testing.assert_allclose(blurred, expected, atol=1e-5)
+  np.testing.assert_allclose(augment.blur(key, jnp.full((9, 9, 9), 0.3), 1.0), 0.3, rtol=1e-5)
+  np.testing.assert_array_equal(augment.blur(key, cube, 0.0), cube)
+
+
+def test_a_cut_view_shows_nothing_beyond_its_plane_and_claims_no_place_there(cube, warp):
+  directions = set()
+  for seed in range(12):
+    view, places = warp(jax.random.key(seed), cube, only(cut_probability=1.0))
+    hidden = np.asarray((places > 1e4).all(-1))
+    assert (np.asarray(view)[hidden] == 0).all() and not hidden[24:40, 24:40, 24:40].any()
+    np.testing.assert_allclose(np.asarray(view)[~hidden], np.asarray(cube)[8:72, 8:72, 8:72][~hidden], atol=1e-5)
+    layers = [hidden.mean(tuple({0, 1, 2} - {axis})) for axis in range(3)]
+    flat = [axis for axis in range(3) if set(layers[axis].tolist()) == {0.0, 1.0}]
+    assert len(flat) == 1 or not hidden.any()
+    directions |= {(axis, bool(layers[axis][0])) for axis in flat}
+  assert len(directions) >= 4
+
+
+def test_without_cuts_every_place_is_shown(cube, warp):
+  for seed in range(5):
+    assert float(warp(jax.random.key(seed), cube, only(cut_probability=0.0))[1].max()) < EDGE

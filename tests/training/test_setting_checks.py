@@ -63,7 +63,7 @@ def test_fields_are_named_before_a_scan_is_read(tmp_path, monkeypatch, fields, w
   assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("mode", ["", "tiny", "smoke"])
+@pytest.mark.parametrize("mode", ["", "open", "tiny", "smoke"])
 def test_our_own_configs_pass(mode):
   from medlsam_jax.cli.settings import resolve
   from medlsam_jax.training.settings import PretrainSettings
