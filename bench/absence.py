@@ -136,7 +136,7 @@ def report(rows: list[dict], thresholds: confidence.Thresholds) -> dict[str, flo
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("--network", default="tiny")
+  parser.add_argument("--network", default="open")
   parser.add_argument("--templates", type=Path)
   parser.add_argument("--queries", type=Path)
   parser.add_argument("--organs", nargs="*")

@@ -158,7 +158,7 @@ def main(words: Sequence[str] | None = None) -> None:
   parser = argparse.ArgumentParser(
     prog="python -m bench.real_people", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument("--network", default="tiny")
+  parser.add_argument("--network", default="open")
   parser.add_argument("--search", default="exact", choices=PRESETS)
   parser.add_argument("--steps", type=int, help="refinements of each point (default: the search's own)")
   parser.add_argument(

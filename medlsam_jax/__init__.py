@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
   from medlsam_jax import errors as errors
   from medlsam_jax import metrics as metrics
+  from medlsam_jax.data.packaged import packaged_templates as packaged_templates
   from medlsam_jax.data.scans import read_volume as read_volume
   from medlsam_jax.data.templates import read_templates as read_templates
   from medlsam_jax.loading import load as load
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _HOMES = {
   "read_volume": "medlsam_jax.data.scans",
   "read_templates": "medlsam_jax.data.templates",
+  "packaged_templates": "medlsam_jax.data.packaged",
   "read_boxes": "medlsam_jax.results.box_input",
   "load": "medlsam_jax.loading",
   "Bank": "medlsam_jax.localization.bank",
@@ -30,7 +32,18 @@ _HOMES = {
 }
 _MODULES = ("errors", "metrics")
 
-__all__ = ["Bank", "errors", "load", "localize", "metrics", "read_boxes", "read_templates", "read_volume", "segment"]
+__all__ = [
+  "Bank",
+  "errors",
+  "load",
+  "localize",
+  "metrics",
+  "packaged_templates",
+  "read_boxes",
+  "read_templates",
+  "read_volume",
+  "segment",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -27,9 +27,9 @@ from medlsam_jax.porting.rules import shapes_of
 from medlsam_jax.porting.torch_file import read_tensors
 from medlsam_jax.porting.weights_file import FORMAT, is_ours, read_weights, write_weights
 
-TINY = "tiny"
-"""Name of the network that is in the package, for the demo and the tests."""
-_TINY_FILE = "medlam_tiny.safetensors"
+PACKAGED = {"open": "medlam_open.safetensors", "tiny": "medlam_tiny.safetensors"}
+"""Networks that are in the package: `open`, which has learned from real scans of many people and is the default, and
+`tiny`, a quick one for tests and trials."""
 
 _MOST_CHANNELS, _LARGEST_EDGE = 4096, 1024
 """Larger numbers in a header are damage, and must not decide how much memory is taken."""
@@ -39,7 +39,7 @@ def load(path_or_name: str | os.PathLike[str], kind: str | None = None, for_trai
   """A network with its weights.
 
   Args:
-    path_or_name: `tiny` (in the package); the name of published weights that are in the user's cache, such as
+    path_or_name: `open` or `tiny` (in the package); the name of published weights that are in the user's cache, such as
       `litemedsam` (`medlsam weights get litemedsam` puts them there); one of our files; or a published checkpoint
       (.pth, .tar, .safetensors), which is converted in memory.
     kind: refuse any other kind; needed for a ViT-B checkpoint that may be SAM's or MedSAM's.
@@ -129,12 +129,12 @@ def get(name: str, file: str | os.PathLike[str] | None = None, progress: Progres
 
 
 def _find(path_or_name: str | os.PathLike[str]) -> tuple[Path, str]:
-  """File and name for messages. Names win over files of the same name; `./tiny` is a file."""
-  if path_or_name == TINY:
-    path = Path(str(importlib.resources.files("medlsam_jax") / "weights" / _TINY_FILE))
+  """File and name for messages. Names win over files of the same name; `./open` is a file."""
+  if isinstance(path_or_name, str) and path_or_name in PACKAGED:
+    path = Path(str(importlib.resources.files("medlsam_jax") / "weights" / PACKAGED[path_or_name]))
     if not path.is_file():
-      raise WeightsError(f"{path}: this installation lacks the tiny network; install the package again")
-    return path, TINY
+      raise WeightsError(f"{path}: this installation lacks the network {path_or_name}; install the package again")
+    return path, path_or_name
   if isinstance(path_or_name, str) and path_or_name in PUBLISHED:
     path = cached_weights(path_or_name)
     if not path.is_file():
@@ -142,7 +142,7 @@ def _find(path_or_name: str | os.PathLike[str]) -> tuple[Path, str]:
     return path, path_or_name
   path = Path(path_or_name)
   if not path.is_file():
-    names = ", ".join((TINY, *PUBLISHED))
+    names = ", ".join((*PACKAGED, *PUBLISHED))
     raise WeightsError(f"{path}: no such file, and no name of weights ({names})")
   return path, str(path)
 

@@ -131,7 +131,7 @@ def test_names_that_are_not_there_say_what_to_do(tmp_path, monkeypatch):
   monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
   with pytest.raises(WeightsError, match="run: medlsam weights get litemedsam"):
     loading.load("litemedsam")
-  with pytest.raises(WeightsError, match=r"nothing: no such file, and no name of weights \(tiny, litemedsam"):
+  with pytest.raises(WeightsError, match=r"nothing: no such file, and no name of weights \(open, tiny, litemedsam"):
     loading.load("nothing")
 
 
@@ -200,16 +200,15 @@ def test_loading_makes_no_warnings(converted):
     loading.load(converted)
 
 
-def test_the_tiny_network_is_in_the_package():
-  path, source = loading._find("tiny") if loading_has_tiny() else pytest.skip("the tiny weights are not trained yet")
-  assert source == "tiny" and path.stat().st_size <= 4 << 20
-  assert loading.load("tiny").kind == "medlam"
+@pytest.mark.parametrize(("name", "most_mb", "width"), [("open", 14, 16), ("tiny", 4, 8)])
+def test_networks_are_in_the_package(name, most_mb, width):
+  path, source = loading._find(name)
+  assert source == name and path.stat().st_size <= most_mb << 20
+  network = loading.load(name)
+  assert network.kind == "medlam" and network.module.base_channels == width
 
 
-def loading_has_tiny():
-  try:
-    loading._find("tiny")
-  except WeightsError as error:
-    assert "install the package again" in str(error)
-    return False
-  return True
+def test_a_packaged_network_that_is_missing_says_how_to_mend_it(monkeypatch, tmp_path):
+  monkeypatch.setattr(loading.importlib.resources, "files", lambda _: tmp_path)
+  with pytest.raises(WeightsError, match="lacks the network open; install the package again"):
+    loading.load("open")

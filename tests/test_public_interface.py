@@ -37,6 +37,7 @@ def test_every_promised_name_is_there():
     "load",
     "localize",
     "metrics",
+    "packaged_templates",
     "read_boxes",
     "read_templates",
     "read_volume",
@@ -67,7 +68,7 @@ def test_page_names_every_argument(name, thing):
 def test_the_pages_example_runs(mini_templates, mini_queries, small_network_file, tmp_path, monkeypatch):
   """The first block of code on the page, with small files in place of the named ones."""
   code = re.search(r"```python\n(.*?)```", PAGE.read_text(), re.S)[1]
-  code = code.replace('"tiny"', f'"{small_network_file}"').replace('"templates/"', f'"{mini_templates}"')
+  code = code.replace('"open"', f'"{small_network_file}"').replace('"templates/"', f'"{mini_templates}"')
   code = code.replace('"query_ct.nii.gz"', f'"{mini_queries / "q0_ct.nii.gz"}"')
   code = code.replace('"query_seg.nii.gz"', f'"{tmp_path / "s.nii.gz"}"').replace("liver", "beta")
   code = code.replace('mode="SPL"', 'mode="WPL"')

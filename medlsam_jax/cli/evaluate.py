@@ -254,13 +254,15 @@ def _baseline(
   arguments: argparse.Namespace, cases: Sequence[Case], organs: Sequence[str], terminal: Terminal
 ) -> MeanBoxes | None:
   """The templates' mean boxes, where there are templates; warns of scans that are among them."""
-  from medlsam_jax.data.templates import read_templates
+  from medlsam_jax.cli import sources
+  from medlsam_jax.data.packaged import NAMES
   from medlsam_jax.evaluation.baseline import MeanBoxes
 
-  if arguments.templates is None:
+  region = arguments.bank if arguments.bank in NAMES else None
+  if arguments.templates is None and region is None:
     return None
   with terminal.bar("placing the baseline"):
-    templates = read_templates(arguments.templates, list(organs), arguments.labels)
+    templates = sources.templates_of(arguments.templates, region, list(organs), arguments.labels)
   used = {Path(template.scan.source).resolve() for template in templates}
   for case in cases:
     if case.scan is not None and case.scan.path.resolve() in used:

@@ -110,9 +110,10 @@ def add_network(parser: Any) -> None:
   """`--network`."""
   parser.add_argument(
     "--network",
-    default="tiny",
+    default="open",
     metavar="NAME_OR_FILE",
-    help="localization network: `tiny` (in the package, a demonstration), or a weights file (default: tiny)",
+    help="localization network: `open` (in the package, learned from real scans), `tiny` (in the package, a quick one "
+    "for trials), or a weights file (default: open)",
   )
 
 
@@ -131,7 +132,7 @@ def add_bank_building(parser: Any) -> None:
     type=positive_int,
     metavar="VOXELS",
     help="edge of the cube around a template point that is compared, in voxels of 3 mm (default: as the network asks "
-    "for, 16 for tiny; else the published 8)",
+    "for, 16 for open and tiny; else the published 8)",
   )
   parser.add_argument("--labels", metavar="FILE", help="labels.json for all templates (default: the one beside them)")
 
@@ -140,7 +141,12 @@ def add_search(parser: argparse.ArgumentParser) -> None:
   """Everything that a search needs."""
   group = parser.add_argument_group("where the organs are looked up")
   group.add_argument("--templates", metavar="PATH", help="folder or list of example scans with organs marked")
-  group.add_argument("--bank", metavar="FILE", help="what `medlsam bank build` or --save-bank made of them")
+  group.add_argument(
+    "--bank",
+    metavar="FILE_OR_NAME",
+    help="what `medlsam bank build` or --save-bank made of them; or `headneck` (seven organs) or `torso` (61), built "
+    "once from scans in the package, also beside --templates",
+  )
   group.add_argument("--save-bank", metavar="FILE", help="keep the bank built from --templates, to use it with --bank")
   add_network(group)
   add_bank_building(group)

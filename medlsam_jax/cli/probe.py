@@ -31,7 +31,7 @@ def add_to(commands: Any) -> None:
     "  of several networks a line each, as they come.",
   )
   parser.add_argument(
-    "networks", metavar="CHECKPOINT", nargs="+", help="folder of a pre-training run, a weights file, or `tiny`"
+    "networks", metavar="CHECKPOINT", nargs="+", help="folder of a pre-training run, a weights file, `open` or `tiny`"
   )
   parser.add_argument("--step", type=options.positive_int, metavar="N", help="checkpoint to take (default: the newest)")
   parser.add_argument(

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medlsam_jax.cli import growing_bank
 from medlsam_jax.cli.terminal import Terminal
 from medlsam_jax.display import count
-from medlsam_jax.errors import ConfigError
+from medlsam_jax.errors import ConfigError, OutputError, TemplateError
 
 if TYPE_CHECKING:
+  from collections.abc import Sequence
+
   from medlsam_jax.data.scans import ReadingOptions
+  from medlsam_jax.data.templates import Templates
   from medlsam_jax.localization.bank import Bank
   from medlsam_jax.localization.kept import KeptOutputs
   from medlsam_jax.models.network import Network
@@ -23,17 +28,26 @@ def check_search(arguments: argparse.Namespace) -> None:
   """Refuses options that contradict each other, before anything is loaded.
 
   Raises:
-    ConfigError: neither or both of `--templates` and `--bank`, or options of building with a finished bank.
+    ConfigError: neither of `--templates` and `--bank`, both of them unless the bank is one of the package, or options
+      of building with a finished bank.
     OutputError: `--save-bank` cannot be written.
   """
+  from medlsam_jax.data.packaged import NAMES
   from medlsam_jax.results.staging import require_writable
 
-  if (arguments.templates is None) == (arguments.bank is None):
-    raise ConfigError("give --templates PATH (example scans with organs marked) or --bank FILE, one of them")
+  nothing = arguments.templates is None and arguments.bank is None
+  built = arguments.bank is not None and arguments.bank not in NAMES
+  if nothing or (built and arguments.templates is not None):
+    raise ConfigError(
+      "give --templates PATH (example scans with organs marked) or --bank FILE, one of them; or --bank "
+      f"{' or '.join(NAMES)} (in the package), alone or beside --templates"
+    )
   for option in ("mode", "interval_mm", "template_edge", "labels", "save_bank"):
-    if arguments.bank is not None and getattr(arguments, option) is not None:
+    if built and getattr(arguments, option) is not None:
       name = option.replace("_", "-")
       raise ConfigError(f"--{name} is about building a bank from --templates; {arguments.bank} is built already")
+  if arguments.bank is not None and arguments.labels is not None:
+    raise ConfigError(f"--labels would name the organs of {arguments.bank} too; put labels.json beside your templates")
   if arguments.save_bank is not None:
     require_writable(Path(arguments.save_bank).parent)
 
@@ -47,54 +61,90 @@ def bank_of(
     TemplateError: templates or bank cannot be used, or do not have an organ.
     OutputError: `--save-bank` cannot be written.
   """
+  from medlsam_jax.data.packaged import NAMES
   from medlsam_jax.localization.bank import Bank
   from medlsam_jax.results.staging import folder_for
 
-  if arguments.bank is not None:
-    bank, source = Bank.load(arguments.bank), arguments.bank
-    if arguments.organs is not None:
-      bank = bank.subset(arguments.organs)
-    bank.check_network(network)
-    for note in bank.notes:  # of a bank that is built now they are warned then
-      terminal.warn(f"{source}: {note}")
-    return bank, source, None
-  bank, kept = build_bank(arguments, arguments.templates, network, terminal)
+  if arguments.bank is not None and arguments.bank not in NAMES:
+    return _finished(Bank.load(arguments.bank), arguments.bank, arguments, network, terminal), arguments.bank, None
+  region: str | None = arguments.bank
+  place = None if region is None or arguments.templates is not None else _place_of(region, arguments, network)
+  if place is not None and place.is_file():
+    with contextlib.suppress(TemplateError):  # one that is damaged is built again
+      return _finished(Bank.load(place), str(region), arguments, network, terminal), str(region), None
+  bank, kept = build_bank(arguments, arguments.templates, network, terminal, region=region)
+  source = " and ".join(each for each in (region, arguments.templates) if each is not None)
+  if place is not None and arguments.organs is None:
+    _keep(bank, place, terminal)
+    kept.clear()
   if arguments.save_bank is not None:
     terminal.warn_replaced(arguments.save_bank)
     with folder_for(Path(arguments.save_bank).parent):
       bank.save(arguments.save_bank)
     terminal.say(f"bank: {arguments.save_bank}")
     kept.clear()
-  return bank, arguments.templates, kept
+  return bank, source, kept
+
+
+def _finished(bank: Bank, source: str, arguments: argparse.Namespace, network: Network, terminal: Terminal) -> Bank:
+  """A bank that was built before, of the organs asked for."""
+  if arguments.organs is not None:
+    bank = bank.subset(arguments.organs)
+  bank.check_network(network)
+  for note in bank.notes:  # of a bank that is built now they are warned then
+    terminal.warn(f"{source}: {note}")
+  return bank
+
+
+def _place_of(region: str, arguments: argparse.Namespace, network: Network) -> Path:
+  """Where the bank of a region in the package is kept in the user's cache: by all that makes it what it is."""
+  from medlsam_jax.installation import version
+  from medlsam_jax.porting.fetch import cache_folder
+
+  building = (arguments.mode, arguments.interval_mm, arguments.template_edge, version("medlsam_jax"))
+  said = "|".join(map(str, (network.sha256, *building)))
+  return cache_folder() / "banks" / f"{region}-{hashlib.sha256(said.encode()).hexdigest()[:16]}.safetensors"
+
+
+def _keep(bank: Bank, place: Path, terminal: Terminal) -> None:
+  """Keeps a bank of the package for the next command; where that cannot be, the next one builds it again."""
+  try:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    bank.save(place)
+  except (OSError, OutputError) as error:
+    terminal.warn(f"the bank cannot be kept for the next time ({error})")
+  else:
+    terminal.say(f"bank: kept for the next time in {place}")
 
 
 def build_bank(
   arguments: argparse.Namespace,
-  templates: str,
+  templates: str | None,
   network: Network,
   terminal: Terminal,
   reading: ReadingOptions | None = None,
+  region: str | None = None,
 ) -> tuple[Bank, KeptOutputs]:
   """A bank from a folder or list of templates, with `--organs` and what `options.add_bank_building` adds.
 
   `reading` is how the templates are read; where `--series` and `--hu-offset` speak of queries, they are not meant.
+  `region` names templates in the package, which come before those of the folder.
 
   Returns:
     The bank, and what was kept while it grew: the caller clears it when the bank is saved or was used.
   """
-  from medlsam_jax.data.templates import read_templates
   from medlsam_jax.localization.bank import Bank
   from medlsam_jax.localization.kept import KeptOutputs
 
   with terminal.bar("reading templates"):
-    read = read_templates(templates, arguments.organs, arguments.labels, **({} if reading is None else vars(reading)))
+    read = templates_of(templates, region, arguments.organs, arguments.labels, reading)
   organs = arguments.organs or list(dict.fromkeys(organ for template in read for organ in template.organs))
   kept = KeptOutputs(growing_bank.folder())
   with terminal.bar(f"building the bank from {count(len(read), 'template')}") as bar:
     bank = Bank.build(
       network,
       read,
-      arguments.mode or "SPL",
+      arguments.mode or ("SPL" if region is None else "WPL"),
       12.0 if arguments.interval_mm is None else arguments.interval_mm,
       organs=arguments.organs,
       template_edge=arguments.template_edge,
@@ -106,6 +156,25 @@ def build_bank(
   for sentence in read.left_out:
     terminal.say(f"  {sentence}")
   return bank, kept
+
+
+def templates_of(
+  path: str | None,
+  region: str | None,
+  organs: Sequence[str] | None,
+  labels_file: str | None,
+  reading: ReadingOptions | None = None,
+) -> Templates:
+  """Those of a folder or list, those of a region in the package, or both, which may have other organs.
+
+  Raises:
+    TemplateError: they cannot be used, or no template has an organ.
+  """
+  from medlsam_jax.data.packaged import folder_of
+  from medlsam_jax.data.templates import read_templates
+
+  places = [Path(each) for each in (region and folder_of(region), path) if each is not None]
+  return read_templates(places, organs, labels_file, **({} if reading is None else vars(reading)))
 
 
 def predictor_of(model: str, terminal: Terminal) -> Predictor:

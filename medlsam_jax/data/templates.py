@@ -119,14 +119,14 @@ class _LeftOut:
 
 
 def read_templates(
-  path: str | os.PathLike[str],
+  path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
   organs: Sequence[str] | None = None,
   labels_file: str | os.PathLike[str] | None = None,
   *,
   series: str | None = None,
   hu_offset: float | None = None,
 ) -> Templates:
-  """Reads the templates of a folder, a list file or one scan.
+  """Reads the templates of a folder, a list file or one scan, or of several such together.
 
   Args:
     organs: keep these only; None keeps all. A template without any of them is left out.
@@ -143,14 +143,16 @@ def read_templates(
     InputError: no template can be used; the file and the organ are named. Label maps on another grid than their scan,
       values that the table does not name (only when `organs` is None), points as in `data.point_files`.
   """
-  path = Path(path)
+  paths = [Path(each) for each in ([path] if isinstance(path, str | os.PathLike) else path)]
+  where = ", ".join(map(str, paths))
   options = scans.ReadingOptions(series, hu_offset)
   table = None if labels_file is None else read_label_table(labels_file)
   left, cases = _LeftOut(), []
-  for scan, files in _pairs(path, left):
+  pairs = [pair for each in paths for pair in _pairs(each, left)]
+  for scan, files in pairs if len(paths) == 1 else _named(pairs):
     with left.instead_of_raising():
       cases.append(_annotations(scan, files, table, strict=organs is None))
-  wanted = _wanted(path, organs, cases, left)
+  wanted = _wanted(where, organs, cases, left)
   numbers = _numbers(cases, wanted)
   if organs is None:
     _warn_unnamed(cases)
@@ -171,12 +173,12 @@ def read_templates(
   if not templates and left.errors:
     raise left.errors[0]
   if not templates:
-    raise TemplateError(f"{path}: no organ is marked in any template")
+    raise TemplateError(f"{where}: no organ is marked in any template")
   for sentence in left.sentences:
     notices.warn(sentence)
   gone = [organ for organ in organs or () if not any(organ in template.organs for template in templates)]
   if gone:
-    raise TemplateError(f"{path}: {', '.join(gone)}: only in templates that were left out: {left.errors[0]}")
+    raise TemplateError(f"{where}: {', '.join(gone)}: only in templates that were left out: {left.errors[0]}")
   return Templates(templates, left.sentences)
 
 
@@ -309,7 +311,7 @@ def _warn_unnamed(cases: list[_Annotations]) -> None:
     )
 
 
-def _wanted(path: Path, organs: Sequence[str] | None, cases: list[_Annotations], left: _LeftOut) -> set[str]:
+def _wanted(where: str, organs: Sequence[str] | None, cases: list[_Annotations], left: _LeftOut) -> set[str]:
   available = list(dict.fromkeys(organ for case in cases for organ in (*case.values, *case.points)))
   if organs is None:
     return set(available)
@@ -320,7 +322,7 @@ def _wanted(path: Path, organs: Sequence[str] | None, cases: list[_Annotations],
     if organ not in available:
       why = "no voxels in any template" if organ in named else "unknown"
       lost = "".join(f"; {sentence}" for sentence in left.sentences if left.errors)
-      raise TemplateError(f"{path}: organ {organ!r}: {why}; the templates have {', '.join(available) or 'none'}{lost}")
+      raise TemplateError(f"{where}: organ {organ!r}: {why}; the templates have {', '.join(available) or 'none'}{lost}")
   return set(organs)
 
 

@@ -97,13 +97,23 @@ def test_demo_runs_from_phantoms_to_the_picture(medlsam, painter, small_network_
   original = phantom.make_phantom
   monkeypatch.setattr(phantom, "make_phantom", lambda seed, *_: original(seed, (12.0, 12.0, 12.0)))
   monkeypatch.setattr(demo, "ORGANS", ("liver", "sacrum"))
-  result = medlsam("demo", "--out", tmp_path / "demo", "--network", small_network_file, "--model", "none")
+  words = ["--out", tmp_path / "demo", "--network", small_network_file, "--model", "none"]
+  result = medlsam("demo", "--phantoms", *words)
   assert result.code == 0
   assert "box IoU" in result.out and "Dice" in result.out and "baseline IoU" in result.out
   picture = tmp_path / "demo" / "phantom_004_preview.png"
   assert f"picture: {picture}" in result.out and picture.exists()
   assert (tmp_path / "demo" / "evaluation.json").exists()
   assert "virtual patients or phantoms" in result.out
+
+
+def test_demo_on_a_person_scores_the_scan_in_the_package(medlsam, painter, small_network_file, tmp_path, monkeypatch):
+  monkeypatch.setenv("MEDLSAM_CACHE", str(tmp_path / "cache"))
+  result = medlsam("demo", "--out", tmp_path / "demo", "--network", small_network_file, "--model", "none")
+  assert result.code == 0, result.err
+  assert "baseline IoU" in result.out and "mandible" in result.out and "seen without labels" in result.out
+  assert "virtual patients or phantoms" not in result.out
+  assert f"picture: {tmp_path / 'demo' / 'kbp_059_preview.png'}" in result.out
 
 
 def test_demo_does_not_use_phantoms_of_the_training():

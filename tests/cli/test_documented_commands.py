@@ -116,7 +116,7 @@ def stand_ins(monkeypatch, painter, small_network_file):
   from medlsam_jax.training import cluster, export, finetune, loop
 
   find = loading._find
-  published = ("tiny", *loading.PUBLISHED)
+  published = (*loading.PACKAGED, *loading.PUBLISHED)
   weights = ({"params": {"x": np.zeros(1, np.float32)}}, {"kind": "litemedsam", "trained_steps": "1"})
   monkeypatch.setattr(loading, "_find", lambda name: find(small_network_file if name in published else name))
   monkeypatch.setattr(loading, "get", lambda name, *_, **__: Path(name))
