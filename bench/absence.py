@@ -1,52 +1,53 @@
-"""Does the search say so when an organ is gone? Labelled scans, cropped along z so that organs are gone or cut.
+"""Does the search say so when an organ is gone, or its box wrong? Labelled scans cropped along z, and nonsense.
 
-python -m bench.absence [--network tiny] [--templates DIR --queries DIR] [--out out/bench/absence.json]
+python -m bench.absence [--network NAME_OR_FILE] [--templates DIR --queries DIR] [--out out/bench/absence]
+python -m bench.absence --network open.safetensors --data ../shared/data --set tuning --fit open_calibrated.safetensors
 
-Without folders, templates and queries are phantoms. Prints, for each true state of an organ, how often each verdict
-was given, then sensitivity (gone organs called outside) and specificity (whole or cut organs not called so), and the
-measures that verdicts rest on. The JSON keeps one row per organ and crop, so that thresholds can be chosen without
-searching again: `--rejudge FILE` applies the thresholds of the day to it.
+Without folders, templates and queries are phantoms. With `--data` they are real people (heads and necks, `--set`), and
+besides their crops come scans of the trunk, and scans upside down, mirrored, like an MR, and label maps.
+
+Prints, for each true state of an organ, how often each verdict was given; sensitivity (gone organs called outside) and
+specificity (whole or cut organs not called so); AUC of gone against there and of IoU below .4; how well probabilities
+are calibrated; and which nonsense is named. Searches are kept in OUT/NETWORK_SEARCH_SET.jsonl: the same call goes on
+where it was cut, `--seconds` ends it early, and thresholds can be chosen without searching again. `--fit FILE` fits the
+models of `medlsam_jax.localization.doubt` on the rows and writes the network with them in its header.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from bench import doubt_fit
+from bench.doubt_cases import NONSENSE, Case, crops, foreign, nonsense
+from bench.real_people import FIVE, require
+from medlsam_jax.cli.terminal import Terminal
 from medlsam_jax.data.phantom import make_phantom
+from medlsam_jax.data.scans import list_scans, read_volume
 from medlsam_jax.data.templates import Template, read_templates
-from medlsam_jax.geometry import WORKING_AXIS_CODES, Grid, Volume
+from medlsam_jax.evaluation.labelled import LabelledScan, read_labelled
+from medlsam_jax.evaluation.localization import score_box
+from medlsam_jax.geometry import Grid
 from medlsam_jax.loading import load
-from medlsam_jax.localization import confidence, search
+from medlsam_jax.localization import confidence, doubt, search
 from medlsam_jax.localization.bank import Bank
+from medlsam_jax.localization.finding import Finding
+from medlsam_jax.localization.kept import KeptOutputs
+from medlsam_jax.localization.search_settings import PRESETS
+from medlsam_jax.models.network import Network
+from medlsam_jax.porting.weights_file import read_weights, write_weights
 
-WINDOWS = {"whole": (0.0, 1.0), "lower": (0.0, 0.55), "upper": (0.45, 1.0), "middle": (0.25, 0.75)}
-"""Share of the height of the scan that a crop keeps, from the feet up."""
 STATES = ("whole", "cut", "gone")
 VERDICTS = ("found", "partly outside", "outside field of view", "uncertain")
-WHOLE_SHARE = 0.95
-"""Share of an organ's voxels in the crop from which it counts as whole."""
-
-
-def crop_along_z(volume: Volume, low: float, high: float) -> Volume:
-  """The slices between two shares of the height, counted from the feet."""
-  order, flip = volume.grid.axes_to(WORKING_AXIS_CODES)
-  axis, count = order[0], volume.grid.shape[order[0]]
-  first, last = round(low * count), round(high * count)
-  if flip[0]:
-    first, last = count - last, count - first
-  array = volume.array[tuple(slice(first, last) if a == axis else slice(None) for a in range(3))]
-  origin = np.zeros(3)
-  origin[axis] = first
-  affine = volume.affine.copy()
-  affine[:3, 3] = volume.grid.world_from_voxel(origin)
-  return Volume(np.ascontiguousarray(array), Grid(array.shape, affine), volume.source)
+PEOPLE_WITH_NONSENSE = 4
+"""Nonsense is made of every n-th person, of so many."""
 
 
 def phantom(seed: int) -> Template:
@@ -55,51 +56,75 @@ def phantom(seed: int) -> Template:
   return Template(f"phantom_{seed}", made.scan, made.labels, made.names, {})
 
 
-def states(query: Template, window: tuple[float, float], organs: list[str]) -> Iterator[tuple[str, str, float]]:
-  """Organ, its true state in the crop, and the share of it there. Organs that the query itself cuts are left out."""
-  assert query.labels is not None
-  cropped = crop_along_z(query.labels, *window).array
-  axis = query.labels.grid.axes_to(WORKING_AXIS_CODES)[0][0]
-  ends = np.moveaxis(query.labels.array, axis, 0)[[0, -1]]
-  for organ in organs:
-    value = query.values.get(organ)
-    if value is None or (ends == value).any():
+def cases(options: argparse.Namespace, templates: list[Template], organs: Sequence[str]) -> Iterator[Case]:
+  """The scans to search, people in turn, so that a run that is cut has some of each kind."""
+  if options.data is None:
+    for query in _queries(options):
+      yield from crops(query, organs)
+    return
+  names = {template.name for template in templates}
+  people = read_labelled(require(options.data / "headneck" / options.set), organs)
+  people = [query for query in people if query.name not in names][: options.count]
+  every = max(1, len(people) // PEOPLE_WITH_NONSENSE)
+  trunk = list_scans(require(options.data / "trunk"))
+  # other people of the trunk for choosing than for reporting
+  trunk = trunk[0::2] if options.set == "tuning" else trunk[1::2]
+  for number, query in enumerate(people):
+    yield from crops(query, organs)
+    if number % every == 0:
+      yield from nonsense(query, organs)
+    if number % 2 == 0 and number // 2 < len(trunk):
+      listed = trunk[number // 2]
+      yield foreign(read_volume(listed.path), listed.name, organs)
+
+
+def _queries(options: argparse.Namespace) -> list[LabelledScan]:
+  if options.queries:
+    return read_labelled(options.queries, options.organs)
+  made = [phantom(options.first_query + number) for number in range(4)]
+  return [LabelledScan(each.name, each.scan, each.labels, each.values) for each in made if each.labels is not None]
+
+
+def measure(network: Network, bank: Bank, options: argparse.Namespace, found: Iterator[Case], kept: Path) -> list[dict]:
+  """One row per case and organ; what is in `kept` is not searched again."""
+  rows = [json.loads(line) for line in kept.read_text().splitlines()] if kept.is_file() else []
+  done = {(row["query"], row["kind"]) for row in rows}
+  ends = time.monotonic() + (options.seconds or float("inf"))
+  kept.parent.mkdir(parents=True, exist_ok=True)
+  for case in found:
+    if (case.query, case.kind) in done:
       continue
-    share = float((cropped == value).sum() / (query.labels.array == value).sum())
-    yield organ, "gone" if share == 0 else "whole" if share >= WHOLE_SHARE else "cut", share
-
-
-def measure(network_name: str, templates: list[Template], queries: list[Template], mode: str) -> list[dict]:
-  """One row per query, crop and organ."""
-  network = load(network_name)
-  bank = Bank.build(network, templates, mode)
-  rows = []
-  for query in queries:
-    for name, window in WINDOWS.items():
-      truth = list(states(query, window, list(bank.organs)))
-      if not truth:
-        continue
-      scan = crop_along_z(query.scan, *window)
-      found = search.find(network, bank.subset([organ for organ, _, _ in truth]), scan)
-      for organ, state, share in truth:
-        trust = found[organ].confidence
-        kept = {
-          field.name: getattr(trust, field.name)
-          for field in dataclasses.fields(trust)
-          if field.name not in ("targets", "outside")
-        }
-        kept |= {"outside": trust.outside.tolist(), "targets": trust.targets.tolist(), "scan_shape": scan.grid.shape}
-        kept["spacing_mm"] = scan.spacing_mm.tolist()
-        rows.append({"query": query.name, "crop": name, "organ": organ, "state": state, "share": share, **kept})
-      print(f"{query.name} {name}: {len(truth)} organs", flush=True)
+    if time.monotonic() > ends:
+      print("no time is left; the same call goes on from here")
+      break
+    fresh = list(_searched(network, bank, options.search, case))
+    with kept.open("a") as file:
+      file.writelines(json.dumps(row) + "\n" for row in fresh)
+    rows += fresh
+    print(f"{case.query} {case.kind}: {len(fresh)} organs", flush=True)
   return rows
 
 
-def verdict(row: dict, thresholds: confidence.Thresholds) -> str:
-  """What `thresholds` say of a row."""
+def _searched(network: Network, bank: Bank, preset: str, case: Case) -> Iterator[dict]:
+  """All organs are looked for, as a user would; rows are of those whose state is known."""
+  found = search.find(network, bank, case.scan, settings=PRESETS[preset])
+  grid = case.scan.grid
+  said = doubt.measures(found, grid)
+  for organ, (state, box) in case.truth.items():
+    trust = found[organ].confidence
+    iou = None if box is None else score_box(found[organ].box, box, grid)[0]
+    kept = {name: getattr(trust, name) for name in ("visible", "similarity", "agent_spread_mm", "template_spread_mm")}
+    yield {
+      "query": case.query, "kind": case.kind, "organ": organ, "state": state, "iou": iou, "measures": said[organ],
+      "targets": trust.targets.tolist(),
+      "outside": trust.outside.tolist(), "shape": grid.shape, "spacing_mm": grid.spacing_mm.tolist(), **kept,
+    }  # fmt: skip
+
+
+def judge(row: dict, calibration: doubt.Calibration | None, thresholds: confidence.Thresholds) -> Finding:
+  """What a calibration, or without one the thresholds, say of a row."""
   targets = np.array(row["targets"])
-  spacing = np.diag([*row["spacing_mm"][::-1], 1.0])
-  grid = Grid(tuple(row["scan_shape"]), spacing)
+  grid = Grid(tuple(row["shape"]), np.diag([*row["spacing_mm"][::-1], 1.0]))
   trust = confidence.Confidence(
     targets=targets,
     outside=np.array(row["outside"]),
@@ -108,60 +133,162 @@ def verdict(row: dict, thresholds: confidence.Thresholds) -> str:
     agent_spread_mm=row["agent_spread_mm"],
     template_spread_mm=row["template_spread_mm"],
   )
-  return confidence.judge(trust, thresholds)
+  finding = Finding(row["organ"], 1, targets, confidence.judge(trust, thresholds), trust)
+  return finding if calibration is None else doubt.judge(finding, row["measures"], calibration, thresholds)
 
 
-def report(rows: list[dict], thresholds: confidence.Thresholds) -> dict[str, float]:
-  """Print the tables; returns sensitivity and specificity of `outside field of view`."""
-  counts = Counter((row["state"], verdict(row, thresholds)) for row in rows)
+def report(
+  rows: list[dict], calibration: doubt.Calibration | None, thresholds: confidence.Thresholds
+) -> dict[str, Any]:
+  """Prints the tables; returns what they rest on."""
+  found = [judge(row, calibration, thresholds) for row in rows]
+  seen = [(row, each) for row, each in zip(rows, found, strict=True) if row["kind"] not in NONSENSE]
+  counts = Counter((row["state"], each.verdict) for row, each in seen)
   print(f"{'state':8}" + "".join(f"{v:>24}" for v in VERDICTS))
   for state in STATES:
     print(f"{state:8}" + "".join(f"{counts[state, v]:24d}" for v in VERDICTS))
+  gone, there = ([pair for pair in seen if (pair[0]["state"] == "gone") is wanted] for wanted in (True, False))
   outside = VERDICTS[2]
-  gone = sum(counts["gone", v] for v in VERDICTS)
-  there = sum(counts[s, v] for s in STATES[:2] for v in VERDICTS)
-  result = {
-    "sensitivity": counts["gone", outside] / gone if gone else float("nan"),
-    "specificity": 1 - sum(counts[s, outside] for s in STATES[:2]) / there if there else float("nan"),
-  }
-  print(f"outside field of view: sensitivity {result['sensitivity']:.3f}, specificity {result['specificity']:.3f}")
-  for field in ("similarity", "agent_spread_mm", "template_spread_mm"):
-    print(f"{field:20} percentiles 5 / 50 / 95:")
-    for state in STATES:
-      values = [row[field] for row in rows if row["state"] == state and row[field] is not None]
-      if values:
-        print(f"  {state:6}" + " / ".join(f"{v:8.3f}" for v in np.percentile(values, (5, 50, 95))))
+  result: dict[str, Any] = {
+    "rows": len(rows), "people": len({row["query"] for row, _ in seen}), "gone": len(gone), "there": len(there),
+    "sensitivity": _share(each.verdict == outside for _, each in gone),
+    "specificity": _share(each.verdict != outside for _, each in there),
+    "auc_gone": doubt_fit.auc(*(np.array([_gone(row, each) for row, each in pairs]) for pairs in (gone, there))),
+    "auc_iou_below_0.4": _auc_below(there),
+    "share_found_right": _share(row["iou"] > 0.5 for row, each in there if each.verdict == "found"),
+    "share_right": _share(row["iou"] > 0.5 for row, _ in there),
+  }  # fmt: skip
+  if calibration is not None:
+    result["calibration"] = _reliability(seen)
+  result["nonsense"] = _nonsense(rows, found, calibration)
+  for name, value in result.items():
+    print(f"{name}: {value:.3f}" if isinstance(value, float) else f"{name}: {value}")
   return result
 
 
-def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def _share(hits: Any) -> float:
+  listed = list(hits)
+  return float(np.mean(listed)) if listed else float("nan")
+
+
+def _gone(row: dict, found: Finding) -> float:
+  known = found.confidence.gone_probability
+  return -found.confidence.visible if known is None else known
+
+
+def _wrong(row: dict, found: Finding) -> float:
+  known = found.confidence.right_probability
+  return -(row["similarity"] or 0.0) if known is None else -known
+
+
+def _auc_below(there: list[tuple[dict, Finding]], limit: float = 0.4) -> float:
+  """AUC of boxes with an IoU below `limit` against others, among organs that are there."""
+  scores = [
+    np.array([_wrong(row, each) for row, each in there if (row["iou"] < limit) is low]) for low in (True, False)
+  ]
+  return doubt_fit.auc(*scores)
+
+
+def _reliability(seen: list[tuple[dict, Finding]]) -> dict[str, Any]:
+  """By tenths of the probability that a box is right: how many, the mean probability, and how many were right."""
+  pairs = [(each.confidence.right_probability or 0.0, doubt_fit.is_right(row)) for row, each in seen]
+  bins: dict[str, Any] = {}
+  for low in np.arange(0, 1, 0.2):
+    own = [(p, right) for p, right in pairs if low <= p < low + 0.2]
+    if own:
+      bins[f"{low:.1f}"] = [
+        len(own),
+        round(float(np.mean([p for p, _ in own])), 3),
+        round(_share(r for _, r in own), 3),
+      ]
+  return {"bins": bins, "brier": round(float(np.mean([(p - right) ** 2 for p, right in pairs])), 4)}
+
+
+def _nonsense(rows: list[dict], found: list[Finding], calibration: doubt.Calibration | None) -> dict[str, Any]:
+  """By kind: scans, the share of organs that are believed, and how many scans are named as what."""
+  result: dict[str, Any] = {}
+  for kind in (*NONSENSE, "whole"):
+    own = [(row, each) for row, each in zip(rows, found, strict=True) if row["kind"] == kind]
+    if own:
+      result[kind] = {
+        "scans": len({row["query"] for row, _ in own}),
+        "organs believed": round(_share(each.verdict in ("found", "partly outside") for _, each in own), 3),
+        "named": dict(Counter(filter(None, _names(rows, own, kind, calibration)))),
+      }
+  return result
+
+
+def _names(
+  rows: list[dict], own: list[tuple[dict, Finding]], kind: str, calibration: doubt.Calibration | None
+) -> Iterator[str]:
+  """What each scan of a kind is named as, from searches of the same person the other way round: what is upside down is,
+  turned, the whole scan again. Only these turns are known here; `doubt.named` looks at both of any scan."""
+  similarity = {(row["query"], row["kind"]): row["measures"].get("similarity_scan", np.nan) for row in rows}
+  for person in dict.fromkeys(row["query"] for row, _ in own):
+    known = [each.confidence.right_probability for row, each in own if row["query"] == person]
+    if calibration is None or np.median(known) >= 0.5:
+      continue
+    turns = {kind: "whole"} if kind in doubt.TURNED else {name: name for name in doubt.TURNED}
+    better = {name: similarity.get((person, there), -np.inf) for name, there in turns.items()}
+    name = max(better, key=lambda each: better[each])
+    if better[name] - similarity[person, kind] >= calibration.turned_by:
+      yield name
+
+
+def calibrate(source: Path, output: Path, rows: list[dict]) -> doubt.Calibration:
+  """Fits on the rows, and writes the weights with the calibration in their header."""
+  calibration, said = doubt_fit.fit(rows)
+  print("people left out of each fit:", {name: round(value, 3) for name, value in said.items()})
+  variables, header = read_weights(source, as_float32=False)
+  write_weights(output, variables, header | calibration.to_header())
+  print(output)
+  return calibration
+
+
+def main(words: Sequence[str] | None = None) -> None:
+  parser = argparse.ArgumentParser(
+    prog="python -m bench.absence", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   parser.add_argument("--network", default="open")
+  parser.add_argument("--search", default="exact", choices=PRESETS)
   parser.add_argument("--templates", type=Path)
   parser.add_argument("--queries", type=Path)
+  parser.add_argument("--data", type=Path, help="folder of the labelled scans, in place of --templates and --queries")
+  parser.add_argument("--set", default="validation", choices=("validation", "tuning"), help="of people, with --data")
+  parser.add_argument("--count", type=int, help="the first people only, with --data")
   parser.add_argument("--organs", nargs="*")
   parser.add_argument("--first-query", type=int, default=9100, help="seed of the first of four query phantoms")
   parser.add_argument("--mode", default="WPL", choices=("WPL", "SPL"))
-  parser.add_argument("--out", type=Path, default=Path("out/bench/absence.json"))
-  parser.add_argument("--rejudge", type=Path)
-  options = parser.parse_args()
-  if options.rejudge:
-    rows = json.loads(options.rejudge.read_text())["rows"]
-  else:
-    read = [
-      read_templates(folder, options.organs) if folder else [phantom(seed) for seed in seeds]
-      for folder, seeds in (
-        (options.templates, range(9000, 9003)),
-        (options.queries, range(options.first_query, options.first_query + 4)),
-      )
-    ]
-    rows = measure(options.network, *read, options.mode)
-  thresholds = confidence.Thresholds()
-  result = report(rows, thresholds)
-  if not options.rejudge:
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps({"thresholds": dataclasses.asdict(thresholds), **result, "rows": rows}))
-    print(options.out)
+  parser.add_argument("--seconds", type=float, help="begin no search after so long")
+  parser.add_argument("--fit", type=Path, metavar="FILE", help="write the network calibrated on these rows")
+  parser.add_argument("--out", type=Path, default=Path("out/bench/absence"))
+  options = parser.parse_args(words)
+  if options.fit and options.set != "tuning" and options.data:
+    parser.error("--fit on validation: choose on --set tuning, report on validation")
+  if options.fit and not Path(options.network).is_file():
+    parser.error("--fit writes the header of a weights file anew: name the file with --network")
+  network = load(options.network, kind="medlam")
+  with Terminal().warnings_as_lines():
+    templates = _templates(options)
+    bank = Bank.build(network, templates, options.mode, kept=KeptOutputs(options.out / "templates"))
+    source = options.set if options.data else "folders" if options.queries else f"phantoms_{options.first_query}"
+    kept = options.out / f"{network.sha256[:12]}_{options.search}_{source}.jsonl"
+    rows = measure(network, bank, options, cases(options, templates, list(bank.organs)), kept)
+    calibration = doubt.calibration_of(network)
+    if options.fit:
+      calibration = calibrate(Path(options.network), options.fit, rows)
+    result = report(rows, calibration, confidence.Thresholds())
+  kept.with_suffix(".json").write_text(json.dumps(result, indent=1))
+  print(f"{kept}, {kept.with_suffix('.json')}")
+
+
+def _templates(options: argparse.Namespace) -> list[Template]:
+  if options.data is not None:
+    read = read_templates(require(options.data / "headneck" / "templates"), options.organs)
+    return [each for each in read if each.name in FIVE]
+  if options.templates:
+    return read_templates(options.templates, options.organs)
+  return [phantom(seed) for seed in range(9000, 9003)]
 
 
 if __name__ == "__main__":

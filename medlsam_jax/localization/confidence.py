@@ -19,8 +19,9 @@ Verdict = Literal["found", "partly outside", "outside field of view", "uncertain
 class Thresholds:
   """Where one verdict ends and the next begins.
 
-  The first three were chosen for the packaged network on one set of cropped phantoms, and measured on another by
-  `bench/absence.py` (model card); the last three only catch what has gone badly wrong.
+  The first three were chosen for the network `tiny` on one set of cropped phantoms, and measured on another by
+  `bench/absence.py` (model card); the last three only catch what has gone badly wrong. A network whose header is
+  calibrated (`localization.doubt`) is judged by that, and of these `margin_mm` and `found_visible` alone count.
   """
 
   margin_mm: float = 12.0
@@ -97,6 +98,10 @@ class Confidence:
   """The same for the targets by each template alone; None with one template."""
   agreement: Agreement | None = None
   """What single templates say; None where the search compared with their mean alone."""
+  right_probability: float | None = None
+  """That the box's IoU is above .5 (`localization.doubt`); None where the network is not calibrated."""
+  gone_probability: float | None = None
+  """That nothing of the organ is in the scan; None as above."""
 
   def __repr__(self) -> str:
     similarity = "none" if self.similarity is None else f"{self.similarity:.2f}"
@@ -148,12 +153,17 @@ def grave_doubts(confidence: Confidence, thresholds: Thresholds) -> tuple[str, .
 
 def doubts(confidence: Confidence, thresholds: Thresholds) -> tuple[str, ...]:
   """All that speaks against a finding, in words: what makes it uncertain, and what a reader should know besides."""
-  besides = []
+  return (*grave_doubts(confidence, thresholds), *besides(confidence, thresholds))
+
+
+def besides(confidence: Confidence, thresholds: Thresholds) -> tuple[str, ...]:
+  """What a reader should know besides the verdict."""
+  said = []
   if thresholds.outside_visible < confidence.visible < thresholds.found_visible:
-    besides.append(f"{confidence.visible:.0%} of the box where it should lie is inside the scan")
+    said.append(f"{confidence.visible:.0%} of the box where it should lie is inside the scan")
   if confidence.template_spread_mm is None:
-    besides.append("one template alone shows it, so that no other can contradict")
-  return (*grave_doubts(confidence, thresholds), *besides)
+    said.append("one template alone shows it, so that no other can contradict")
+  return tuple(said)
 
 
 def doubted(verdict: str, scan_doubts: Sequence[str]) -> str:

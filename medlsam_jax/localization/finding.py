@@ -16,7 +16,8 @@ from medlsam_jax.localization.confidence import Confidence, Verdict, doubted
 
 COLUMNS = (
   "similarity: of the places found to the templates' points, 1 is identical; templates mm: how far apart single "
-  "templates send it, - with one; in scan: share of the box where it should lie"
+  "templates send it, - with one; in scan: share of the box where it should lie; box right, of a calibrated network: "
+  "the probability that the box's IoU is above .5"
 )
 """What the columns of `table` mean."""
 
@@ -93,13 +94,19 @@ class Findings(dict[str, Finding]):
 
 def table(found: Mapping[str, Judged]) -> list[list[str]]:
   """One row of text per organ under a heading, the first of them; what differs from organ to organ."""
-  rows = [["organ", "verdict", "similarity", "templates mm", "in scan"]]
+  calibrated = any(
+    each.confidence is not None and each.confidence.right_probability is not None for each in found.values()
+  )
+  rows = [["organ", "verdict", "similarity", "templates mm", "in scan", *(["box right"] if calibrated else [])]]
   for organ, each in found.items():
     trust = each.confidence
-    cells = ("-", "-", "-")
+    cells: tuple[str, ...] = ("-", "-", "-")
     if trust is not None:
       similarity = "-" if trust.similarity is None else f"{trust.similarity:.2f}"
       spread = "-" if trust.template_spread_mm is None else f"{trust.template_spread_mm:.0f}"
       cells = (similarity, spread, f"{trust.visible:.0%}")
+    if calibrated:
+      right = None if trust is None else trust.right_probability
+      cells = (*cells, "-" if right is None else f"{right:.0%}")
     rows.append([organ, each.verdict, *cells])
   return rows

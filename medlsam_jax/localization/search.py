@@ -7,6 +7,7 @@ MedLSAM, section 3.2: the coarse step is the unified anatomical mapping (UAM), t
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -16,7 +17,7 @@ from medlsam_jax import notices
 from medlsam_jax.data import ct
 from medlsam_jax.errors import ConfigError
 from medlsam_jax.geometry import OFFSET_RANGE_MM, WORKING_SPACING_MM, Volume, WorkingGrid
-from medlsam_jax.localization import boxes, confidence, fine, programs, shapes, voting
+from medlsam_jax.localization import boxes, confidence, doubt, fine, programs, shapes, voting
 from medlsam_jax.localization.bank import Bank, OrganBank
 from medlsam_jax.localization.finding import Finding
 from medlsam_jax.localization.search_settings import SearchSettings
@@ -89,24 +90,56 @@ def find(
     return {}
   if settings.shapes and any(organ.places is None for organ in organs):
     notices.warn("the bank does not say where its points lie, so that shapes cannot be held against it: build it again")
-  targets = _coarse(module, variables, padded, places, np.concatenate([o.mean_positions for o in organs]))
+  look = functools.partial(_look, module, variables, organs, scan.grid, settings, thresholds)
+  findings = look(padded, places, progress=progress)
+  calibration = doubt.calibration_of(network)
+  if calibration is not None:
+    findings = doubt.judged(findings, scan.grid.scan, calibration, thresholds)
+    if doubt.is_doubtful(findings):
+      turned = {name: look(*_turned(padded, places, axis)) for name, axis in doubt.TURNED.items()}
+      findings = doubt.named(findings, turned, calibration)
+  return {organ: dataclasses.replace(each, doubts=(*each.doubts, *besides)) for organ, each in findings.items()}
+
+
+def _turned(
+  padded: Float[np.ndarray, "z y x"], places: Int[np.ndarray, "agents 3"], axis: int
+) -> tuple[Float[np.ndarray, "z y x"], Int[np.ndarray, "agents 3"]]:
+  """The scan the other way round along an axis, and its starts at the same tissue."""
+  moved_places = places.copy()
+  moved_places[:, axis] = padded.shape[axis] - 1 - places[:, axis]
+  return np.ascontiguousarray(np.flip(padded, axis)), moved_places
+
+
+def _look(
+  module: MedLAM,
+  variables: dict,
+  organs: Sequence[OrganBank],
+  grid: WorkingGrid,
+  settings: SearchSettings,
+  thresholds: confidence.Thresholds,
+  padded: Float[np.ndarray, "z y x"],
+  starts: Int[np.ndarray, "agents 3"],
+  progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Finding]:
+  """Coarse and fine step for all organs, judged by thresholds."""
+  targets = _coarse(module, variables, padded, starts, np.concatenate([o.mean_positions for o in organs]))
   voxels, scores, votes = _settle(module, variables, padded, targets.voxels, organs, settings, progress)
   findings, start = {}, 0
   for organ in organs:
     rows = slice(start, start := start + len(organ.mean_positions))
     own_scores = None if scores is None else scores[rows]
     own_votes = None if votes is None else votes.rows(rows, len(organ.templates))
-    trust = _trust(organ, own_scores, own_votes, targets, rows, scan.grid, thresholds)
+    trust = _trust(organ, own_scores, own_votes, targets, rows, grid, thresholds)
     points = voxels[rows][organ.faces]
     if settings.shapes and own_votes is not None and organ.places is not None:
       points = shapes.fit(own_votes.voxels, own_votes.weights, organ.places, organ.faces)
     findings[organ.organ] = Finding(
       organ=organ.organ,
       value=organ.value,
-      points=boxes.points_to_scan(points - ct.PATCH_MARGIN, scan.grid),
+      points=boxes.points_to_scan(points - ct.PATCH_MARGIN, grid),
       verdict=confidence.judge(trust, thresholds),
       confidence=trust,
-      doubts=(*confidence.doubts(trust, thresholds), *besides),
+      doubts=confidence.doubts(trust, thresholds),
     )
   return findings
 

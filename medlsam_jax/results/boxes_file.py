@@ -22,7 +22,7 @@ from medlsam_jax import notices
 from medlsam_jax.data import checks, oblique
 from medlsam_jax.errors import InputError
 from medlsam_jax.geometry import Box, Grid, HeaderForms, Volume
-from medlsam_jax.localization.confidence import Agreement
+from medlsam_jax.localization.confidence import Agreement, Confidence
 from medlsam_jax.results.given import GivenBoxes, Shown
 
 FORMAT = "medlsam_jax boxes 1"
@@ -109,6 +109,7 @@ def _organ(found: Shown, scan: Volume, volume_ml: float | None) -> dict[str, Any
       "agent_spread_mm": _number(trust.agent_spread_mm),
       "template_spread_mm": _number(trust.template_spread_mm),
       **_agreement(trust.agreement),
+      **_probabilities(trust),
       "visible": _number(trust.visible),
       "targets_outside": int(np.count_nonzero(trust.outside)),
       "targets_vox": _rounded(oblique.points_to_file(trust.targets, scan)),
@@ -116,6 +117,12 @@ def _organ(found: Shown, scan: Volume, volume_ml: float | None) -> dict[str, Any
   if volume_ml is not None:
     entry["volume_ml"] = _number(volume_ml)
   return entry
+
+
+def _probabilities(trust: Confidence) -> dict[str, Any]:
+  """Those of a network that is calibrated."""
+  known = {"right_probability": trust.right_probability, "gone_probability": trust.gone_probability}
+  return {name: _number(value) for name, value in known.items() if value is not None}
 
 
 def _agreement(agreement: Agreement | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from medlsam_jax.data.ct import pad_for_patches, to_working_grid
 from medlsam_jax.data.templates import Template
 from medlsam_jax.errors import ConfigError, InputError, TemplateError, WeightsError
 from medlsam_jax.geometry import Volume
-from medlsam_jax.localization import calls, check, fine, programs, search, sharing
+from medlsam_jax.localization import calls, check, confidence, doubt, fine, programs, search, sharing
 from medlsam_jax.localization.bank import Bank
 from medlsam_jax.localization.search_settings import PRESETS, SearchSettings
 
@@ -318,3 +318,29 @@ def test_a_start_that_was_moved_is_among_the_doubts_of_every_organ(network, bank
   assert all("the search started in the body" in found.doubts[-1] for found in moved.values())
   usual = search.find(network, bank, scan, settings=coarse)
   assert not any("started" in doubt for found in usual.values() for doubt in found.doubts)
+
+
+def test_a_calibrated_network_judges_by_its_header_and_looks_again_at_doubtful_scans(
+  network, bank, make_template, monkeypatch
+):
+  looked = []
+
+  def look(*arguments, progress=None):
+    looked.append(arguments[-2])
+    return whole(*arguments, progress=progress)
+
+  whole = search._look
+  monkeypatch.setattr(search, "_look", look)
+  scan = make_template(liver=LIVER).scan
+  plain = search.find(network, bank, scan, settings=HEAD_ONLY)
+  assert len(looked) == 1 and plain["liver"].confidence.right_probability is None
+  for bias, times, verdict in ((9.0, 1, "found"), (-9.0, 3, "uncertain")):
+    looked.clear()
+    model = doubt.Logistic((), (), (), (), bias)
+    header = doubt.Calibration(model, dataclasses.replace(model, bias=-9.0), 0.9, 0.5, 0.1).to_header()
+    known = dataclasses.replace(network, header=network.header | header)
+    found = search.find(known, bank, scan, settings=HEAD_ONLY, thresholds=confidence.Thresholds(found_visible=0.0))
+    assert len(looked) == times and found["liver"].verdict == verdict
+    np.testing.assert_array_equal(found["liver"].points, plain["liver"].points)
+  np.testing.assert_array_equal(looked[1], looked[0][::-1])
+  np.testing.assert_array_equal(looked[2], looked[0][:, :, ::-1])
