@@ -124,12 +124,11 @@ def _forwards(name: str, scales: tuple[int, ...], sizes: Sizes) -> Iterator[Case
     found = {"position_error": _relative(result[0], position)}
     return found | {f"feature_error_{stride}": _relative(result[1][stride], features[stride]) for stride in scales}
 
-  for scales, name in (((4, 2, 1), "forward"), ((), "encoder and head")):
-    for operands in OPERANDS:
-      module = network.module.clone(dtype=_dtype(operands))
-      make = partial(_forward, module, network.variables, given, scales, operands)
-      work = sizes.patches * common.gflop_of(module, scales) / 1e3
-      yield Case(f"{name}, {sizes.patches} patches", operands, make, work, figures=partial(errors, scales, operands))
+  for operands in OPERANDS:
+    module = network.module.clone(dtype=_dtype(operands))
+    make = partial(_forward, module, network.variables, given, scales, operands)
+    work = sizes.patches * common.gflop_of(module, scales) / 1e3
+    yield Case(f"{name}, {sizes.patches} patches", operands, make, work, figures=partial(errors, operands))
 
 
 def _forward(module: Any, variables: Any, given: Any, scales: tuple[int, ...], operands: str) -> Callable[[], Any]:
