@@ -30,7 +30,8 @@ STAGES = {
   "ceilings": _BOTH, "forward": _BOTH, "correlation": _BOTH, "localize-few": _BOTH, "exactness": ("ours",),
   "encoder": _BOTH, "step": _BOTH, "localize-many": _BOTH, "head": _BOTH, "encoder-many": _BOTH, "bank": _BOTH,
   "paint": _BOTH, "vit": _BOTH, "published-step": _BOTH, "forward-many": _BOTH, "step-untuned": ("ours",),
-  "step-bfloat16": _BOTH, "published-step-bfloat16": _BOTH, "forward-compiled": ("peer",),
+  "step-bfloat16": _BOTH, "published-step-bfloat16": _BOTH, "published-step-highest": _BOTH,
+  "forward-compiled": ("peer",),
 }  # fmt: skip
 """Most important first, with the sides that have it."""
 FLAGS = {"step-untuned": "--xla_gpu_autotune_level=0"}

@@ -32,6 +32,7 @@ def stages(cases: Any) -> dict[str, Callable[[Sizes], Iterator[Case]]]:
     found[f"step{suffix}"] = partial(cases.step, operands=operands)
     found[f"published-step{suffix}"] = partial(cases.published_step, operands=operands)
   found["step-untuned"] = found["step"]
+  found["published-step-highest"] = partial(cases.published_step, operands="highest")
   for name in ("exactness", "forward_compiled"):
     if hasattr(cases, name):
       found[name.replace("_", "-")] = getattr(cases, name)
