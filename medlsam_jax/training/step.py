@@ -285,7 +285,7 @@ def make_validation(settings: PretrainSettings) -> Callable[[Any, Batch], Array]
 
   def error(network: Any, batch: Batch) -> Array:
     patches = batch.cubes[:, :, inner, inner, inner].reshape(-1, edge, edge, edge, 1)
-    with precision.asked(module.dtype):
+    with precision.asked(settings.network.dtype):
       out = cast(MedLAMOutput, module.apply({"params": network}, patches, feature_scales=()))
     positions = out.position.reshape(*batch.cubes.shape[:2], 3)
     offset = uam.predicted_offset_mm(positions[:, :, None], positions[:, None])
