@@ -1,4 +1,7 @@
-"""One stage of `bench.accelerator` in its own process. Lines of JSON on standard output are its records."""
+"""One stage of `bench.accelerator` in its own process: compiles as it likes, and is timed when its turn comes.
+
+Lines of JSON on standard output are requests (`{"ask": true}`, answered by a line) and records.
+"""
 
 import json
 import sys
@@ -32,7 +35,6 @@ def stages(cases: Any) -> dict[str, Callable[[Sizes], Iterator[Case]]]:
     found[f"step{suffix}"] = partial(cases.step, operands=operands)
     found[f"published-step{suffix}"] = partial(cases.published_step, operands=operands)
   found["step-untuned"] = found["step"]
-  found["published-step-highest"] = partial(cases.published_step, operands="highest")
   for name in ("exactness", "forward_compiled"):
     if hasattr(cases, name):
       found[name.replace("_", "-")] = getattr(cases, name)
@@ -41,38 +43,34 @@ def stages(cases: Any) -> dict[str, Callable[[Sizes], Iterator[Case]]]:
 
 def work(stage: str, side: str, tiny: bool) -> None:
   """Times the cases of a stage; one that fails is recorded, and the next is tried."""
-  # what others print goes to standard error: standard output is for records
-  out, sys.stdout = sys.stdout, sys.stderr
-
-  def say(fields: dict[str, Any]) -> None:
-    print(json.dumps(fields), file=out, flush=True)
-
+  say = _Protocol()
   if side == "peer":
     from bench import accelerator_peers as cases
   else:
     from bench import accelerator_cases as cases  # type: ignore[no-redef]
   if stage == "ceilings":
-    say(_machine(side))
+    say.line(_machine(side))
   for case in stages(cases)[stage](TINY if tiny else FULL):
     about = {"case": case.name, "operands": case.operands} | ({"note": case.note} if case.note else {})
     try:
-      say(about | _measured(case) | _memory(side))
+      say.line(about | _measured(case, say) | _memory(side))
     except Exception as error:  # the next case may well run
-      say(about | {"failed": f"{type(error).__name__}: {str(error)[:500]}"})
+      say.line(about | {"failed": f"{type(error).__name__}: {str(error)[:500]}"})
 
 
-def _measured(case: Case) -> dict[str, Any]:
+def _measured(case: Case, say: "_Protocol") -> dict[str, Any]:
   """First call, figures of its result, and steady time."""
-  began = time.perf_counter()
+  began = time.monotonic()
   call = case.make()
   result = timing.finish(call())
-  first_s = time.perf_counter() - began
+  span = (began, time.monotonic())
   figures = case.figures(result)
   del result
+  say.ask()
   if case.runs > FEW:
     timing.finish(call())
   taken = timing.steady(call, case.runs, BUDGET_S)
-  found: dict[str, Any] = {"first_s": round(first_s, 2), "runs": taken.runs}
+  found: dict[str, Any] = {"first_span": span, "runs": taken.runs}
   for name, value in (("median_ms", taken.median), ("least_ms", taken.least)):
     found[name] = round(1e3 * case.times * value, 3)
   if case.tflop is not None:
@@ -80,6 +78,23 @@ def _measured(case: Case) -> dict[str, Any]:
   if case.gigabytes is not None:
     found["gb_s"] = round(case.gigabytes / taken.median)
   return found | figures
+
+
+class _Protocol:
+  """Standard output belongs to the protocol: what others print goes to standard error."""
+
+  def __init__(self) -> None:
+    self._out, sys.stdout = sys.stdout, sys.stderr
+
+  def line(self, fields: dict[str, Any]) -> None:
+    """A record, which also gives the device back."""
+    print(json.dumps(fields), file=self._out, flush=True)
+
+  def ask(self) -> None:
+    """Waits for the device."""
+    self.line({"ask": True})
+    if not sys.stdin.readline():
+      raise SystemExit("the run has ended")
 
 
 def _machine(side: str) -> dict[str, Any]:

@@ -7,14 +7,15 @@ import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar, get_args
 
 import numpy as np
 from jaxtyping import Num
 
 from medlsam_jax.data import checks
 from medlsam_jax.data.labels import LabelMap
-from medlsam_jax.errors import ConfigError
+from medlsam_jax.data.organ_crops import OrganCrop
+from medlsam_jax.errors import ConfigError, TemplateError
 from medlsam_jax.geometry import Box, Volume
 from medlsam_jax.loading import load
 from medlsam_jax.localization import search
@@ -25,16 +26,25 @@ from medlsam_jax.localization.search_settings import PRESETS as SEARCH_PRESETS
 from medlsam_jax.localization.search_settings import SearchSettings
 from medlsam_jax.localization.starts import Key
 from medlsam_jax.models.network import Network
+from medlsam_jax.segmentation.clean import clean_labels
 from medlsam_jax.segmentation.predictor import Predictor
 from medlsam_jax.segmentation.propagation import PropagationSettings, segment_along
+from medlsam_jax.segmentation.template_masks import VoteSettings, segment_by_templates
 from medlsam_jax.segmentation.volume import LITEMEDSAM, PRESETS, SegmentationSettings
 
 Settings = TypeVar("Settings")
 _PREDICTOR = "predictor"
+PAINTER = "litemedsam"
+"""Network that paints where none is named and no template has a mask of the organ."""
 
+Masks = Literal["auto", "templates", "network"]
+"""Where masks come from: the templates' own, brought into the scan; a network prompted by boxes; or `auto`: theirs for
+each organ that the templates have a mask of, unless a network is named."""
 
 OUTSIDE = "outside field of view"
 """Verdict of an organ that is not in the scan; nothing is painted for it."""
+GIVEN = "given"
+"""Verdict of a box of the user's own."""
 
 Progress = Callable[[int, int], None]
 """Called with what is done and what there is in all: points of a search, slices of a segmentation."""
@@ -55,7 +65,7 @@ class Located(Protocol):
 
   @property
   def verdict(self) -> str:
-    """Only `outside field of view` counts here."""
+    """Only `outside field of view` and `given` count here."""
     ...
 
 
@@ -67,6 +77,7 @@ class PipelineSettings:
   confidence: Thresholds = dataclasses.field(default_factory=Thresholds)
   segmentation: SegmentationSettings = LITEMEDSAM
   propagation: PropagationSettings = dataclasses.field(default_factory=PropagationSettings)
+  masks: VoteSettings = dataclasses.field(default_factory=VoteSettings)
 
 
 def localize(
@@ -115,38 +126,46 @@ def localize(
   found = search.find(
     network, bank, scan, key=key, starts=starts, settings=settings, thresholds=thresholds, progress=progress
   )
-  return Findings({organ: each.in_doubtful_scan(scan.doubts) for organ, each in found.items()})
+  return Findings({organ: each.in_doubtful_scan(scan.doubts) for organ, each in found.items()}, bank.crops)
 
 
 def segment(
   scan: Volume,
   found: Mapping[str, Located],
-  model: str | os.PathLike[str] | Network | Predictor = "litemedsam",
+  model: str | os.PathLike[str] | Network | Predictor | None = None,
   *,
+  masks: Masks = "auto",
+  bank: Bank | None = None,
   settings: str | SegmentationSettings = "litemedsam",
   propagation: PropagationSettings | None = None,
+  vote: VoteSettings | None = None,
   clean_up: bool = False,
   progress: Progress | None = None,
 ) -> LabelMap:
-  """Paints found organs, slice by slice, each prompted by its box.
+  """Paints found organs: by the masks of the templates, or slice by slice by a network that each box prompts.
 
   Args:
     scan: in HU; the one that `found` belongs to.
     found: of `localize`, or boxes of the user's own (`results.given`). An organ outside the field of view stays empty.
     model: a network of the SAM family: name or file as for `load`, or one that is loaded, or a `Predictor` of one's own
-      settings. Compiled programs are kept over many scans.
-    settings: a preset, `litemedsam` or `medlsam`, or settings of one's own.
-    propagation: whether masks lead on to the next slice, and the planes to cut; None: boxes alone, axial slices.
+      settings. Compiled programs are kept over many scans. None: LiteMedSAM, and only where no template has a mask.
+    masks: `templates`, `network`, or `auto`: templates for the organs that they have a mask of, if `model` is None.
+    bank: whose templates have the masks; None: those of the bank that `found` was found with.
+    settings: of the network: a preset, `litemedsam` or `medlsam`, or settings of one's own.
+    propagation: whether the network's masks lead on to the next slice, and the planes to cut; None: boxes alone, axial
+      slices.
+    vote: how templates' masks become one; None takes what was measured best.
     clean_up: besides, keep each organ's largest piece only and fill its holes.
-    progress: called with slices done and in all.
+    progress: called with what is done and in all: templates laid over organs, then slices.
 
   Returns:
     Label map on the scan's grid, `labels["liver"]` being a mask; every organ of `found` is among its names.
 
   Raises:
     InputError: NaN voxels inside the scan, a scan over the size limit, or two organs with one label value.
+    TemplateError: `masks="templates"` for an organ of which no template has a mask.
     WeightsError: the model's weights are missing or of another kind.
-    ConfigError: an unknown preset.
+    ConfigError: an unknown preset or value of `masks`.
   """
   scan = checks.check_scan(scan)
   if isinstance(settings, str):
@@ -155,8 +174,52 @@ def segment(
     settings = dataclasses.replace(settings, largest_component=True, fill_holes=True)
   values = {organ: each.value for organ, each in found.items()}
   inside = {organ: each.parts for organ, each in found.items() if each.verdict != OUTSIDE}
-  labels = segment_along(scan, inside, predictor_of(model), settings, values, progress, propagation)
+  crops = crops_of(found, model is None, masks, bank)
+  by_vote = {organ: parts for organ, parts in inside.items() if organ in crops}
+  by_network = {organ: parts for organ, parts in inside.items() if organ not in crops}
+  by_hand = [organ for organ, each in found.items() if each.verdict == GIVEN]
+  labels = segment_by_templates(scan, by_vote, crops, vote, values, progress, by_hand)
+  if clean_up:
+    clean_labels(labels.array, True, True)
+  if by_network or not by_vote:
+    painter = predictor_of(PAINTER if model is None else model)
+    painted = segment_along(scan, by_network, painter, settings, values, progress, propagation)
+    labels = painted if not by_vote else _filled(labels, painted)
   return LabelMap(labels.array, scan.grid, values, scan.file_grid)
+
+
+def crops_of(
+  found: Mapping[str, Located], is_default: bool, masks: Masks = "auto", bank: Bank | None = None
+) -> dict[str, Sequence[OrganCrop]]:
+  """The templates' masks that `segment` would use, by organ; for the other organs it needs a network.
+
+  Args:
+    found: as for `segment`, and so are `masks` and `bank`.
+    is_default: whether the user named no network.
+
+  Raises:
+    TemplateError: `masks="templates"` for an organ of which no template has a mask.
+    ConfigError: an unknown value of `masks`.
+  """
+  if masks not in get_args(Masks):
+    raise ConfigError(f"masks {masks!r} is unknown; choose {', '.join(get_args(Masks))}")
+  if masks == "network" or (masks == "auto" and not is_default):
+    return {}
+  known = getattr(found, "crops", {}) if bank is None else bank.crops
+  crops = {organ: known[organ] for organ in found if organ in known}
+  missing = [organ for organ in found if organ not in crops]
+  if masks == "templates" and missing:
+    raise TemplateError(
+      f"no template has a mask of {', '.join(missing)} (points alone, or a bank of an older version: build it again); "
+      "let a network paint"
+    )
+  return crops
+
+
+def _filled(first: LabelMap, second: LabelMap) -> LabelMap:
+  """The first map, and the second where it has no organ."""
+  array = np.where(first.array > 0, first.array, second.array)
+  return dataclasses.replace(first, array=array)
 
 
 def predictor_of(model: str | os.PathLike[str] | Network | Predictor) -> Predictor:

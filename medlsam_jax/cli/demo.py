@@ -33,7 +33,11 @@ def add_to(commands: Any) -> None:
   parser.add_argument("--phantoms", action="store_true", help="made-up patients in place of the scans in the package")
   parser.add_argument("--out", default="out/demo", metavar="DIR", help="folder for everything (default: out/demo)")
   options.add_network(parser)
-  parser.add_argument("--model", default="litemedsam", metavar="NAME_OR_FILE", help="network that paints")
+  parser.add_argument(
+    "--model",
+    metavar="NAME_OR_FILE",
+    help="network that paints (default: the templates' own masks; with --phantoms litemedsam)",
+  )
   options.add_quiet(parser)
   parser.set_defaults(run=run)
 
@@ -41,13 +45,17 @@ def add_to(commands: Any) -> None:
 def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Evaluates on the packaged scans, or makes phantoms and evaluates on them."""
   from medlsam_jax.cli import main
+  from medlsam_jax.pipeline import PAINTER
   from medlsam_jax.results.staging import require_writable
   from medlsam_jax.results.writing import PREVIEW
 
   out = Path(arguments.out)
   require_writable(out)
+  if arguments.phantoms:
+    arguments.model = arguments.model or PAINTER
   call, names = _phantoms(arguments, terminal) if arguments.phantoms else _people()
-  call += ["--out", out, "--network", arguments.network, "--model", arguments.model]
+  call += ["--out", out, "--network", arguments.network]
+  call += ["--model", arguments.model] if arguments.model else []
   call += ["--quiet"] if arguments.quiet else []
   evaluation = main.build_parser().parse_args(["evaluate", *(str(word) for word in call)])
   evaluation.rest, evaluation.made_up = [], arguments.phantoms

@@ -49,7 +49,7 @@ def add_to(commands: Any) -> None:
   options.add_organs(parser)
   options.add_search(parser)
   segment.add_painting(parser.add_argument_group("how they are painted"))
-  options.add_settings(parser, "search, confidence, segmentation, propagation")
+  options.add_settings(parser, "search, confidence, segmentation, propagation, masks")
   options.add_quiet(parser)
   parser.set_defaults(run=run, boxes=None, made_up=False)
 
@@ -111,7 +111,7 @@ def check_predictions(arguments: argparse.Namespace) -> None:
     ConfigError: there is one.
   """
   building = ("bank", "save_bank", "mode", "interval_mm", "template_edge")
-  made = (*building, "steps", "search", "preset", "propagate", "axes", "config")
+  made = (*building, "steps", "search", "masks", "model", "preset", "propagate", "axes", "config")
   for option in (*made, "rest"):
     if getattr(arguments, option):
       name = arguments.rest[0] if option == "rest" else "--" + option.replace("_", "-")

@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from medlsam_jax import pipeline
 from medlsam_jax.cli import settings as config
 from medlsam_jax.cli import sources
@@ -79,8 +77,6 @@ class Search:
     sources.fetch(arguments.network, terminal)
     network = load(arguments.network)
     bank, source, kept = sources.bank_of(arguments, network, terminal)
-    if text := bank.mixed_with(settings.search.operands, jax.default_backend()):
-      terminal.say(text)
     return cls(network, bank, source, settings, arguments.seed, kept)
 
   def finish(self, failed: bool) -> None:
@@ -106,33 +102,27 @@ class Search:
       )
     return scan, found
 
-  def provenance(self, painter: Network | None = None) -> dict[str, Any]:
-    """Where a result of this search comes from."""
-    networks = {"localization": provenance.of_network(self.network)}
-    used: dict[str, Any] = {
-      "search": provenance.of_settings(self.settings.search) | {"operands": self.settings.search.operands},
-      "confidence": provenance.of_settings(self.settings.confidence),
-    }
-    if painter is not None:
-      networks["segmentation"] = provenance.of_network(painter)
-      used["segmentation"] = provenance.of_settings(self.settings.segmentation)
-      used["propagation"] = provenance.of_settings(self.settings.propagation)
+  def provenance(self) -> dict[str, Any]:
+    """Where a result of this search comes from; what painted it is added by `painting.merged`."""
     return {
-      "networks": networks,
+      "networks": {"localization": provenance.of_network(self.network)},
       "bank": provenance.of_bank(self.bank, self.bank_source),
-      "settings": used,
+      "settings": {
+        "search": provenance.of_settings(self.settings.search),
+        "confidence": provenance.of_settings(self.settings.confidence),
+      },
       "seed": self.seed,
       "versions": provenance.of_machine(),
     }
 
 
 def check_boxes(arguments: argparse.Namespace) -> None:
-  """Refuses options of a search together with `--boxes`.
+  """Refuses options of a search together with `--boxes`; a bank may come along for its masks.
 
   Raises:
     ConfigError: there is one.
   """
-  for option in ("templates", "bank", "save_bank", "mode", "interval_mm", "template_edge", "labels", "steps", "search"):
+  for option in ("templates", "save_bank", "mode", "interval_mm", "template_edge", "labels", "steps", "search"):
     if getattr(arguments, option) is not None:
       name = option.replace("_", "-")
       raise ConfigError(f"--{name} is about finding organs; with --boxes nothing is searched: leave one of them away")
@@ -169,17 +159,9 @@ def given_boxes(
   return scan, {organ: each for organ, each in found.items() if organ in (arguments.organs or found)}
 
 
-def provenance_of_boxes(arguments: argparse.Namespace, settings: PipelineSettings, painter: Network) -> dict[str, Any]:
-  """Where a result from given boxes comes from."""
-  return {
-    "networks": {"segmentation": provenance.of_network(painter)},
-    "boxes": provenance.of_file(arguments.boxes),
-    "settings": {
-      "segmentation": provenance.of_settings(settings.segmentation),
-      "propagation": provenance.of_settings(settings.propagation),
-    },
-    "versions": provenance.of_machine(),
-  }
+def provenance_of_boxes(arguments: argparse.Namespace) -> dict[str, Any]:
+  """Where a result from given boxes comes from; what painted it is added by `painting.merged`."""
+  return {"boxes": provenance.of_file(arguments.boxes), "versions": provenance.of_machine()}
 
 
 def warn_replaced(terminal: Terminal, arguments: argparse.Namespace, names: Sequence[str], segmented: bool) -> None:

@@ -36,33 +36,39 @@ def add_to(commands: Any) -> None:
     "or a JSON of six points per organ",
   )
   add_painting(group)
-  options.add_settings(parser, "search, confidence, segmentation, propagation")
+  options.add_settings(parser, "search, confidence, segmentation, propagation, masks")
   options.add_quiet(parser)
   parser.set_defaults(run=run)
 
 
 def add_painting(group: Any) -> None:
-  """`--model`, `--preset`, `--propagate`, `--axes`, `--clean-up`."""
+  """`--masks`, `--model`, `--preset`, `--propagate`, `--axes`, `--clean-up`."""
+  group.add_argument(
+    "--masks",
+    choices=("auto", "templates", "network"),
+    help="templates: their own masks, laid over the scan where the organ was found; network: --model, prompted by the "
+    "boxes; auto: templates for the organs that they have a mask of, unless an option of the network is given "
+    "(default: auto)",
+  )
   group.add_argument(
     "--model",
-    default="litemedsam",
     metavar="NAME_OR_FILE",
-    help="network that paints; published weights are fetched once (default: litemedsam)",
+    help="network that paints; published weights are fetched once (default: litemedsam, where one is needed)",
   )
   group.add_argument(
     "--preset",
     choices=("litemedsam", "medlsam"),
-    help="window, scaling and margin: that model's own, or those of the MedLSAM paper (default: litemedsam)",
+    help="network: window, scaling and margin as its own, or as in the MedLSAM paper (default: litemedsam)",
   )
   group.add_argument(
     "--propagate",
     action="store_true",
-    help="prompt an organ's middle slice by its box, and each further slice by the mask of the one before",
+    help="network: prompt an organ's middle slice by its box, and each further slice by the mask of the one before",
   )
   group.add_argument(
     "--axes",
     choices=("axial", "coronal", "sagittal", "all"),
-    help="planes to cut; `all` cuts all three and takes what two of them agree on (default: axial)",
+    help="network: planes to cut; `all` cuts all three and takes what two of them agree on (default: axial)",
   )
   group.add_argument("--clean-up", action="store_true", help="keep each organ's largest piece, and fill its holes")
 
@@ -90,28 +96,26 @@ def segment_all(arguments: argparse.Namespace, settings: Any, queries: list[List
   Returns:
     The summary, and the search that was prepared (None with `--boxes`).
   """
-  from medlsam_jax import pipeline
-  from medlsam_jax.cli import job, scans, sources
+  from medlsam_jax.cli import job, painting, scans
   from medlsam_jax.results import writing
 
-  # the painter first: weights that cannot be had are told before a bank is built
-  predictor = sources.predictor_of(arguments.model, terminal)
+  # a network that is named comes first: weights that cannot be had are told before a bank is built
+  painter = painting.Painter.prepare(arguments, settings, terminal)
   search = job.Search.prepare(arguments, settings, terminal) if arguments.boxes is None else None
+  if search is not None:
+    painter.bank = search.bank
 
   def work(listed: ListedScan, name: str, title: str) -> tuple[str, ...]:
     found: Mapping[str, Shown]
     if search is not None:
       scan, found = search.run(listed, title, terminal, read)
-      provenance = search.provenance(predictor.network)
+      provenance = search.provenance()
     else:
       scan, found = job.given_boxes(arguments, listed, title, terminal, read)
-      provenance = job.provenance_of_boxes(arguments, settings, predictor.network)
-    with terminal.bar(f"{title}: segmenting") as report:
-      labels = pipeline.segment(
-        scan, found, predictor, settings=settings.segmentation, propagation=settings.propagation, progress=report
-      )
+      provenance = job.provenance_of_boxes(arguments)
+    labels, how = painter.run(scan, found, title)
     with terminal.bar(f"{title}: writing"):
-      files = writing.write_result(arguments.out, name, scan, found, labels, provenance)
+      files = writing.write_result(arguments.out, name, scan, found, labels, painting.merged(provenance, how))
     job.tell(terminal, title, scan, found, labels, files)
     return scan.doubts
 

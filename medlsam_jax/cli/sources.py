@@ -102,7 +102,7 @@ def _place_of(region: str, arguments: argparse.Namespace, network: Network) -> P
   from medlsam_jax.porting.fetch import cache_folder
 
   building = (arguments.mode, arguments.interval_mm, arguments.template_edge, version("medlsam_jax"))
-  said = "|".join(map(str, (network.sha256, *building)))
+  said = "|".join(map(str, (network.sha256, *building, "masks")))  # those kept before banks had masks are left alone
   return cache_folder() / "banks" / f"{region}-{hashlib.sha256(said.encode()).hexdigest()[:16]}.safetensors"
 
 

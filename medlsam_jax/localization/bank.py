@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float32, Int
 
 from medlsam_jax import display, notices
+from medlsam_jax.data.organ_crops import OrganCrop
 from medlsam_jax.errors import ConfigError, TemplateError, WeightsError
 from medlsam_jax.geometry import PATCH_EDGE, WORKING_SPACING_MM, Convention
 from medlsam_jax.installation import version
@@ -52,6 +53,8 @@ class OrganBank:
   places: Int[np.ndarray, "templates points 3"] | None = None
   """Where the points lie: voxels of each template's working grid. None in files of older banks,
   with which a search cannot hold points against the templates' shapes."""
+  crops: tuple[OrganCrop | None, ...] = ()
+  """Picture and mask of the organ in each template, None where it was given by points; empty in old bank files."""
 
   def __repr__(self) -> str:
     seen = f"{display.count(self.positions.shape[1], 'point')} of {display.count(len(self.templates), 'template')}"
@@ -71,6 +74,8 @@ class OrganBank:
     """By the name that they have in a bank file."""
     named = {"faces": np.asarray(self.faces, np.int32), "positions": self.positions}
     named |= {} if self.places is None else {"places": np.asarray(self.places, np.int32)}
+    for number, crop in enumerate(self.crops):
+      named |= {} if crop is None else {f"crop.{number}.{name}": array for name, array in vars(crop).items()}
     return named | {f"features.{stride}": volume for stride, volume in self.features.items()}
 
   @classmethod
@@ -80,15 +85,22 @@ class OrganBank:
     organ, value, templates, mode = row["organ"], row["value"], tuple(row["templates"]), _one_of(row["mode"], Mode)
     faces, positions, places = arrays["faces"], arrays["positions"], arrays.get("places")
     bank_file.check_organ(organ, value, templates, faces, positions, features, places)
-    return cls(organ, value, cast(Mode, mode), templates, faces, positions, features, places)
+    crops = bank_file.crops_of(arrays, len(templates))
+    return cls(organ, value, cast(Mode, mode), templates, faces, positions, features, places, crops)
 
   def only(self, kept: Sequence[str]) -> OrganBank:
     """The same organ with these templates alone."""
     index = [self.templates.index(name) for name in kept]
     features = {stride: volume[index] for stride, volume in self.features.items()}
     places = None if self.places is None else self.places[index]
+    crops = tuple(self.crops[i] for i in index) if self.crops else ()
     return dataclasses.replace(
-      self, templates=tuple(kept), positions=self.positions[index], features=features, places=places
+      self,
+      templates=tuple(kept),
+      positions=self.positions[index],
+      features=features,
+      places=places,
+      crops=crops,
     )
 
 
@@ -106,9 +118,6 @@ class Bank:
   """Of the libraries that built it."""
   notes: tuple[str, ...] = ()
   """What building left out or doubts, a sentence each."""
-  operands: str = ""
-  """What products had when it was built, `float32` on every platform; empty in a bank from before this was kept, whose
-  products were the platform's: TF32 on a GPU."""
 
   def __repr__(self) -> str:
     organs = f"{display.count(len(self.organs), 'organ')} ({display.some(self.organs)})"
@@ -168,6 +177,7 @@ class Bank:
     edge = _template_edge(network, template_edge)
     plans = template_points.plan(templates, organs, convention, slices if mode == "SPL" else None)
     outputs = template_points.run(network, templates, plans, convention, edge, progress, kept)
+    crops = {each.name: template_points.crops_of(each, [plan.organ for plan in plans]) for each in templates}
     found = {}
     for plan in plans:
       values = [outputs[name][plan.organ] for name in plan.points]
@@ -180,12 +190,12 @@ class Bank:
         positions=np.stack([position for position, _ in values]),
         features={stride: np.stack([taps[stride] for _, taps in values]) for stride in values[0][1]},
         places=np.stack(list(plan.points.values())),
+        crops=tuple(crops[name].get(plan.organ) for name in plan.points),
       )
     versions = {name: version(name) for name in ("medlsam_jax", "jax", "flax")}
     doubtful = [f"template {each.name}: {doubt}" for each in templates for doubt in each.scan.doubts]
     notes = (*getattr(templates, "left_out", ()), *doubtful, *plans.notes)
-    height = slices * WORKING_SPACING_MM
-    return cls(network.sha256, mode, height, convention, found, versions, notes, template_points.OPERANDS)
+    return cls(network.sha256, mode, slices * WORKING_SPACING_MM, convention, found, versions, notes)
 
   def save(self, path: str | os.PathLike[str]) -> None:
     """Write one .safetensors file; it appears whole or not at all.
@@ -208,7 +218,6 @@ class Bank:
       "organs": json.dumps(rows),
       "versions": json.dumps(self.versions),
       "notes": json.dumps(self.notes),
-      "operands": self.operands,
     }
     bank_file.write(path, tensors, header)
 
@@ -235,7 +244,6 @@ class Bank:
         organs,
         json.loads(header["versions"]),
         tuple(map(str, json.loads(header.get("notes", "[]")))),
-        header.get("operands", ""),
       )
     except (KeyError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
       raise TemplateError(f"{path}: a damaged template bank ({error!r}); build it again") from error
@@ -246,16 +254,11 @@ class Bank:
     first = next(iter(self.organs.values()), None)
     return next((volume.shape[2] * stride for stride, volume in first.features.items()), None) if first else None
 
-  def mixed_with(self, operands: str, platform: str) -> str:
-    """What to say of a search with such operands on a platform (`cpu`, `gpu`, `tpu`); empty where both are alike."""
-    if self.operands == operands or (platform == "cpu" and not self.operands):
-      return ""
-    if self.operands:
-      return f"the bank was made with {self.operands} operands, and is searched with {operands} ones"
-    return (
-      "the bank does not say with what precision it was made: if on a GPU or TPU by an earlier version, less than "
-      "float32; `medlsam bank build` makes it anew"
-    )
+  @property
+  def crops(self) -> dict[str, list[OrganCrop]]:
+    """Picture and mask of each organ in the templates that have its mask; organs without any are left out."""
+    shown = {name: [crop for crop in organ.crops if crop is not None] for name, organ in self.organs.items()}
+    return {name: crops for name, crops in shown.items() if crops}
 
   def check_network(self, network: Network) -> None:
     """Refuse a network whose coordinates and features mean something else.

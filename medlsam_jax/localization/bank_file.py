@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from medlsam_jax.atomic import replacing
+from medlsam_jax.data.organ_crops import OrganCrop
 from medlsam_jax.errors import OutputError, TemplateError
 
 FORMAT = "medlsam_jax bank 1"
@@ -88,6 +89,34 @@ def check_organ(
   for title, array in arrays.items():
     if array.dtype.kind != "f" or not np.isfinite(array).all():
       raise ValueError(f"{organ}: {title} with NaN or infinite values, or of type {array.dtype}")
+
+
+def crops_of(arrays: dict[str, np.ndarray], templates: int) -> tuple[OrganCrop | None, ...]:
+  """Pictures and masks of an organ's templates, in their order; empty where the file has none.
+
+  Raises:
+    ValueError: arrays that do not go together.
+  """
+  crops: list[OrganCrop | None] = []
+  for number in range(templates):
+    parts = {name: arrays.get(f"crop.{number}.{name}") for name in ("image", "mask", "edges", "step_mm")}
+    crops.append(None if all(part is None for part in parts.values()) else _crop(**parts))
+  return tuple(crops) if any(crop is not None for crop in crops) else ()
+
+
+def _crop(
+  image: np.ndarray | None, mask: np.ndarray | None, edges: np.ndarray | None, step_mm: np.ndarray | None
+) -> OrganCrop:
+  if image is None or mask is None or edges is None or step_mm is None:
+    raise ValueError("a crop without its image, mask, edges or step")
+  kinds = [array.dtype for array in (image, mask)]
+  if image.ndim != 3 or image.shape != mask.shape or not image.size or kinds != [np.uint8, np.uint8]:
+    raise ValueError(f"a crop of shape {image.shape} and type {kinds[0]} with a mask of {mask.shape} and {kinds[1]}")
+  if edges.shape != (2, 3) or edges.dtype != np.float32 or not (edges[0] < edges[1]).all():
+    raise ValueError(f"a crop around the box {edges.tolist()}")
+  if step_mm.shape != (3,) or step_mm.dtype != np.float32 or not (step_mm > 0).all():
+    raise ValueError(f"a crop of the step {step_mm.tolist()} mm")
+  return OrganCrop(image, mask, edges, step_mm)
 
 
 def check_together(organs: list[dict[int, np.ndarray]], rows: int) -> None:

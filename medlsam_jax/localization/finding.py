@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from medlsam_jax import display
+from medlsam_jax.data.organ_crops import OrganCrop
 from medlsam_jax.geometry import Box
 from medlsam_jax.localization import boxes
 from medlsam_jax.localization.confidence import Confidence, Verdict, doubted
@@ -77,7 +78,16 @@ class Finding:
 
 
 class Findings(dict[str, Finding]):
-  """Findings by organ: a dict that prints itself in one line, and as a table in notebooks."""
+  """Findings by organ: a dict that prints itself in one line, and as a table in notebooks.
+
+  `crops`: what the bank's templates show of each organ, with their masks, for whoever paints what was found.
+  """
+
+  def __init__(
+    self, found: Mapping[str, Finding] | None = None, crops: Mapping[str, Sequence[OrganCrop]] | None = None
+  ) -> None:
+    super().__init__(found or {})
+    self.crops = dict(crops or {})
 
   def __repr__(self) -> str:
     by_verdict: dict[str, list[str]] = {}

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float32, Int
 
 from medlsam_jax import notices
 from medlsam_jax.data import ct, label_boxes, label_values, points
+from medlsam_jax.data.organ_crops import OrganCrop
 from medlsam_jax.errors import TemplateError
 from medlsam_jax.geometry import PATCH_EDGE, WORKING_SPACING_MM, Convention, WorkingGrid
 from medlsam_jax.localization import boxes, programs, template_order
@@ -20,8 +21,6 @@ from medlsam_jax.models.network import Network
 if TYPE_CHECKING:
   from medlsam_jax.data.templates import Template
 
-OPERANDS = "float32"
-"""Of a bank's products, on every platform: a search may be in a hurry, but what it compares with is made once."""
 Outputs = tuple[Float32[np.ndarray, "points 3"], dict[int, Float32[np.ndarray, "points k k k c"]]]
 """Anatomical coordinates and taps by stride of the points of one organ in one template."""
 
@@ -231,7 +230,7 @@ def run(
 
   `progress` hears first that nothing is done, and of how many points; what `kept` has already comes without computing.
   """
-  module, variables = programs.prepare(network, OPERANDS)
+  module, variables = programs.prepare(network)
   total = sum(len(where) for plan in plans for where in plan.points.values())
   done, results = 0, {}
   tell = progress or (lambda *_: None)
@@ -258,6 +257,15 @@ def run(
       outputs.write()
     results[template.name] = {organ: _gathered(outputs, where) for organ, where in here.items()}
   return results
+
+
+def crops_of(template: Template, organs: Sequence[str]) -> dict[str, OrganCrop]:
+  """Picture and mask of each of these organs that the template has as a mask."""
+  if template.labels is None:
+    return {}
+  where, array = label_boxes.find_labels(template.labels.array), template.labels.array
+  marked = {organ: template.values[organ] for organ in organs if template.values.get(organ) in where}
+  return {organ: OrganCrop.of(template.scan, array, value, where[value]) for organ, value in marked.items()}
 
 
 def _gathered(outputs: TemplateOutputs, points: Int[np.ndarray, "points 3"]) -> Outputs:

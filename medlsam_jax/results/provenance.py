@@ -37,18 +37,18 @@ def of_bank(bank: Bank, source: str) -> dict[str, Any]:
     "working_grid": bank.convention,
     "templates": bank.templates,
     "built_with": bank.versions,
-    "operands": bank.operands or "not said",
     "notes": list(bank.notes),
   }
 
 
 def bank_sha256(bank: Bank) -> str:
-  """Hash over what a search reads of a bank: the same for one in memory and its file."""
+  """Hash over what a search and a vote read of a bank: the same for one in memory and its file."""
   digest = hashlib.sha256(f"{bank.network_sha256}|{bank.convention}".encode())
   for name, organ in sorted(bank.organs.items()):
     digest.update(f"|{name}|{organ.value}|{organ.mode}|{','.join(organ.templates)}".encode())
     arrays = [organ.faces.astype(np.int32), organ.positions]
     arrays += [volume for _, volume in sorted(organ.features.items())]
+    arrays += [array for crop in organ.crops if crop is not None for array in vars(crop).values()]
     for array in arrays:
       digest.update(f"|{array.shape}|".encode() + np.ascontiguousarray(array).tobytes())
   return digest.hexdigest()

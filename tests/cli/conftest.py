@@ -35,9 +35,11 @@ def banks_grow_elsewhere(tmp_path_factory):
 @pytest.fixture
 def painter(monkeypatch):
   """Makes every command paint with `BoxPainter`, so that no weights are needed."""
+  from medlsam_jax import pipeline
   from medlsam_jax.cli import sources
 
   monkeypatch.setattr(sources, "predictor_of", lambda model, terminal: BoxPainter())
+  monkeypatch.setattr(pipeline, "predictor_of", lambda model: model if isinstance(model, BoxPainter) else BoxPainter())
 
 
 @pytest.fixture

@@ -40,9 +40,8 @@ def test_result_says_where_it_comes_from(medlsam, painter, search, one_query, tm
   from medlsam_jax.localization.bank import Bank
   from medlsam_jax.results.provenance import bank_sha256
 
-  assert (
-    medlsam("segment", *search, "--query", one_query, "--out", tmp_path / "out", "--seed", 3, "--steps", 2).code == 0
-  )
+  words = ["segment", *search, "--query", one_query, "--out", tmp_path / "out", "--seed", 3, "--steps", 2]
+  assert medlsam(*words, "--masks", "network").code == 0
   origin = json.loads((tmp_path / "out" / "q0_boxes.json").read_text())["provenance"]
   assert origin["networks"]["localization"]["sha256"] == load(small_network_file).sha256
   assert origin["networks"]["segmentation"]["sha256"] == "0" * 64
@@ -50,6 +49,7 @@ def test_result_says_where_it_comes_from(medlsam, painter, search, one_query, tm
   assert origin["bank"]["templates"] == ["t0", "t1"]
   assert origin["seed"] == 3 and origin["settings"]["search"]["steps"] == 2
   assert origin["settings"]["segmentation"]["window_hu"] == [-160.0, 240.0]
+  assert origin["painted"] == {"network": ["beta", "alpha"]}
   assert {"medlsam_jax", "jax", "flax", "python"} <= set(origin["versions"])
 
 
@@ -151,7 +151,8 @@ def test_six_points_are_enough_for_a_mask(medlsam, painter, one_query, mini_quer
 
 
 def test_slicer_file_of_a_result_gives_the_same_mask(medlsam, painter, search, one_query, tmp_path):
-  assert medlsam("segment", *search, "--query", one_query, "--out", tmp_path / "out", "--organs", "alpha").code == 0
+  words = ["--organs", "alpha", "--masks", "network"]
+  assert medlsam("segment", *search, "--query", one_query, "--out", tmp_path / "out", *words).code == 0
   (tmp_path / "out" / "labels.json").write_text(json.dumps({"alpha": 1}))
   rois = tmp_path / "out" / "q0_boxes.mrk.json"
   assert medlsam("segment", "--boxes", rois, "--query", one_query, "--out", tmp_path / "new").code == 0

@@ -1,0 +1,118 @@
+"""What `segment`, `evaluate` and `demo` paint with: the templates' masks, a network, or one for some organs each."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from medlsam_jax import pipeline
+from medlsam_jax.cli import sources
+from medlsam_jax.cli.terminal import Terminal
+from medlsam_jax.data.labels import LabelMap
+from medlsam_jax.data.packaged import NAMES
+from medlsam_jax.errors import ConfigError
+from medlsam_jax.geometry import Volume
+from medlsam_jax.loading import load
+from medlsam_jax.localization.bank import Bank
+from medlsam_jax.pipeline import PAINTER, PipelineSettings
+from medlsam_jax.results import provenance
+from medlsam_jax.results.given import Shown
+from medlsam_jax.segmentation.predictor import Predictor
+from medlsam_jax.segmentation.propagation import PropagationSettings
+from medlsam_jax.segmentation.volume import LITEMEDSAM
+
+
+@dataclasses.dataclass
+class Painter:
+  """Paints scan after scan; a network that nobody named is loaded when the first organ needs it."""
+
+  arguments: argparse.Namespace
+  settings: PipelineSettings
+  terminal: Terminal
+  masks: pipeline.Masks
+  network: Predictor | None = None
+  bank: Bank | None = None
+
+  @classmethod
+  def prepare(cls, arguments: argparse.Namespace, settings: PipelineSettings, terminal: Terminal) -> Painter:
+    """Loads the network, where one is named or it alone is to paint.
+
+    Raises:
+      ConfigError: an option of the network with `--masks templates`, or no templates with it.
+      WeightsError: the network cannot be used.
+      TemplateError: with `--boxes`, the bank cannot be used.
+    """
+    named = network_option(arguments, settings)
+    if named and arguments.masks == "templates":
+      raise ConfigError(f"{named} is about the network that paints; with --masks templates none does: leave one away")
+    if arguments.masks == "templates" and arguments.boxes is not None and arguments.bank is None:
+      raise ConfigError("--masks templates needs the templates: give --bank FILE beside --boxes")
+    masks: pipeline.Masks = "network" if named else arguments.masks or "auto"
+    painter = cls(arguments, settings, terminal, masks)
+    if masks == "network":
+      painter.network = sources.predictor_of(arguments.model or PAINTER, terminal)
+    if arguments.boxes is not None and arguments.bank is not None:
+      painter.bank = _bank(arguments, terminal)
+    return painter
+
+  def run(self, scan: Volume, found: Mapping[str, Shown], title: str) -> tuple[LabelMap, dict[str, Any]]:
+    """The label map of a scan, and where its masks come from."""
+    crops = pipeline.crops_of(found, True, self.masks, self.bank)
+    rest = [organ for organ in found if organ not in crops]
+    if rest and self.network is None:
+      self.network = sources.predictor_of(self.arguments.model or PAINTER, self.terminal)
+    with self.terminal.bar(f"{title}: segmenting") as report:
+      labels = pipeline.segment(
+        scan,
+        found,
+        self.network if self.masks == "network" else None,  # else it is the one that `segment` takes itself
+        masks=self.masks,
+        bank=self.bank,
+        settings=self.settings.segmentation,
+        propagation=self.settings.propagation,
+        vote=self.settings.masks,
+        progress=report,
+      )
+    return labels, self._provenance(list(crops), rest)
+
+  def _provenance(self, by_templates: list[str], by_network: list[str]) -> dict[str, Any]:
+    how: dict[str, Any] = {"settings": {}, "networks": {}, "painted": {}}
+    if by_templates:
+      how["painted"]["templates"] = by_templates
+      how["settings"]["masks"] = provenance.of_settings(self.settings.masks)
+      if self.bank is not None:
+        how["bank"] = provenance.of_bank(self.bank, str(self.arguments.bank or self.arguments.templates))
+    if by_network and self.network is not None:
+      how["painted"]["network"] = by_network
+      how["networks"]["segmentation"] = provenance.of_network(self.network.network)
+      how["settings"]["segmentation"] = provenance.of_settings(self.settings.segmentation)
+      how["settings"]["propagation"] = provenance.of_settings(self.settings.propagation)
+    return how
+
+
+def _bank(arguments: argparse.Namespace, terminal: Terminal) -> Bank:
+  """Of a file, for its masks alone; of a region in the package, built where it was not kept."""
+  if arguments.bank not in NAMES:
+    return Bank.load(arguments.bank)
+  return sources.bank_of(arguments, load(arguments.network), terminal)[0]
+
+
+def network_option(arguments: argparse.Namespace, settings: PipelineSettings) -> str:
+  """The first option given that is about the network that paints; empty where there is none."""
+  for option in ("model", "preset", "propagate", "axes"):
+    if getattr(arguments, option):
+      return f"--{option}"
+  plain = dataclasses.replace(settings.segmentation, largest_component=False, fill_holes=False)
+  if plain != LITEMEDSAM:
+    return "a segmentation setting"
+  return "" if settings.propagation == PropagationSettings() else "a propagation setting"
+
+
+def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+  """Provenance of a search or of boxes with that of the painting."""
+  result = dict(first)
+  for name, entry in second.items():
+    result[name] = {**result.get(name, {}), **entry}
+  return result
