@@ -76,6 +76,11 @@ def _traced(operands: str, call: Callable[[], Any]) -> Callable[[], Any]:
   return run
 
 
+def _said(dtype: str) -> str:
+  """What the library's own programs ask for with operands of that type."""
+  return "highest" if dtype == "float32" else dtype
+
+
 def _dtype(operands: str) -> Any:
   return jnp.bfloat16 if operands == "bfloat16" else jnp.float32
 
@@ -124,12 +129,11 @@ def _forwards(name: str, scales: tuple[int, ...], sizes: Sizes) -> Iterator[Case
     found = {"position_error": _relative(result[0], position)}
     return found | {f"feature_error_{stride}": _relative(result[1][stride], features[stride]) for stride in scales}
 
-  for scales, name in (((4, 2, 1), "forward"), ((), "encoder and head")):
-    for operands in OPERANDS:
-      module = network.module.clone(dtype=_dtype(operands))
-      make = partial(_forward, module, network.variables, given, scales, operands)
-      work = sizes.patches * common.gflop_of(module, scales) / 1e3
-      yield Case(f"{name}, {sizes.patches} patches", operands, make, work, figures=partial(errors, scales, operands))
+  for operands in OPERANDS:
+    module = network.module.clone(dtype=_dtype(operands))
+    make = partial(_forward, module, network.variables, given, scales, operands)
+    work = sizes.patches * common.gflop_of(module, scales) / 1e3
+    yield Case(f"{name}, {sizes.patches} patches", operands, make, work, figures=partial(errors, operands))
 
 
 def _forward(module: Any, variables: Any, given: Any, scales: tuple[int, ...], operands: str) -> Callable[[], Any]:
@@ -221,13 +225,13 @@ class _Search:
   scan: Any
 
   @classmethod
-  def of(cls, width: int, organs: int, operands: str = "default") -> "_Search":
+  def of(cls, width: int, organs: int) -> "_Search":
     from bench.stages_search import SIXTEEN
     from medlsam_jax.data import ct
     from medlsam_jax.data.phantom import make_phantom
 
     network, templates = common.network(width), common.templates(1, SIXTEEN[:organs])
-    bank = _traced(operands, partial(_bank, network, templates))()
+    bank = _bank(network, templates)
     return cls(network, templates, bank, ct.to_working_grid(make_phantom(4).scan, bank.convention))
 
   @property
@@ -247,15 +251,14 @@ def localize(organs: int, sizes: Sizes) -> Iterator[Case]:
   from medlsam_jax.localization.search_settings import PRESETS
 
   search = _Search.of(sizes.width, organs)
-  presets = [("exact", "highest"), ("exact", "default"), ("fast", "default")] + [("atlas", "default")] * (organs > 2)
-  for preset, operands in presets:
+  for preset in ("exact", "fast", "atlas") if organs > 2 else ("exact", "fast"):
     settings = PRESETS[preset]
 
-    def run(settings: Any = settings, operands: str = operands) -> Callable[[], Any]:
-      return _traced(operands, lambda: find(search.network, search.bank, search.scan, settings=settings) and None)
+    def run(settings: Any = settings) -> Callable[[], Any]:
+      return lambda: find(search.network, search.bank, search.scan, settings=settings) and None
 
-    shown = operands if preset == "exact" else settings.operands
-    yield Case(f"localize {organs} organs, {preset}", shown, run, note=f"{sum(search.points)} points")
+    operands = _said(settings.operands)
+    yield Case(f"localize {organs} organs, {preset}", operands, run, note=f"{sum(search.points)} points")
 
 
 def bank(sizes: Sizes) -> Iterator[Case]:
@@ -264,9 +267,7 @@ def bank(sizes: Sizes) -> Iterator[Case]:
 
   organs = sizes.organs[1]
   network, templates = common.network(sizes.width), common.templates(1, SIXTEEN[:organs])
-  for operands in ("highest", "default"):
-    make = partial(_traced, operands, lambda: _bank(network, templates) and None)
-    yield Case(f"bank, {organs} organs", operands, make, runs=3)
+  yield Case(f"bank, {organs} organs", _said("float32"), lambda: lambda: _bank(network, templates) and None, runs=3)
 
 
 def step(sizes: Sizes, operands: str) -> Iterator[Case]:
@@ -274,7 +275,7 @@ def step(sizes: Sizes, operands: str) -> Iterator[Case]:
   from medlsam_jax.training.settings import PretrainSettings, from_mapping
 
   config = runpy.run_path(str(Path(__file__).parents[1] / "configs" / "medlam.py"))["get_config"]("open").to_dict()
-  config["network"].update(base_channels=sizes.step_width, dtype=str(jnp.dtype(_dtype(operands))))
+  config["network"].update(base_channels=sizes.step_width, **_network(operands))
   config["data"].update(scans_per_step=sizes.step_scans)
   config["optimizer"].update(total_seconds=0.0)  # the clock's share would be one more argument
   settings = from_mapping(PretrainSettings, config)
@@ -287,11 +288,16 @@ def published_step(sizes: Sizes, operands: str) -> Iterator[Case]:
   """The published recipe's step: scans of two patches, all strides."""
   from medlsam_jax.training.settings import PretrainSettings, from_mapping
 
-  network = {"base_channels": sizes.width, "dtype": str(jnp.dtype(_dtype(operands)))}
+  network = {"base_channels": sizes.width, **_network(operands)}
   settings = from_mapping(PretrainSettings, {"network": network, "data": {"scans_per_step": sizes.published_scans}})
   name = f"published step, width {sizes.width}, {sizes.published_scans} scans"
   work = 3 * 4 * sizes.published_scans * _work(sizes.width, (4, 2, 1)) / 1e3
   yield _step_case(name, settings, operands, work)
+
+
+def _network(operands: str) -> dict[str, str]:
+  """Settings of a network that is trained."""
+  return {"dtype": jnp.dtype(_dtype(operands)).name, "precision": "highest" if operands == "highest" else "default"}
 
 
 def _work(width: int, scales: tuple[int, ...]) -> float:
@@ -300,10 +306,10 @@ def _work(width: int, scales: tuple[int, ...]) -> float:
 
 def _step_case(name: str, settings: Any, operands: str, tflop: float) -> Case:
   found: dict[str, float] = {}
-  return Case(name, operands, partial(_step, settings, operands, found), tflop, figures=lambda _: found)
+  return Case(name, operands, partial(_step, settings, found), tflop, figures=lambda _: found)
 
 
-def _step(settings: Any, operands: str, found: dict[str, float]) -> Callable[[], Any]:
+def _step(settings: Any, found: dict[str, float]) -> Callable[[], Any]:
   from medlsam_jax.data.pairs import Batch
   from medlsam_jax.training import sharding
   from medlsam_jax.training.step import init_state, make_step
@@ -317,7 +323,7 @@ def _step(settings: Any, operands: str, found: dict[str, float]) -> Callable[[],
   state = init_state(settings, mesh)
   found["init_s"] = round(time.perf_counter() - began, 2)
   began, lower = time.perf_counter(), cast(Any, make_step(settings, mesh)).lower
-  lowered = _traced(operands, lambda: lower(state, given))()
+  lowered = lower(state, given)
   found["lower_s"] = round(time.perf_counter() - began, 2)
   update = lowered.compile()
   found["temporary_gib"] = round(update.memory_analysis().temp_size_in_bytes / 2**30, 2)
@@ -354,14 +360,15 @@ def vit(sizes: Sizes) -> Iterator[Case]:
 
 def _encoders(variant: Any, images: int) -> Iterator[Case]:
   from bench.stages_sam import random_sam
-  from medlsam_jax.segmentation.predictor import Predictor
+  from medlsam_jax.models.sam.layers import fold_batch_norm
 
   network, edge, exact = random_sam(variant), variant.image_size, list[Any]()
 
   def make(operands: str) -> Callable[[], Any]:
-    predictor = Predictor(network, _dtype(operands))
+    module, variables = network.module.clone(folded=True, dtype=_dtype(operands)), fold_batch_norm(network.variables)
     given = jnp.asarray(np.random.default_rng(0).random((images, edge, edge, 3), np.float32))
-    return _traced(operands, lambda: predictor._encode(predictor._variables, given))
+    run, variables = jax.jit(lambda v, x: module.apply(v, x, method="encode")), jax.device_put(variables)
+    return _traced(operands, lambda: run(variables, given))
 
   def error(operands: str, result: Any) -> dict[str, float]:
     if operands == "highest":
@@ -386,7 +393,7 @@ def paint(sizes: Sizes) -> Iterator[Case]:
 
   def make(operands: str) -> Callable[[], Any]:
     predictor = Predictor(network, _dtype(operands))
-    return _traced(operands, lambda: segment_volume(scan, boxes, predictor) and None)
+    return lambda: segment_volume(scan, boxes, predictor) and None
 
-  for operands in ("default", "bfloat16", "highest"):
+  for operands in (_said("float32"), "bfloat16"):
     yield Case(f"paint {scan.array.shape[0]} slices, {len(boxes)} organs", operands, partial(make, operands), runs=3)

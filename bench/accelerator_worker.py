@@ -1,7 +1,4 @@
-"""One stage of `bench.accelerator` in its own process: compiles as it likes, and is timed when its turn comes.
-
-Lines of JSON on standard output are requests (`{"ask": true}`, answered by a line) and records.
-"""
+"""One stage of `bench.accelerator` in its own process. Lines of JSON on standard output are its records."""
 
 import json
 import sys
@@ -35,6 +32,7 @@ def stages(cases: Any) -> dict[str, Callable[[Sizes], Iterator[Case]]]:
     found[f"step{suffix}"] = partial(cases.step, operands=operands)
     found[f"published-step{suffix}"] = partial(cases.published_step, operands=operands)
   found["step-untuned"] = found["step"]
+  found["published-step-highest"] = partial(cases.published_step, operands="highest")
   for name in ("exactness", "forward_compiled"):
     if hasattr(cases, name):
       found[name.replace("_", "-")] = getattr(cases, name)
@@ -43,34 +41,38 @@ def stages(cases: Any) -> dict[str, Callable[[Sizes], Iterator[Case]]]:
 
 def work(stage: str, side: str, tiny: bool) -> None:
   """Times the cases of a stage; one that fails is recorded, and the next is tried."""
-  say = _Protocol()
+  # what others print goes to standard error: standard output is for records
+  out, sys.stdout = sys.stdout, sys.stderr
+
+  def say(fields: dict[str, Any]) -> None:
+    print(json.dumps(fields), file=out, flush=True)
+
   if side == "peer":
     from bench import accelerator_peers as cases
   else:
     from bench import accelerator_cases as cases  # type: ignore[no-redef]
   if stage == "ceilings":
-    say.line(_machine(side))
+    say(_machine(side))
   for case in stages(cases)[stage](TINY if tiny else FULL):
     about = {"case": case.name, "operands": case.operands} | ({"note": case.note} if case.note else {})
     try:
-      say.line(about | _measured(case, say) | _memory(side))
+      say(about | _measured(case) | _memory(side))
     except Exception as error:  # the next case may well run
-      say.line(about | {"failed": f"{type(error).__name__}: {str(error)[:500]}"})
+      say(about | {"failed": f"{type(error).__name__}: {str(error)[:500]}"})
 
 
-def _measured(case: Case, say: "_Protocol") -> dict[str, Any]:
+def _measured(case: Case) -> dict[str, Any]:
   """First call, figures of its result, and steady time."""
-  began = time.monotonic()
+  began = time.perf_counter()
   call = case.make()
   result = timing.finish(call())
-  span = (began, time.monotonic())
+  first_s = time.perf_counter() - began
   figures = case.figures(result)
   del result
-  say.ask()
   if case.runs > FEW:
     timing.finish(call())
   taken = timing.steady(call, case.runs, BUDGET_S)
-  found: dict[str, Any] = {"first_span": span, "runs": taken.runs}
+  found: dict[str, Any] = {"first_s": round(first_s, 2), "runs": taken.runs}
   for name, value in (("median_ms", taken.median), ("least_ms", taken.least)):
     found[name] = round(1e3 * case.times * value, 3)
   if case.tflop is not None:
@@ -78,23 +80,6 @@ def _measured(case: Case, say: "_Protocol") -> dict[str, Any]:
   if case.gigabytes is not None:
     found["gb_s"] = round(case.gigabytes / taken.median)
   return found | figures
-
-
-class _Protocol:
-  """Standard output belongs to the protocol: what others print goes to standard error."""
-
-  def __init__(self) -> None:
-    self._out, sys.stdout = sys.stdout, sys.stderr
-
-  def line(self, fields: dict[str, Any]) -> None:
-    """A record, which also gives the device back."""
-    print(json.dumps(fields), file=self._out, flush=True)
-
-  def ask(self) -> None:
-    """Waits for the device."""
-    self.line({"ask": True})
-    if not sys.stdin.readline():
-      raise SystemExit("the run has ended")
 
 
 def _machine(side: str) -> dict[str, Any]:

@@ -63,6 +63,8 @@ def _learn_from_few_scans(config: ConfigDict) -> None:
   # Stride 4 helps to learn but not to search: on phantoms stride 2 alone finds better boxes, and so do template cubes
   # twice as wide as published (model card).
   config.network.update(feature_scales=(4, 2), search_scales=(2,), template_edge=16, dropout=0.0)
+  # As PyTorch's convolutions on a GPU are; what is trained so searches in float32 like any other network.
+  config.network.precision = "default"
   config.data.update(patches_per_scan=3, dense_patches=2, points_per_patch=64, position_views="both")
   # One free control point bends by under a voxel; whole-body differences need a stronger field.
   config.augment.update(control_points=7, displacement_vox=8.0, locked_layers=0, noise_sd=0.08)

@@ -94,6 +94,7 @@ def run_info(arguments: argparse.Namespace, terminal: Terminal) -> int:
   terminal.result(f"network {bank.network_sha256}")
   terminal.result(f"bank    {bank_sha256(bank)}")
   terminal.result("built with " + ", ".join(f"{name} {version}" for name, version in bank.versions.items()))
+  terminal.result(f"products of {bank.operands or 'a precision that it does not say'}")
   terminal.table(bank.table())
   for note in bank.notes:
     terminal.result(f"note: {note}")

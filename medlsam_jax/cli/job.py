@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from medlsam_jax import pipeline
 from medlsam_jax.cli import settings as config
 from medlsam_jax.cli import sources
@@ -77,6 +79,8 @@ class Search:
     sources.fetch(arguments.network, terminal)
     network = load(arguments.network)
     bank, source, kept = sources.bank_of(arguments, network, terminal)
+    if text := bank.mixed_with(settings.search.operands, jax.default_backend()):
+      terminal.say(text)
     return cls(network, bank, source, settings, arguments.seed, kept)
 
   def finish(self, failed: bool) -> None:
@@ -108,7 +112,7 @@ class Search:
       "networks": {"localization": provenance.of_network(self.network)},
       "bank": provenance.of_bank(self.bank, self.bank_source),
       "settings": {
-        "search": provenance.of_settings(self.settings.search),
+        "search": provenance.of_settings(self.settings.search) | {"operands": self.settings.search.operands},
         "confidence": provenance.of_settings(self.settings.confidence),
       },
       "seed": self.seed,

@@ -118,6 +118,9 @@ class Bank:
   """Of the libraries that built it."""
   notes: tuple[str, ...] = ()
   """What building left out or doubts, a sentence each."""
+  operands: str = ""
+  """What products had when it was built, `float32` on every platform; empty in a bank from before this was kept, whose
+  products were the platform's: TF32 on a GPU."""
 
   def __repr__(self) -> str:
     organs = f"{display.count(len(self.organs), 'organ')} ({display.some(self.organs)})"
@@ -195,7 +198,8 @@ class Bank:
     versions = {name: version(name) for name in ("medlsam_jax", "jax", "flax")}
     doubtful = [f"template {each.name}: {doubt}" for each in templates for doubt in each.scan.doubts]
     notes = (*getattr(templates, "left_out", ()), *doubtful, *plans.notes)
-    return cls(network.sha256, mode, slices * WORKING_SPACING_MM, convention, found, versions, notes)
+    height = slices * WORKING_SPACING_MM
+    return cls(network.sha256, mode, height, convention, found, versions, notes, template_points.OPERANDS)
 
   def save(self, path: str | os.PathLike[str]) -> None:
     """Write one .safetensors file; it appears whole or not at all.
@@ -218,6 +222,7 @@ class Bank:
       "organs": json.dumps(rows),
       "versions": json.dumps(self.versions),
       "notes": json.dumps(self.notes),
+      "operands": self.operands,
     }
     bank_file.write(path, tensors, header)
 
@@ -244,6 +249,7 @@ class Bank:
         organs,
         json.loads(header["versions"]),
         tuple(map(str, json.loads(header.get("notes", "[]")))),
+        header.get("operands", ""),
       )
     except (KeyError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
       raise TemplateError(f"{path}: a damaged template bank ({error!r}); build it again") from error
@@ -253,6 +259,17 @@ class Bank:
     """Working voxels along an edge of the cube of features around a point; None without features."""
     first = next(iter(self.organs.values()), None)
     return next((volume.shape[2] * stride for stride, volume in first.features.items()), None) if first else None
+
+  def mixed_with(self, operands: str, platform: str) -> str:
+    """What to say of a search with such operands on a platform (`cpu`, `gpu`, `tpu`); empty where both are alike."""
+    if self.operands == operands or (platform == "cpu" and not self.operands):
+      return ""
+    if self.operands:
+      return f"the bank was made with {self.operands} operands, and is searched with {operands} ones"
+    return (
+      "the bank does not say with what precision it was made: if on a GPU or TPU by an earlier version, less than "
+      "float32; `medlsam bank build` makes it anew"
+    )
 
   @property
   def crops(self) -> dict[str, list[OrganCrop]]:

@@ -111,7 +111,8 @@ class KeptOutputs:
     Points do not count among them, so that other organs or parts of the same template use what is there.
     """
     libraries = [version(name) for name in ("medlsam_jax", "jax")]
-    said = [network.sha256, *libraries, jax.default_backend(), padded.shape, padded.dtype.name, tuple(strides), edge]
+    computed = (network.sha256, *libraries, jax.default_backend(), "float32 products")
+    said = [*computed, padded.shape, padded.dtype.name, tuple(strides), edge]
     digest = hashlib.sha256("|".join(map(str, said)).encode())
     digest.update(np.ascontiguousarray(padded).tobytes())
     place = self.folder / digest.hexdigest()[:32]

@@ -2,6 +2,7 @@
 
 The network's module is a static argument: modules with equal settings share a program. Patches go through one at a
 time on a CPU, where one fills the machine already and memory stays that of a single patch, and together elsewhere.
+A module of float32 operands is worked out in float32 on every platform (`models.precision`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int
 from medlsam_jax.errors import WeightsError
 from medlsam_jax.geometry import PATCH_EDGE
 from medlsam_jax.localization import correlation, nodes
+from medlsam_jax.models import precision
 from medlsam_jax.models.medlam import MedLAM, MedLAMOutput
 from medlsam_jax.models.network import Network
 
@@ -49,12 +51,14 @@ def _run(module: MedLAM, variables: Any, patch: Float[Array, "z y x 1"], scales:
 
 
 @functools.partial(jax.jit, static_argnames="module")
+@precision.of_module
 def positions(module: MedLAM, variables: Any, patches: Float[Array, "n z y x 1"]) -> Float[Array, "n 3"]:
   """Anatomical coordinates of patches: encoder and head only."""
   return _each(lambda patch: _run(module, variables, patch, ()).position[0], patches, len(patches))
 
 
 @functools.partial(jax.jit, static_argnames=("module", "scales", "edge"))
+@precision.of_module
 def template_outputs(
   module: MedLAM,
   variables: Any,
@@ -74,6 +78,7 @@ def template_outputs(
 
 
 @functools.partial(jax.jit, static_argnames=("module", "dtype"))
+@precision.of_module
 def best_moves(
   module: MedLAM,
   variables: Any,
@@ -103,6 +108,7 @@ def best_moves(
 
 
 @functools.partial(jax.jit, static_argnames=("module", "reach", "dtype"))
+@precision.of_module
 def template_moves(
   module: MedLAM,
   variables: Any,

@@ -21,6 +21,8 @@ from medlsam_jax.models.network import Network
 if TYPE_CHECKING:
   from medlsam_jax.data.templates import Template
 
+OPERANDS = "float32"
+"""Of a bank's products, on every platform: a search may be in a hurry, but what it compares with is made once."""
 Outputs = tuple[Float32[np.ndarray, "points 3"], dict[int, Float32[np.ndarray, "points k k k c"]]]
 """Anatomical coordinates and taps by stride of the points of one organ in one template."""
 
@@ -230,7 +232,7 @@ def run(
 
   `progress` hears first that nothing is done, and of how many points; what `kept` has already comes without computing.
   """
-  module, variables = programs.prepare(network)
+  module, variables = programs.prepare(network, OPERANDS)
   total = sum(len(where) for plan in plans for where in plan.points.values())
   done, results = 0, {}
   tell = progress or (lambda *_: None)

@@ -37,6 +37,7 @@ def of_bank(bank: Bank, source: str) -> dict[str, Any]:
     "working_grid": bank.convention,
     "templates": bank.templates,
     "built_with": bank.versions,
+    "operands": bank.operands or "not said",
     "notes": list(bank.notes),
   }
 

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Integer, Num, UInt8
 
 from medlsam_jax.data.slices import ImageFit, Pixels
 from medlsam_jax.errors import InputError, WeightsError
+from medlsam_jax.models import precision
 from medlsam_jax.models.network import Network
 from medlsam_jax.models.sam.layers import fold_batch_norm
 from medlsam_jax.models.sam.prompt_encoder import BOX_HIGH, BOX_LOW
@@ -51,7 +52,7 @@ class Predictor:
 
   Args:
     network: of any SAM kind, with or without batch norm folded.
-    dtype: operands of matrix products: float32 is exact, bfloat16 the fast path.
+    dtype: operands of matrix products: float32 is exact on every platform, bfloat16 the fast path.
     encode_batch: images per encoder call; by default 1 on CPU, where more gain nothing, and 16 elsewhere.
     pixels: how pixels are scaled, if not as the network was trained (`variant.pixels`): SAM's mean and deviation on
       MedSAM's weights, for instance, as the published MedLSAM has it.
@@ -79,11 +80,13 @@ class Predictor:
     # The counter rises when Python runs, which is once for each program that is traced.
     def encode(variables: Any, images: Array) -> Any:
       self._compilations += 1
-      return module.apply(variables, images, method="encode")
+      with precision.asked(dtype):
+        return module.apply(variables, images, method="encode")
 
     def decode(variables: Any, embedding: Array, points: Array, labels: Array, masks: Any, multimask: bool) -> Any:
       self._compilations += 1
-      return module.apply(variables, embedding[None], points, labels, masks, multimask, method="decode_tokens")
+      with precision.asked(dtype):
+        return module.apply(variables, embedding[None], points, labels, masks, multimask, method="decode_tokens")
 
     self._encode, self._decode = jax.jit(encode), jax.jit(decode, static_argnums=5)
 

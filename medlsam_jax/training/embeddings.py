@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Float16
 from medlsam_jax.atomic import made_folder, replacing
 from medlsam_jax.data.labelled_slices import LabelledSlices
 from medlsam_jax.errors import OutputError
+from medlsam_jax.models import precision
 from medlsam_jax.models.sam.layers import fold_batch_norm
 from medlsam_jax.models.sam.sam import Sam
 
@@ -32,7 +33,12 @@ def images_at_once() -> int:
 @functools.lru_cache(maxsize=2)
 def make_encoder(module: Sam) -> Encode:
   """Jitted encoder: variables of the module, images -> embeddings."""
-  return jax.jit(lambda variables, images: module.apply(variables, images, method="encode"))
+
+  def encode(variables: Any, images: Array) -> Any:
+    with precision.asked(module.dtype):
+      return module.apply(variables, images, method="encode")
+
+  return jax.jit(encode)
 
 
 def embeddings_of(

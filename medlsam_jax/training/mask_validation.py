@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from medlsam_jax.data.labelled_slices import LabelledSlices
+from medlsam_jax.models import precision
 from medlsam_jax.models.sam.sam import Sam
 
 BOXES_AT_ONCE = 4
@@ -25,7 +26,8 @@ EmbeddingOf = Callable[[Any, int], Float[Array, "g g c"]]
 @functools.lru_cache(maxsize=2)
 def _decoder(module: Sam) -> Callable[[Any, Array, Array], Array]:
   def decode(variables: Any, embedding: Array, boxes: Array) -> Array:
-    return module.apply(variables, embedding[None].astype(jnp.float32), boxes=boxes, method="decode")[0][:, 0]
+    with precision.asked(module.dtype):
+      return module.apply(variables, embedding[None].astype(jnp.float32), boxes=boxes, method="decode")[0][:, 0]
 
   return jax.jit(decode)
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from medlsam_jax.errors import ConfigError
+from medlsam_jax.models.precision import Precision
 from medlsam_jax.training.augment import AugmentSettings
 
 CUBE_MARGIN = 16
@@ -30,6 +31,9 @@ class NetworkSettings:
   """A multiple of 16; localization needs 64."""
   dtype: Literal["float32", "bfloat16"] = "float32"
   """Of the operands; parameters, sums and losses are float32 whatever it is."""
+  precision: Precision = "highest"
+  """Of products of float32 operands: `highest` is float32 on every platform, `default` what the platform is fastest at
+  (TF32 on GPU, bfloat16 on TPU). On a CPU they are the same."""
   remat: bool = False
   """Work stages out again in the backward pass, view by view, instead of keeping their values: less memory, more
   work (docs/scaling.md)."""

@@ -17,6 +17,7 @@ from jaxtyping import Array, Int
 
 from medlsam_jax.data.pairs import Batch
 from medlsam_jax.errors import ConfigError
+from medlsam_jax.models import precision
 from medlsam_jax.models.medlam import MedLAM, MedLAMOutput, init_variables
 from medlsam_jax.objectives import contract, uam
 from medlsam_jax.objectives.contract import Features
@@ -259,7 +260,8 @@ def make_step(settings: PretrainSettings, mesh: Mesh) -> Callable[..., tuple[Tra
   def step(state: TrainState, batch: Batch, *share: Array) -> tuple[TrainState, dict[str, Array]]:
     optimizer = make_optimizer(settings.optimizer, *share)
     key = jax.random.fold_in(jax.random.key(settings.seed + 1), state.step)
-    gradient, metrics = gradient_of(state.params, batch, key)
+    with precision.asked(settings.network.dtype, settings.network.precision):
+      gradient, metrics = gradient_of(state.params, batch, key)
     updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
     metrics["gradient_norm"] = optax.tree.norm(gradient)
     params = optax.apply_updates(state.params, updates)
@@ -283,7 +285,8 @@ def make_validation(settings: PretrainSettings) -> Callable[[Any, Batch], Array]
 
   def error(network: Any, batch: Batch) -> Array:
     patches = batch.cubes[:, :, inner, inner, inner].reshape(-1, edge, edge, edge, 1)
-    out = cast(MedLAMOutput, module.apply({"params": network}, patches, feature_scales=()))
+    with precision.asked(settings.network.dtype):
+      out = cast(MedLAMOutput, module.apply({"params": network}, patches, feature_scales=()))
     positions = out.position.reshape(*batch.cubes.shape[:2], 3)
     offset = uam.predicted_offset_mm(positions[:, :, None], positions[:, None])
     true = batch.origins_mm[:, :, None] - batch.origins_mm[:, None]

@@ -6,16 +6,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 accelerator = pytest.importorskip("bench.accelerator")
+accelerator_cases = pytest.importorskip("bench.accelerator_cases")
 
 ROOT = Path(__file__).parents[2]
 
 
-def run(out, *options):
+def run(out, *options, backend="cpu"):
   command = [sys.executable, "-m", "bench.accelerator", "--tiny", "--out", str(out), *options]
-  done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+  environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": backend}
+  done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
   return [json.loads(line) for line in out.read_text().splitlines()]
 
@@ -34,17 +37,25 @@ def test_each_case_leaves_a_line_with_its_first_and_its_steady_time(tmp_path):
 
 
 def test_what_the_time_did_not_suffice_for_is_named(tmp_path):
-  records = run(tmp_path / "figures.jsonl", "--only", "vit,forward", "--seconds", "0.2", "--parallel", "1")
+  records = run(tmp_path / "figures.jsonl", "--only", "vit,forward", "--seconds", "0.2")
   cut = {record["stage"]: record["cut"] for record in records if record.get("side") == "ours"}
-  assert cut["forward"].startswith("at the end of the time")
-  assert cut["vit"] == "not begun within the time"
+  assert cut == {"forward": "after 0 s", "vit": "not begun within the time"}
 
 
-def test_seconds_that_a_worker_was_stopped_are_not_its_own():
-  worker = accelerator.Worker("forward", "ours", None, None, 0.0, stops=[(1.0, 2.0), (4.0, 9.0)])
-  assert worker.stopped_s(0.0, 3.0) == 1.0
-  assert worker.stopped_s(1.5, 5.0) == 0.5 + 1.0
-  assert worker.stopped_s(2.0, 4.0) == 0.0
+def test_a_process_that_fails_leaves_its_last_words(tmp_path):
+  records = run(tmp_path / "figures.jsonl", "--only", "ceilings", backend="none such")
+  (failed,) = [record["failed"] for record in records if record.get("side") == "ours"]
+  assert "none such" in failed
+
+
+@pytest.mark.parametrize("stage", ["forward", "head"])
+def test_errors_are_those_against_float32(stage):
+  cases = {case.operands: case for case in getattr(accelerator_cases, stage)(accelerator_cases.TINY)}
+  strides = (4, 2, 1) if stage == "forward" else ()
+  exact = np.array([[1.0, -2.0, 0.5]])
+  assert cases["highest"].figures((exact, {stride: exact for stride in strides})) == {}
+  found = cases["bfloat16"].figures((exact + 0.5, {stride: exact - 0.25 for stride in strides}))
+  assert found == {"position_error": 0.25} | {f"feature_error_{stride}": 0.125 for stride in strides}
 
 
 def test_the_table_sets_ours_beside_the_peer_and_its_compiled_form():

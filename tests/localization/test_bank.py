@@ -3,6 +3,7 @@ import warnings
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from medlsam_jax.data.points import part_points
@@ -202,6 +203,30 @@ def test_a_bank_comes_back_from_its_file(bank, network, tmp_path):
     assert np.array_equal(again.organs[name].places, organ.places)
     assert all(np.array_equal(again.organs[name].features[s], v) for s, v in organ.features.items())
   assert [p.name for p in tmp_path.iterdir()] == ["torso.safetensors"]
+
+
+def test_a_bank_says_what_its_products_were_and_an_older_file_does_not(bank, tmp_path):
+  bank.save(tmp_path / "new.safetensors")
+  assert Bank.load(tmp_path / "new.safetensors").operands == "float32"
+  with safe_open(tmp_path / "new.safetensors", framework="numpy") as file:
+    header = {name: value for name, value in file.metadata().items() if name != "operands"}
+    tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+  save_file(tensors, tmp_path / "old.safetensors", metadata=header)
+  assert Bank.load(tmp_path / "old.safetensors").operands == ""
+
+
+@pytest.mark.parametrize(
+  ("made", "search", "platform", "said"),
+  [
+    ("float32", "float32", "gpu", None),
+    ("float32", "bfloat16", "gpu", "made with float32 operands, and is searched with bfloat16"),
+    ("", "float32", "gpu", "does not say with what precision it was made"),
+    ("", "float32", "cpu", None),
+  ],
+)
+def test_mixed_precision_is_said(bank, made, search, platform, said):
+  text = dataclasses.replace(bank, operands=made).mixed_with(search, platform)
+  assert said in text if said else text == ""
 
 
 def test_info_lists_organs_and_the_templates_used(bank):

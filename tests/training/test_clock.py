@@ -90,6 +90,13 @@ def test_state_of_the_optimizer_does_not_depend_on_the_clock():
   assert jax.tree.structure(plain) == jax.tree.structure(by_clock)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def quick_compiler():
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", False)
+
+
 def settings(seconds, **more):
   optimizer = {"total_steps": 500, "total_seconds": seconds, **COSINE}
   return small_run.settings(optimizer=optimizer, **more)
