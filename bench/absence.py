@@ -92,7 +92,7 @@ def measure(network: Network, bank: Bank, options: argparse.Namespace, found: It
   ends = time.monotonic() + (options.seconds or float("inf"))
   kept.parent.mkdir(parents=True, exist_ok=True)
   for case in found:
-    if (case.query, case.kind) in done:
+    if (case.query, case.kind) in done or (options.kinds and case.kind not in options.kinds.split(",")):
       continue
     if time.monotonic() > ends:
       print("no time is left; the same call goes on from here")
@@ -256,6 +256,7 @@ def main(words: Sequence[str] | None = None) -> None:
   parser.add_argument("--data", type=Path, help="folder of the labelled scans, in place of --templates and --queries")
   parser.add_argument("--set", default="validation", choices=("validation", "tuning"), help="of people, with --data")
   parser.add_argument("--count", type=int, help="the first people only, with --data")
+  parser.add_argument("--kinds", help="of cases, comma separated, to search these alone: a crop's name, foreign, ...")
   parser.add_argument("--organs", nargs="*")
   parser.add_argument("--first-query", type=int, default=9100, help="seed of the first of four query phantoms")
   parser.add_argument("--mode", default="WPL", choices=("WPL", "SPL"))

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from medlsam_jax.evaluation.labelled import LabelledScan
+from medlsam_jax.evaluation.labelled import WHOLE, LabelledScan
 from medlsam_jax.geometry import WORKING_AXIS_CODES, Box, Grid, Volume
 
 WINDOWS = {"whole": (0.0, 1.0), "lower": (0.0, 0.55), "upper": (0.45, 1.0), "middle": (0.25, 0.75)}
@@ -50,19 +50,20 @@ def crop_along_z(volume: Volume, low: float, high: float) -> Volume:
 def states(
   query: LabelledScan, window: tuple[float, float], organs: Sequence[str]
 ) -> dict[str, tuple[str, Box | None]]:
-  """State of each organ in a crop, and its box there. Labels that are not sound are left out, and organs that reach the
-  end of the query itself, where nobody knows how far they go on."""
+  """State of each organ in a crop, and its box there. Odd and bad labels are left out. An organ that reaches the
+  end of the query itself is cut wherever something of it is; where nothing is known of labels it is left out."""
   cropped = crop_along_z(query.labels, *window).array
   axis = query.labels.grid.axes_to(WORKING_AXIS_CODES)[0][0]
   ends = np.moveaxis(query.labels.array, axis, 0)[[0, -1]]
   found: dict[str, tuple[str, Box | None]] = {}
   for organ in organs:
     value = query.values.get(organ)
-    if value is None or (ends == value).any() or not query.is_whole(organ):
+    is_cut = bool((ends == value).any()) or (query.sound or {}).get(organ) == "cut"
+    if value is None or (is_cut if query.sound is None else query.sound.get(organ) not in (WHOLE, "cut")):
       continue
     mask = cropped == value
     share = float(mask.sum() / (query.labels.array == value).sum())
-    state = "gone" if share == 0 else "whole" if share >= WHOLE_SHARE else "cut"
+    state = "gone" if share == 0 else "whole" if share >= WHOLE_SHARE and not is_cut else "cut"
     found[organ] = (state, Box.of_mask(mask) if share else None)
   return found
 

@@ -35,8 +35,13 @@ def test_crops_know_which_organs_are_gone():
 
 
 def test_unsound_labels_are_left_out():
-  cases = doubt_cases.crops(person({"liver": "whole", "spleen": "cut"}), ["liver", "spleen"])
+  cases = doubt_cases.crops(person({"liver": "whole", "spleen": "odd size"}), ["liver", "spleen"])
   assert {organ for case in cases for organ in case.truth} == {"liver"}
+
+
+def test_an_organ_that_the_scan_cuts_is_never_whole_in_a_crop_and_gone_where_nothing_of_it_is():
+  cases = {case.kind: case for case in doubt_cases.crops(person({"liver": "whole", "spleen": "cut"}), ["spleen"])}
+  assert cases["upper"].truth["spleen"][0] == "cut" and cases["lower"].truth["spleen"][0] == "gone"
 
 
 def test_truth_is_turned_with_the_scan():
@@ -138,13 +143,15 @@ def test_a_cut_run_goes_on(monkeypatch, tmp_path):
     return [{"query": case.query, "kind": case.kind, "organ": "liver"}]
 
   monkeypatch.setattr(absence, "_searched", one)
-  options = types.SimpleNamespace(seconds=None, search="exact")
+  options = types.SimpleNamespace(seconds=None, search="exact", kinds=None)
   kept = tmp_path / "kept.jsonl"
   cases = list(doubt_cases.crops(person(), ["liver", "spleen"]))
   absence.measure(None, None, options, iter(cases[:2]), kept)
   found = absence.measure(None, None, options, iter(cases), kept)
   assert searched == [case.kind for case in cases] and len(found) == len(cases) == len(kept.read_text().splitlines())
   assert json.loads(kept.read_text().splitlines()[0])["kind"] == "whole"
+  options.kinds = "foreign"
+  assert absence.measure(None, None, options, iter(cases), tmp_path / "none.jsonl") == []
 
 
 def test_nothing_is_fitted_on_validation():
