@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from bench import doubt_fit
-from bench.doubt_cases import NONSENSE, Case, crops, foreign, nonsense
+from bench.doubt_cases import NONSENSE, SHOWS_A_HEAD, Case, crops, foreign, nonsense
 from bench.real_people import FIVE, require
 from medlsam_jax.cli.terminal import Terminal
 from medlsam_jax.data.phantom import make_phantom
@@ -66,7 +66,7 @@ def cases(options: argparse.Namespace, templates: list[Template], organs: Sequen
   people = read_labelled(require(options.data / "headneck" / options.set), organs)
   people = [query for query in people if query.name not in names][: options.count]
   every = max(1, len(people) // PEOPLE_WITH_NONSENSE)
-  trunk = list_scans(require(options.data / "trunk"))
+  trunk = [each for each in list_scans(require(options.data / "trunk")) if each.name not in SHOWS_A_HEAD]
   # other people of the trunk for choosing than for reporting
   trunk = trunk[0::2] if options.set == "tuning" else trunk[1::2]
   for number, query in enumerate(people):
@@ -223,10 +223,12 @@ def _names(
 ) -> Iterator[str]:
   """What each scan of a kind is named as, from searches of the same person the other way round: what is upside down is,
   turned, the whole scan again. Only these turns are known here; `doubt.named` looks at both of any scan."""
+  if calibration is None or kind not in (*doubt.TURNED, "whole"):
+    return
   similarity = {(row["query"], row["kind"]): row["measures"].get("similarity_scan", np.nan) for row in rows}
   for person in dict.fromkeys(row["query"] for row, _ in own):
     known = [each.confidence.right_probability for row, each in own if row["query"] == person]
-    if calibration is None or np.median(known) >= 0.5:
+    if np.median(known) >= 0.5:
       continue
     turns = {kind: "whole"} if kind in doubt.TURNED else {name: name for name in doubt.TURNED}
     better = {name: similarity.get((person, there), -np.inf) for name, there in turns.items()}

@@ -16,8 +16,10 @@ WINDOWS = {"whole": (0.0, 1.0), "lower": (0.0, 0.55), "upper": (0.45, 1.0), "mid
 NONSENSE = ("upside down", "mirrored", "MR-like", "label map")
 WHOLE_SHARE = 0.95
 """Share of an organ's voxels in the crop from which it counts as whole."""
+SHOWS_A_HEAD = ("acrinflt_001",)
+"""Scans of the trunk's folder that show one all the same (looked at)."""
 NEVER_IN_TRUNK = ("brainstem", "parotid_gland_right", "parotid_gland_left", "mandible")
-"""Organs that no scan of chest, abdomen or pelvis shows, so that nothing need be drawn to know that they are gone."""
+"""Organs that no other scan there shows, so that nothing need be drawn to know that they are gone."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

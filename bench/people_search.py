@@ -114,9 +114,12 @@ class Study:
     return self._kept[key]
 
   def _key(self, data: Labelled, task: Task, query: str) -> str:
-    """Everything that a result depends on, except the scans' own content."""
+    """Everything that a result depends on, except the scans' own content; of settings those that are not the default,
+    so that a new one leaves what was kept of the others."""
+    default = dataclasses.asdict(SearchSettings())
+    changed = {name: value for name, value in dataclasses.asdict(self.settings).items() if value != default[name]}
     said = [
-      self.network.sha256, dataclasses.asdict(self.settings), dataclasses.asdict(task), self.template_edge, data.name,
+      self.network.sha256, changed, dataclasses.asdict(task), self.template_edge, data.name,
       data.organs, query, self._number(data, query), version("medlsam_jax"),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
