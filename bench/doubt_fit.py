@@ -10,7 +10,7 @@ import numpy as np
 from medlsam_jax.localization.doubt import TURNED, Calibration, Logistic
 
 TURNED_MARGIN = 0.01
-RIDGE = 1.0
+RIDGE = 3.0
 """Penalty on weights of standardised measures."""
 FOLDS = 5
 SPECIFICITY = 0.98
