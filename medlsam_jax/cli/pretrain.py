@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   from medlsam_jax.results.staging import require_writable
 
   try:
-    from medlsam_jax.training import checks, cluster, loop
+    from medlsam_jax.training import checks, cluster, goodput, loop
     from medlsam_jax.training.records import Records
     from medlsam_jax.training.settings import PretrainSettings
   except ImportError as error:
@@ -81,7 +81,11 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
       records = stack.enter_context(contextlib.closing(Records(workdir, settings)))
       report = _both(records, report)
     profile = workdir / PROFILE if arguments.profile else None
-    params = loop.run(settings, workdir, report, bar.title, measure, profile, network)
+
+    def tell(shares: dict[str, float]) -> None:
+      terminal.say(goodput.line(shares))
+
+    params = loop.run(settings, workdir, report, bar.title, measure, profile, network, ended=tell)
   if main:
     weights = workdir / f"{settings.name}.safetensors"
     write_weights(weights, {"params": params}, loop.weights_header(settings))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from medlsam_jax.training.checkpoint import Checkpoints
 from medlsam_jax.training.checks import check_pretraining, check_start
 from medlsam_jax.training.clock import Clock
 from medlsam_jax.training.export import weights_header as weights_header
+from medlsam_jax.training.goodput import Goodput
 from medlsam_jax.training.records import Pace
 from medlsam_jax.training.scans import data_sets, fingerprint, phantom_scans
 from medlsam_jax.training.settings import PretrainSettings
@@ -48,6 +50,7 @@ def run(
   probe: Probe | None = None,
   profile: Path | None = None,
   network: Any = None,
+  ended: Callable[[dict[str, float]], None] = lambda shares: None,
 ) -> dict[str, Any]:
   """Train to `total_steps`, resuming from the newest checkpoint in `directory`, and return the network's parameters.
 
@@ -62,6 +65,7 @@ def run(
     probe: called each `probe_every_steps` and at the end.
     profile: folder for a trace of a few steps.
     network: parameters to start from in place of random ones, where no checkpoint is there to resume from.
+    ended: called after the last step, or when the run is stopped, with what its time went into (`goodput`).
 
   Raises:
     NotFinite: the loss is NaN or infinite; its batch is in `directory`, and the last checkpoint stays.
@@ -85,7 +89,10 @@ def run(
   try:
     with stops_on_sigterm() as asked_to_stop:
       parts = _Parts(settings, mesh, directory, checkpoints, report, probe, profile, network, asked_to_stop, began)
-      state = parts.train(_source(settings, sets, mesh), fingerprint(settings.data, sets), held_out, progress)
+      try:
+        state = parts.train(_source(settings, sets, mesh), fingerprint(settings.data, sets), held_out, progress)
+      finally:
+        ended(parts.goodput.shares())
       return sharding.to_host(state.best_network)
   finally:
     checkpoints.close()
@@ -125,6 +132,11 @@ class _Parts:
   """When the run did, by `time.perf_counter`."""
   tracing: bool = False
 
+  @functools.cached_property
+  def goodput(self) -> Goodput:
+    """What the time goes into."""
+    return Goodput(self.began)
+
   def train(
     self, source: loader.BatchSource, drawn_from: str, held_out: Batch | None, progress: Callable[[str], None]
   ) -> TrainState:
@@ -142,18 +154,19 @@ class _Parts:
       notices.warn(f"step {last} is the last of this run and done: there is nothing to trace")
     if restored is not None and position.get("drawn_from") != drawn_from:
       notices.warn(f"resuming at step {first} with other data than before")
-    step_function, validate = make_step(settings, self.mesh), make_validation(settings)
-    check = None if held_out is None else sharding.put_replicated(held_out, self.mesh)
+    step_function, validate = make_step(settings, self.mesh), self._validation(held_out)
     pace, waiting = Pace(settings.data.scans_per_step), Waiting(self.directory)
     progress("training")
-    batches = self._batches(source, first)
+    batches, spent = self._batches(source, first), self.goodput.spent
+    self.goodput.prepared()
     for step in range(first, last):
       self._trace(step - first, last - first)
       began = time.perf_counter()
-      batch = next(batches)
+      with spent("waiting for data"):
+        batch = next(batches)
       pace.step(time.perf_counter() - began)
       share = (sharding.put_replicated(np.float32(clock.share(step)), self.mesh),) if clock.runs else ()
-      with jax.transfer_guard("disallow"):
+      with jax.transfer_guard("disallow"), spent("compiling" if step == first else None):
         state, metrics = step_function(state, batch, *share)
       # a step behind, so that the device does not stand still while its numbers are looked at
       waiting.push(step + 1, batch, metrics)
@@ -162,19 +175,16 @@ class _Parts:
         clock.compiled(done)
       if clock.share(done) >= 1:
         last = done
-      measured, stop = {}, self.asked_to_stop(done)
+      stop = self.asked_to_stop(done)
       if done % settings.log_every_steps == 0 or done == last:
         timed = {"run_share": clock.share(done)} if clock.runs else {}
         self.report(done, waiting.all() | pace.report() | timed)
-      if check is not None and (done % settings.validate_every_steps == 0 or done == last):
-        measured["validation_error_mm"] = float(jax.device_get(validate(state.best_network, check)))
-      if self.probe is not None and _due(done, settings.probe_every_steps, last):
-        measured |= self.probe(sharding.to_host(state.best_network), settings)
-      if measured:
+      if measured := self._measured(done, last, state.best_network, validate):
         self.report(done, measured)
       if done % settings.checkpoint.every_steps == 0 or done == last or stop:
         waiting.all()
-        self.checkpoints.save(done, state, settings, self._position(done, drawn_from, clock), measured)
+        with spent("saving"):
+          self.checkpoints.save(done, state, settings, self._position(done, drawn_from, clock), measured)
       if stop and done < last:
         raise Stopped(f"stopped by SIGTERM after step {done}; the same command goes on from there")
       if done == last:
@@ -182,6 +192,23 @@ class _Parts:
     batches.close()
     self._trace(None)
     return state
+
+  def _validation(self, held_out: Batch | None) -> Callable[[Any], float] | None:
+    """Network parameters -> error in mm on the held-out batch."""
+    if held_out is None:
+      return None
+    error, batch = make_validation(self.settings), sharding.put_replicated(held_out, self.mesh)
+    return lambda network: float(jax.device_get(error(network, batch)))
+
+  def _measured(self, done: int, last: int, network: Any, validate: Callable[[Any], float] | None) -> dict[str, float]:
+    """What is due after a step, of validation and probe."""
+    measured = dict[str, float]()
+    with self.goodput.spent("measuring"):
+      if validate is not None and (done % self.settings.validate_every_steps == 0 or done == last):
+        measured["validation_error_mm"] = validate(network)
+      if self.probe is not None and _due(done, self.settings.probe_every_steps, last):
+        measured |= self.probe(sharding.to_host(network), self.settings)
+    return measured
 
   @staticmethod
   def _position(done: int, drawn_from: str, clock: Clock) -> dict[str, Any]:

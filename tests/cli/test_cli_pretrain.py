@@ -18,12 +18,13 @@ def no_training(monkeypatch):
 
   seen = {}
 
-  def run(settings, directory, report, progress, probe, profile, network):
+  def run(settings, directory, report, progress, probe, profile, network, ended):
     seen["probe"], seen["profile"] = probe, profile
     seen["settings"], seen["directory"] = settings, directory
     progress("phantom 1")
     report(1, {"loss": 2.0})
     report(2, {"loss": 1.0})
+    ended({"productive": 0.75, "saving": 0.25})
     seen["start"], sizes = network, settings.network
     module = MedLAM(base_channels=sizes.base_channels, feature_scales=sizes.feature_scales)
     shapes = jax.eval_shape(lambda key: init_variables(module, key), jax.random.key(0))["params"]
@@ -42,7 +43,7 @@ def test_pretrain_writes_weights_metrics_and_config(medlsam, no_training, tmp_pa
   result = medlsam("pretrain", *words, "--data.scans=A,B", "--network.feature_scales=4", "--network.search_scales=none",
                    "--name", "mine",
                    "--objectives.mss.temperature", "10", "--objectives.vicreg.weight", "0.5")  # fmt: skip
-  assert result.code == 0
+  assert result.code == 0 and "time: 75.0% productive, 25.0% saving" in result.out
   settings = no_training["settings"]
   assert settings.data.scans == ("A", "B") and settings.network.base_channels == 1
   assert settings.objectives["mss"] == {"weight": 20.0, "temperature": 10}
