@@ -22,6 +22,7 @@ from medlsam_jax.localization import search
 from medlsam_jax.localization.bank import Bank
 from medlsam_jax.localization.confidence import Thresholds
 from medlsam_jax.localization.finding import Findings
+from medlsam_jax.localization.search_settings import DEFAULT as DEFAULT_SEARCH
 from medlsam_jax.localization.search_settings import PRESETS as SEARCH_PRESETS
 from medlsam_jax.localization.search_settings import SearchSettings
 from medlsam_jax.localization.starts import Key
@@ -73,7 +74,7 @@ class Located(Protocol):
 class PipelineSettings:
   """Every setting between a scan and its label map; the command line changes them as `--section.field VALUE`."""
 
-  search: SearchSettings = dataclasses.field(default_factory=SearchSettings)
+  search: SearchSettings = SEARCH_PRESETS[DEFAULT_SEARCH]
   confidence: Thresholds = dataclasses.field(default_factory=Thresholds)
   segmentation: SegmentationSettings = LITEMEDSAM
   propagation: PropagationSettings = dataclasses.field(default_factory=PropagationSettings)
@@ -88,7 +89,7 @@ def localize(
   *,
   starts: Num[np.ndarray, "agents 3"] | Sequence[Sequence[int]] | None = None,
   organs: Sequence[str] | None = None,
-  settings: str | SearchSettings = "exact",
+  settings: str | SearchSettings = DEFAULT_SEARCH,
   thresholds: Thresholds | None = None,
   progress: Progress | None = None,
 ) -> Findings:
@@ -103,9 +104,9 @@ def localize(
     starts: their voxels (z, y, x) in the padded working grid, instead of a key.
     organs: names, a part of the bank's; None takes all.
     settings: of the search: `exact` (published arithmetic, every feature scale that the network has), `fast` (no
-      features at full resolution, bfloat16 operands), `atlas` (besides, organs share patches), `vote` (as `fast`, each
-      template on its own, without the bias of the published moves, held against the templates' shapes), `vote-fast`
-      (besides, one patch for an organ), or one's own.
+      features at full resolution, bfloat16 operands), `atlas` (besides, organs share patches), `vote` (as `fast`, but
+      each template on its own, without the bias of the published moves, held against the templates' shapes),
+      `vote-fast` (besides, one patch for an organ; the default), or one's own.
     thresholds: of the verdicts; None takes the measured ones.
     progress: called with points done and in all.
 

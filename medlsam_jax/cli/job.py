@@ -23,6 +23,7 @@ from medlsam_jax.localization import finding
 from medlsam_jax.localization.bank import Bank
 from medlsam_jax.localization.finding import Findings
 from medlsam_jax.localization.kept import KeptOutputs
+from medlsam_jax.localization.search_settings import DEFAULT as DEFAULT_SEARCH
 from medlsam_jax.localization.search_settings import PRESETS as SEARCH_PRESETS
 from medlsam_jax.models.network import Network
 from medlsam_jax.pipeline import PipelineSettings
@@ -39,7 +40,7 @@ def settings_of(arguments: argparse.Namespace) -> PipelineSettings:
   """
   preset = getattr(arguments, "preset", None)
   start = PipelineSettings(
-    search=SEARCH_PRESETS[arguments.search or "exact"], segmentation=PRESETS[preset or "litemedsam"]
+    search=SEARCH_PRESETS[arguments.search or DEFAULT_SEARCH], segmentation=PRESETS[preset or "litemedsam"]
   )
   result = config.resolve(start, arguments.config, arguments.rest)
   for option, chosen, section in (("preset", preset, "segmentation"), ("search", arguments.search, "search")):

@@ -156,9 +156,9 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     "--search",
     choices=("exact", "fast", "atlas", "vote", "vote-fast"),
     help="exact: as published; fast: no features at full resolution; atlas: besides, organs share patches, so that "
-    "many organs cost little more than few; vote: as fast, but each template is looked for on its own, without the "
-    "bias of the published moves; vote-fast: besides, one patch for an organ (default: exact; the README says what "
-    "each costs in accuracy)",
+    "many organs cost little more than few; vote: as fast, but beyond the paper: each template is looked for on its "
+    "own, without the bias of the published moves, and held against the templates' shapes; vote-fast: besides, one "
+    "patch for an organ, half of the time (default: vote-fast; the README says what each costs in accuracy)",
   )
 
 

@@ -86,7 +86,8 @@ class SearchSettings:
     if self.feature_scales is None:
       chosen = tuple(stride for stride in available if stride >= self.finest_stride)
       if available and not chosen:
-        raise ConfigError(f"this network has features of strides {available} alone, finer than {self.finest_stride}")
+        finer = f"this network has features of strides {available} alone, finer than {self.finest_stride}"
+        raise ConfigError(f"{finer}: search with `exact`")
       return chosen
     if not set(self.feature_scales) <= set(available):
       raise ConfigError(f"feature scales {self.feature_scales}; this network has {available}")
@@ -100,5 +101,9 @@ VOTE = dataclasses.replace(FAST, centred=True, templates="each", shapes=True)
 VOTE_FAST = dataclasses.replace(VOTE, organ_patches=True)
 PRESETS = {"exact": EXACT, "fast": FAST, "atlas": ATLAS, "vote": VOTE, "vote-fast": VOTE_FAST}
 """`exact` is the published arithmetic; `fast` leaves out features at full resolution; `atlas` besides lets organs share
-patches. `vote` goes beyond the paper: templates are looked for one by one, without the bias of the published moves;
-`vote-fast` besides gives each organ one patch. README and `medlsam localize --help` say what each costs in accuracy."""
+patches. `vote` goes beyond the paper: templates are looked for one by one, without the bias of the published moves, and
+held against their shapes; `vote-fast` besides gives each organ one patch. README and `medlsam localize --help` say what
+each costs in accuracy."""
+
+DEFAULT = "vote-fast"
+"""The preset of `ml.localize` and of the commands: what measures best for its time (README)."""
