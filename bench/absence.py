@@ -89,7 +89,7 @@ def measure(network: Network, bank: Bank, options: argparse.Namespace, found: It
   """One row per case and organ; what is in `kept` is not searched again."""
   rows = [json.loads(line) for line in kept.read_text().splitlines()] if kept.is_file() else []
   done = {(row["query"], row["kind"]) for row in rows}
-  ends = time.monotonic() + (options.seconds or float("inf"))
+  ends = float("inf") if options.seconds is None else time.monotonic() + options.seconds
   kept.parent.mkdir(parents=True, exist_ok=True)
   for case in found:
     if (case.query, case.kind) in done or (options.kinds and case.kind not in options.kinds.split(",")):
@@ -149,11 +149,13 @@ def report(
     print(f"{state:8}" + "".join(f"{counts[state, v]:24d}" for v in VERDICTS))
   gone, there = ([pair for pair in seen if (pair[0]["state"] == "gone") is wanted] for wanted in (True, False))
   outside = VERDICTS[2]
+  scores = [np.array([_gone(each) for _, each in pairs]) for pairs in (gone, there)]
   result: dict[str, Any] = {
     "rows": len(rows), "people": len({row["query"] for row, _ in seen}), "gone": len(gone), "there": len(there),
     "sensitivity": _share(each.verdict == outside for _, each in gone),
     "specificity": _share(each.verdict != outside for _, each in there),
-    "auc_gone": doubt_fit.auc(*(np.array([_gone(row, each) for row, each in pairs]) for pairs in (gone, there))),
+    "auc_gone": doubt_fit.auc(*scores),
+    "sensitivity_at_specificity_0.98": _sensitivity_at(*scores),
     "auc_iou_below_0.4": _auc_below(there),
     "share_found_right": _share(row["iou"] > 0.5 for row, each in there if each.verdict == "found"),
     "share_right": _share(row["iou"] > 0.5 for row, _ in there),
@@ -171,7 +173,14 @@ def _share(hits: Any) -> float:
   return float(np.mean(listed)) if listed else float("nan")
 
 
-def _gone(row: dict, found: Finding) -> float:
+def _sensitivity_at(gone: np.ndarray, there: np.ndarray) -> float:
+  """Share of `gone` above the score that 98 % of `there` do not reach, whatever the threshold of the day."""
+  if not len(gone) or not len(there):
+    return float("nan")
+  return float((gone > np.quantile(there, doubt_fit.SPECIFICITY, method="higher")).mean())
+
+
+def _gone(found: Finding) -> float:
   known = found.confidence.gone_probability
   return -found.confidence.visible if known is None else known
 

@@ -103,6 +103,7 @@ def test_the_report_tells_a_good_calibration_from_none():
   none = absence.report(rows(seed=3), None, confidence.Thresholds())
   assert good["auc_gone"] > 0.95 and good["specificity"] > 0.93 and good["auc_iou_below_0.4"] > 0.9
   assert none["auc_gone"] == 0.5 and none["sensitivity"] < 0.1
+  assert good["sensitivity_at_specificity_0.98"] > 0.7 and none["sensitivity_at_specificity_0.98"] == 0
   for count, mean, right in good["calibration"]["bins"].values():
     assert count < 30 or abs(mean - right) < 0.15
 
