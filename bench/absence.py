@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from bench import doubt_fit
-from bench.doubt_cases import NONSENSE, SHOWS_A_HEAD, Case, crops, foreign, nonsense
+from bench.doubt_cases import NONSENSE, ONE_WOMAN, SHOWS_A_HEAD, Case, crops, foreign, nonsense
 from bench.real_people import FIVE, require
 from medlsam_jax.cli.terminal import Terminal
 from medlsam_jax.data.phantom import make_phantom
@@ -68,7 +68,9 @@ def cases(options: argparse.Namespace, templates: list[Template], organs: Sequen
   every = max(1, len(people) // PEOPLE_WITH_NONSENSE)
   trunk = [each for each in list_scans(require(options.data / "trunk")) if each.name not in SHOWS_A_HEAD]
   # other people of the trunk for choosing than for reporting
-  trunk = trunk[0::2] if options.set == "tuning" else trunk[1::2]
+  twice = [each for each in trunk if each.name in ONE_WOMAN]
+  rest = [each for each in trunk if each.name not in ONE_WOMAN]
+  trunk = [*twice, *rest[0::2]] if options.set == "tuning" else rest[1::2]
   for number, query in enumerate(people):
     yield from crops(query, organs)
     if number % every == 0:
@@ -160,7 +162,7 @@ def report(
     "share_found_right": _share(row["iou"] > 0.5 for row, each in there if each.verdict == "found"),
     "share_right": _share(row["iou"] > 0.5 for row, _ in there),
   }  # fmt: skip
-  if calibration is not None:
+  if any(each.confidence.right_probability is not None for each in found):
     result["calibration"] = _reliability(seen)
   result["nonsense"] = _nonsense(rows, found, calibration)
   for name, value in result.items():
@@ -237,7 +239,7 @@ def _names(
   similarity = {(row["query"], row["kind"]): row["measures"].get("similarity_scan", np.nan) for row in rows}
   for person in dict.fromkeys(row["query"] for row, _ in own):
     known = [each.confidence.right_probability for row, each in own if row["query"] == person]
-    if np.median(known) >= 0.5:
+    if None in known or np.median(known) >= 0.5:
       continue
     turns = {kind: "whole"} if kind in doubt.TURNED else {name: name for name in doubt.TURNED}
     better = {name: similarity.get((person, there), -np.inf) for name, there in turns.items()}

@@ -18,6 +18,8 @@ WHOLE_SHARE = 0.95
 """Share of an organ's voxels in the crop from which it counts as whole."""
 SHOWS_A_HEAD = ("acrinflt_001",)
 """Scans of the trunk's folder that show one all the same (looked at)."""
+ONE_WOMAN = ("acrinflt_001b", "acrinflt_001c")
+"""Scans of the trunk's folder that show the same person: they stay on one side of every split."""
 NEVER_IN_TRUNK = ("brainstem", "parotid_gland_right", "parotid_gland_left", "mandible")
 """Organs that no other scan there shows, so that nothing need be drawn to know that they are gone."""
 

@@ -2,7 +2,7 @@
 
 Each is a logistic model over what a search says of itself anyway (`measures`). The coefficients belong to the weights:
 `python -m bench.absence --fit` finds them on labelled scans and writes them into the header of the weights file. A
-network without them is judged by `confidence.Thresholds` alone.
+network without them, and a search that does not say all that they rest on, is judged by `confidence.Thresholds` alone.
 """
 
 from __future__ import annotations
@@ -185,7 +185,13 @@ def judged(
 
 
 def judge(found: Finding, known: Mapping[str, float], calibration: Calibration, thresholds: Thresholds) -> Finding:
-  """One finding by its measures."""
+  """One finding by its measures; as it was where the search does not give all that the calibration rests on.
+
+  A search that compares with the mean of the templates has no spread over them. Only `company` may be missing, which
+  takes several organs.
+  """
+  if not {*calibration.right.measures, *calibration.gone.measures} <= {*known, "company"}:
+    return found
   right, gone = calibration.right(known), calibration.gone(known)
   trust = dataclasses.replace(found.confidence, right_probability=right, gone_probability=gone)
   kept = [text for text in found.doubts if text not in confidence.doubts(found.confidence, thresholds)]
@@ -213,8 +219,8 @@ def _doubts(trust: confidence.Confidence, calibration: Calibration, thresholds: 
 
 def is_doubtful(findings: Mapping[str, Finding]) -> bool:
   """Whether of the organs of a scan rather more boxes are wrong than right: reason to look at it turned."""
-  known = [each.confidence.right_probability for each in findings.values()]
-  return bool(known) and float(np.median(cast(list[float], known))) < 0.5
+  known = [p for each in findings.values() if (p := each.confidence.right_probability) is not None]
+  return bool(known) and float(np.median(known)) < 0.5
 
 
 def named(

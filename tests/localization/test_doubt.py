@@ -117,3 +117,10 @@ def test_a_damaged_header_is_named(damage):
   text = damage(json.loads(calibration().to_header()["doubt"]))
   with pytest.raises(WeightsError, match="here: its header's 'doubt' is damaged"):
     doubt.calibration_of(Network(None, {}, "medlam", "here", {"doubt": text}))
+
+
+def test_a_search_that_lacks_a_measure_is_judged_by_thresholds_as_before():
+  model = doubt.Logistic(("faces",), (0.0,), (1.0,), (-1.0,), -9.0)
+  before = {"x": finding()}
+  found = doubt.judged(before, SCAN, calibration(right=model), Thresholds())
+  assert found == before and not doubt.is_doubtful(found)
