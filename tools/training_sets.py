@@ -1,8 +1,8 @@
 """The prepared sets that the packaged network `open` learns from: real scans without labels, and phantoms.
 
-python tools/training_sets.py ../shared/data SETS [--processes N]
+python tools/training_sets.py ../shared/data sets [--processes N]
 
-Writes SETS/headneck, trunk, torso, heart and phantoms with 8-bit records, for `medlsam pretrain --config
+Writes sets/headneck, trunk, torso, heart and phantoms with 8-bit records, for `medlsam pretrain --config
 configs/medlam.py:open`. ../shared/README.md says where the scans come from.
 """
 

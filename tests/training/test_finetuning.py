@@ -310,7 +310,7 @@ def test_held_out_scans_that_show_no_organ_are_refused_and_organs_that_none_show
     ({"train": "lora", "lora_rank": 0}, "lora_rank 0"),
     ({"batch_norm": "updated"}, "batch_norm updated: with train decoder"),
     ({"optimizer": {"total_steps": 10, "warmup_steps": 10, "decay": "cosine"}}, "warmup_steps 10 .*total_steps 10"),
-    ({"optimizer": {"ema_decay": 0.9}}, "ema_decay are for pre-training"),
+    ({"optimizer": {"ema_decay": 0.9}}, "are for pre-training"),
     ({"checkpoint": {"best_metric": "validation_error_mm"}}, "best_metric 'validation_error_mm' is not measured"),
     ({"loss": {"dice": 0.0, "bce": 0.0}}, "loss.dice and loss.bce are both 0"),
     ({"loss": {"dice": -1.0}}, "loss.dice -1"),
