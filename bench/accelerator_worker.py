@@ -1,5 +1,6 @@
 """One stage of `bench.accelerator` in its own process. Lines of JSON on standard output are its records."""
 
+import importlib
 import json
 import sys
 import time
@@ -47,10 +48,8 @@ def work(stage: str, side: str, tiny: bool) -> None:
   def say(fields: dict[str, Any]) -> None:
     print(json.dumps(fields), file=out, flush=True)
 
-  if side == "peer":
-    from bench import accelerator_peers as cases
-  else:
-    from bench import accelerator_cases as cases  # type: ignore[no-redef]
+  # the peers alone need PyTorch
+  cases = importlib.import_module("bench.accelerator_peers" if side == "peer" else "bench.accelerator_cases")
   if stage == "ceilings":
     say(_machine(side))
   for case in stages(cases)[stage](TINY if tiny else FULL):

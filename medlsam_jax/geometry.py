@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Float, Num
 
 from medlsam_jax import display
+from medlsam_jax.errors import InputError
 from medlsam_jax.relay import Relay
 
 WORKING_SPACING_MM = 3.0
@@ -218,6 +219,23 @@ def reorient(array: np.ndarray, grid: Grid, codes: str) -> np.ndarray:
   """View of a (z, y, x) array of `grid` with its axes along `codes`, nearest axes, no resampling."""
   order, flip = grid.axes_to(codes)
   return array.transpose(order)[tuple(slice(None, None, -1) if f else slice(None) for f in flip)]
+
+
+def reorient_corners(box: Box, grid: Grid, codes: str) -> Float[np.ndarray, "2 3"]:
+  """Lowest and highest corner of a box of `grid`'s voxels in the array that `reorient` gives; crossed ones are sorted.
+
+  Raises:
+    InputError: a corner is NaN or infinite.
+  """
+  corners = box.array()
+  if not np.isfinite(corners).all():
+    raise InputError(f"box {corners[0].tolist()} to {corners[1].tolist()}: a corner is not a finite number")
+  order, flip = grid.axes_to(codes)
+  moved = corners[:, order]
+  for axis, flipped in enumerate(flip):
+    if flipped:
+      moved[:, axis] = grid.shape[order[axis]] - 1 - moved[:, axis]
+  return np.stack([moved.min(0), moved.max(0)])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

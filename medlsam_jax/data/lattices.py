@@ -12,8 +12,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Shaped
 
-from medlsam_jax.errors import InputError
-from medlsam_jax.geometry import WORKING_AXIS_CODES, Box, Grid, reorient
+from medlsam_jax.geometry import WORKING_AXIS_CODES, Box, Grid, reorient, reorient_corners
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,15 +53,7 @@ def turned_edges(box: Box, grid: Grid) -> Float[np.ndarray, "2 3"]:
   Raises:
     InputError: a corner is NaN or infinite.
   """
-  corners = box.array()
-  if not np.isfinite(corners).all():
-    raise InputError(f"box {corners[0].tolist()} to {corners[1].tolist()}: a corner is not a finite number")
-  order, flip = grid.axes_to(WORKING_AXIS_CODES)
-  moved = corners[:, order]
-  for axis, flipped in enumerate(flip):
-    if flipped:
-      moved[:, axis] = grid.shape[order[axis]] - 1 - moved[:, axis]
-  return np.stack([moved.min(0), moved.max(0) + 1])
+  return reorient_corners(box, grid, WORKING_AXIS_CODES) + np.array([[0.0], [1.0]])
 
 
 def sample(

@@ -14,8 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Num, Shaped, UInt8
 
 from medlsam_jax.data.resampling import resize_bilinear, resize_cubic
-from medlsam_jax.errors import InputError
-from medlsam_jax.geometry import Box, Grid, reorient
+from medlsam_jax.geometry import Box, Grid, reorient, reorient_corners
 
 DISPLAY_AXIS_CODES = "LPS"
 """Directions of rising column, row and slice."""
@@ -45,15 +44,7 @@ def box_to_display(box: Box, grid: Grid) -> tuple[tuple[int, int], Float[np.ndar
   Raises:
     InputError: a corner is NaN or infinite.
   """
-  corners = box.array()
-  if not np.isfinite(corners).all():
-    raise InputError(f"box {corners[0].tolist()} to {corners[1].tolist()}: a corner is not a finite number")
-  order, flip = grid.axes_to(DISPLAY_AXIS_CODES)
-  moved = corners[:, order]
-  for axis, flipped in enumerate(flip):
-    if flipped:
-      moved[:, axis] = grid.shape[order[axis]] - 1 - moved[:, axis]
-  low, high = moved.min(0), moved.max(0)
+  low, high = reorient_corners(box, grid, DISPLAY_AXIS_CODES)
   first, last = int(np.floor(low[0] + 0.5)), int(np.floor(high[0] + 0.5))
   return (first, last), np.array([low[2], low[1], high[2] + 1, high[1] + 1])
 

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from template_files import SHAPE, cells
 
-absence = pytest.importorskip("bench.absence")
-from bench import doubt_cases, doubt_fit  # noqa: E402
-from medlsam_jax.evaluation.labelled import LabelledScan  # noqa: E402
-from medlsam_jax.geometry import Grid, Volume  # noqa: E402
-from medlsam_jax.localization import confidence, doubt  # noqa: E402
+from bench import absence, doubt_cases, doubt_fit
+from medlsam_jax.evaluation.labelled import LabelledScan
+from medlsam_jax.geometry import Grid, Volume
+from medlsam_jax.localization import confidence, doubt
 
 GRID = Grid(SHAPE, np.diag([-4.0, 4.0, 5.0, 1.0]))
 

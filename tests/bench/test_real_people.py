@@ -7,13 +7,11 @@ import numpy as np
 import pytest
 from template_files import SHAPE, cells, save, write_table
 
-people_search = pytest.importorskip("bench.people_search")
-people_tables = pytest.importorskip("bench.people_tables")
-real_people = pytest.importorskip("bench.real_people")
-from medlsam_jax.evaluation.labelled import LabelledScan  # noqa: E402
-from medlsam_jax.evaluation.localization import PlacedPoints  # noqa: E402
-from medlsam_jax.geometry import Grid, Volume  # noqa: E402
-from medlsam_jax.localization.search_settings import SearchSettings  # noqa: E402
+from bench import people_search, people_tables, real_people
+from medlsam_jax.evaluation.labelled import LabelledScan
+from medlsam_jax.evaluation.localization import PlacedPoints
+from medlsam_jax.geometry import Grid, Volume
+from medlsam_jax.localization.search_settings import SearchSettings
 
 GRID = Grid(SHAPE, np.diag([-4.0, 4.0, 5.0, 1.0]))
 
