@@ -72,6 +72,19 @@ def test_the_larger_vote_wins_and_organs_without_boxes_stay_empty(crops):
   assert not labels["c"].any()
 
 
+@pytest.mark.parametrize(("setting", "value"), [("sharpness", 0.0), ("similarity_mm", 30.0)])
+def test_every_setting_of_the_vote_reaches_it(crops, monkeypatch, setting, value):
+  mask, scan = _body((19, 20, 22), (8, 6, 6), 9)
+  frame = template_masks._Frame.of(scan, Box.of_mask(mask), VoteSettings())
+  given = []
+  monkeypatch.setattr(template_masks, "combined", lambda *each: given.append(each) or each[1].mean(0))
+  for settings in (VoteSettings(), VoteSettings(**{setting: value})):
+    likeness = template_masks.gaussian(template_masks.NODES, settings.similarity_mm / frame.step_mm)
+    segment_by_templates(scan, {"organ": [Box.of_mask(mask)]}, {"organ": crops}, settings)
+    np.testing.assert_allclose(given[-1][4], likeness, atol=1e-6)
+    assert float(given[-1][6]) == settings.sharpness
+
+
 def test_a_box_outside_the_scan_paints_nothing(crops):
   _, scan = _body((20, 18, 24), (8, 6, 7), 9)
   labels = segment_by_templates(scan, {"liver": [Box((80.0, 0.0, 0.0), (99.0, 9.0, 9.0))]}, {"liver": crops})
