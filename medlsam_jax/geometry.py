@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Float, Num, Shaped
 
 from medlsam_jax import display
 from medlsam_jax.errors import InputError
@@ -26,6 +26,11 @@ from medlsam_jax.relay import Relay
 WORKING_SPACING_MM = 3.0
 WORKING_AXIS_CODES = "LAS"
 PATCH_EDGE = 64
+DISPLAY_AXIS_CODES = "LPS"
+"""Directions of rising column, row and slice in which scans are shown (radiological): slices run along the scan's
+nearest inferior-superior axis, row 0 is anterior, column 0 the patient's right."""
+MAX_VOXELS = 600_000_000
+"""Largest scan that is read: about 512x512x2300. As float32 it takes 2.4 GB."""
 FACES = ("min z", "min y", "min x", "max z", "max y", "max x")
 OFFSET_RANGE_MM = (1500.0, 600.0, 600.0)
 """Reach of the relative offset that two head outputs describe: `offset_mm = range * tanh(head(p) - head(q))`, z y x."""
@@ -219,6 +224,11 @@ def reorient(array: np.ndarray, grid: Grid, codes: str) -> np.ndarray:
   """View of a (z, y, x) array of `grid` with its axes along `codes`, nearest axes, no resampling."""
   order, flip = grid.axes_to(codes)
   return array.transpose(order)[tuple(slice(None, None, -1) if f else slice(None) for f in flip)]
+
+
+def display_view(array: Shaped[np.ndarray, "z y x"], grid: Grid) -> Shaped[np.ndarray, "slice row column"]:
+  """View (not a copy: writing to it writes to `array`) of an array of `grid` in display order."""
+  return reorient(array, grid, DISPLAY_AXIS_CODES)
 
 
 def reorient_corners(box: Box, grid: Grid, codes: str) -> Float[np.ndarray, "2 3"]:

@@ -22,7 +22,7 @@ from medlsam_jax.models.sam.layers import fold_batch_norm
 from medlsam_jax.models.sam.sam import VARIANTS, Sam
 from medlsam_jax.porting import medlam, sam
 from medlsam_jax.porting.fetch import PUBLISHED, Progress, cached_weights, digest_of, fetch_published, known_kind
-from medlsam_jax.porting.kinds import detect_kind, settle_kind
+from medlsam_jax.porting.kinds import MEDLAM, detect_kind, settle_kind
 from medlsam_jax.porting.rules import shapes_of
 from medlsam_jax.porting.torch_file import read_tensors
 from medlsam_jax.porting.weights_file import FORMAT, is_ours, read_weights, write_weights
@@ -155,22 +155,22 @@ def _convert_in_memory(path: Path, wanted: str | None) -> tuple[dict[str, Any], 
   known = known_kind(path) if detected == "sam-vit-b" else None
   kind = settle_kind(detected, wanted, known, str(path))
   _require_network(kind, str(path))
-  header = medlam.settings(shapes, str(path)) if kind == medlam.KIND else {"kind": kind}
-  table = medlam.TABLE if kind == medlam.KIND else sam.TABLES[kind]
+  header = medlam.settings(shapes, str(path)) if kind == MEDLAM else {"kind": kind}
+  table = medlam.TABLE if kind == MEDLAM else sam.TABLES[kind]
   variables = table.forward(tensors, _template(_module_of(header, str(path))), str(path))
   return variables, {**header, "source_name": path.name, "source_sha256": digest_of(path)}
 
 
 def _require_network(kind: str, source: str) -> None:
-  if kind != medlam.KIND and not (kind in VARIANTS and kind in sam.TABLES):
-    have = ", ".join((medlam.KIND, *(name for name in VARIANTS if name in sam.TABLES)))
+  if kind != MEDLAM and not (kind in VARIANTS and kind in sam.TABLES):
+    have = ", ".join((MEDLAM, *(name for name in VARIANTS if name in sam.TABLES)))
     raise WeightsError(f"{source}: of kind {kind}, for which this version has no network yet; it has: {have}")
 
 
 def _module_of(header: dict[str, str], source: str) -> nn.Module:
   """The module that a header describes, batch norm kept."""
   _require_network(header["kind"], source)
-  if header["kind"] != medlam.KIND:
+  if header["kind"] != MEDLAM:
     return Sam(VARIANTS[header["kind"]])
   try:
     channels, edge = int(header["base_channels"]), int(header["patch_edge"])

@@ -18,8 +18,7 @@ from matplotlib.patheffects import withStroke
 
 from medlsam_jax.data.label_boxes import LabelBox, find_labels
 from medlsam_jax.data.labels import LabelMap
-from medlsam_jax.data.slices import DISPLAY_AXIS_CODES, display_view
-from medlsam_jax.geometry import Box, Grid, Volume
+from medlsam_jax.geometry import DISPLAY_AXIS_CODES, Box, Grid, Volume, display_view
 from medlsam_jax.pipeline import OUTSIDE
 from medlsam_jax.results.given import Shown
 from medlsam_jax.results.markups import COLOURS

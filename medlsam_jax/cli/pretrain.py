@@ -96,10 +96,10 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
 def _start(weights: str, settings: PretrainSettings) -> Any:
   """Parameters to start from."""
   from medlsam_jax.loading import load
-  from medlsam_jax.porting.medlam import KIND
+  from medlsam_jax.porting.kinds import MEDLAM
   from medlsam_jax.training.start import starting_parameters
 
-  network = load(weights, KIND)
+  network = load(weights, MEDLAM)
   return starting_parameters(cast("MedLAM", network.module), network.variables["params"], settings)
 
 

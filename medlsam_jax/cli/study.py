@@ -111,7 +111,7 @@ def run_prompts(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 def _pixel_mm(scan: Volume) -> tuple[float, float]:
   """Height and width of a pixel of the slices that are asked about."""
-  from medlsam_jax.data.slices import DISPLAY_AXIS_CODES
+  from medlsam_jax.geometry import DISPLAY_AXIS_CODES
 
   order, _ = scan.grid.axes_to(DISPLAY_AXIS_CODES)
   _, high, wide = scan.spacing_mm[list(order)]

@@ -9,13 +9,10 @@ import numpy as np
 from jaxtyping import Num
 from scipy import ndimage
 
-from medlsam_jax import notices
+from medlsam_jax import geometry, notices
 from medlsam_jax.data import hounsfield
 from medlsam_jax.errors import InputError
 from medlsam_jax.geometry import PATCH_EDGE, WORKING_SPACING_MM, Grid, Volume
-
-MAX_VOXELS = 600_000_000
-"""Largest scan that is read: about 512x512x2300. As float32 it takes 2.4 GB."""
 
 SPACING_LIMITS_MM = (0.05, 50.0)
 """Edges of a voxel of a CT. A factor of 1000 apart, so that no number can be read in two units."""
@@ -34,11 +31,11 @@ _DIRECTIONS = {"LR": "right to left", "AP": "back to front", "IS": "feet to head
 
 
 def refuse_size(shape: tuple[int, ...], source: str, max_voxels: int | None = None) -> None:
-  """Raises InputError when an array of `shape` is empty or has more than `max_voxels` (default `MAX_VOXELS`) voxels.
+  """Raises InputError when an array of `shape` is empty or has more voxels than `max_voxels` (`MAX_VOXELS`).
 
   Readers call this with the header's shape, before the voxels are loaded.
   """
-  limit = MAX_VOXELS if max_voxels is None else max_voxels
+  limit = geometry.MAX_VOXELS if max_voxels is None else max_voxels
   voxels = math.prod(shape)
   size = "x".join(str(n) for n in shape)
   if voxels == 0:
@@ -113,7 +110,7 @@ def check_scan(volume: Volume, max_voxels: int | None = None) -> Volume:
     The volume with NaN around it filled, and with its `notes` and `doubts`, which are warned.
 
   Raises:
-    InputError: not 3D, no voxels, more than `max_voxels` (default `MAX_VOXELS`), or NaN or infinite voxels in it.
+    InputError: not 3D, no voxels, more than `max_voxels` (`geometry.MAX_VOXELS`), or NaN or infinite voxels in it.
   """
   if volume.array.ndim != 3:
     raise InputError(f"{volume.source}: an array of {volume.array.ndim} axes; give a 3D scan (z, y, x)")

@@ -14,10 +14,10 @@ import numpy as np
 from jaxtyping import Float, Float32, Integer, Num
 from scipy import ndimage, sparse
 
-from medlsam_jax.data import checks
 from medlsam_jax.data.label_boxes import find_labels
 from medlsam_jax.errors import InputError
 from medlsam_jax.geometry import (
+  MAX_VOXELS,
   PATCH_EDGE,
   WORKING_AXIS_CODES,
   WORKING_SPACING_MM,
@@ -183,7 +183,7 @@ def _refuse_size(volume: Volume, grid: WorkingGrid) -> None:
   """Refuses before anything is allocated; arrays half way, resampled along some axes, count too."""
   count, size = _counts(volume.grid), grid.shape
   half_way = [count[0] * count[1] * size[2], *(count[a] * size[a - 1] * size[a - 2] for a in range(3))]
-  if math.prod(size) <= MAX_WORKING_VOXELS and max(half_way) <= checks.MAX_VOXELS:
+  if math.prod(size) <= MAX_WORKING_VOXELS and max(half_way) <= MAX_VOXELS:
     return
   spacing = " x ".join(f"{mm:g}" for mm in volume.spacing_mm)
   extent = " x ".join(f"{n * mm / 1000:.3g}" for n, mm in zip(volume.grid.shape, volume.spacing_mm, strict=True))

@@ -13,9 +13,9 @@ from jaxtyping import Bool, Float, Float32, Integer, Num, UInt8
 
 from medlsam_jax.data.alignment import align_labels
 from medlsam_jax.data.label_boxes import count_labels, find_labels
-from medlsam_jax.data.slices import ImageFit, Pixels, display_view, window_to_bytes
+from medlsam_jax.data.slices import ImageFit, Pixels, window_to_bytes
 from medlsam_jax.errors import ConfigError, InputError
-from medlsam_jax.geometry import Volume
+from medlsam_jax.geometry import Volume, display_view
 
 WINDOWS_HU = {
   "soft_tissue": (-160.0, 240.0),

@@ -5,17 +5,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Integer
 
-from medlsam_jax import display
+from medlsam_jax import display, notices
 from medlsam_jax.data import oblique
 from medlsam_jax.data.label_boxes import count_labels
 from medlsam_jax.data.label_values import LARGEST_VALUE
 from medlsam_jax.errors import InputError
-from medlsam_jax.geometry import Grid
+from medlsam_jax.geometry import Box, Grid, Volume
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -94,3 +94,26 @@ def check_values(names: Mapping[str, int]) -> None:
     if value in owners:
       raise InputError(f"organs {owners[value]} and {organ} have the same label value {value}")
     owners[value] = organ
+
+
+def label_values(boxes: Mapping[str, Sequence[Box]], values: Mapping[str, int] | None) -> dict[str, int]:
+  """The given label values, or 1, 2, ... in the order of `boxes`.
+
+  Raises:
+    InputError: an organ without one, or two with the same.
+  """
+  if values is None:
+    return {organ: number for number, organ in enumerate(boxes, 1)}
+  missing = [organ for organ in boxes if organ not in values]
+  if missing:
+    raise InputError(f"no label value for {', '.join(missing)}; give each organ one, or none at all")
+  names = {organ: int(values[organ]) for organ in boxes}
+  check_values(names)
+  return names
+
+
+def warn_of_swapped(volume: Volume, boxes: Mapping[str, Sequence[Box]]) -> None:
+  """Says which boxes have their corners swapped: sorting them mends a slip of the hand, or hides a wrong number."""
+  for organ, parts in boxes.items():
+    if any((part.array()[0] > part.array()[1]).any() for part in parts):
+      notices.warn(f"{volume.source}: {organ}: the low and the high corner of a box are swapped; taken sorted")

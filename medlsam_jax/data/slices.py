@@ -1,7 +1,7 @@
 """2D slices for the SAM family: scan voxels (z, y, x) <-> slices in display order <-> the network's square image.
 
-Display order is radiological whatever the scan's axes: slices run along the scan's nearest inferior-superior axis, row
-0 is anterior, column 0 the patient's right. Boxes in pixels are edges `(x0, y0, x1, y1)`: pixel `i` spans `[i, i + 1]`.
+Slices are shown in display order (`geometry.DISPLAY_AXIS_CODES`) whatever the scan's axes. Boxes in pixels are edges
+`(x0, y0, x1, y1)`: pixel `i` spans `[i, i + 1]`.
 """
 
 from __future__ import annotations
@@ -11,13 +11,10 @@ import functools
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Num, Shaped, UInt8
+from jaxtyping import Bool, Float, Float32, Num, UInt8
 
 from medlsam_jax.data.resampling import resize_bilinear, resize_cubic
-from medlsam_jax.geometry import Box, Grid, reorient, reorient_corners
-
-DISPLAY_AXIS_CODES = "LPS"
-"""Directions of rising column, row and slice."""
+from medlsam_jax.geometry import DISPLAY_AXIS_CODES, Box, Grid, reorient_corners
 
 Scaling = Literal["pad", "stretch"]
 """`pad`: the longest side fills the image, the rest is zero, right and bottom. `stretch`: both sides fill it."""
@@ -28,11 +25,6 @@ Resampling = Literal["area", "bilinear", "cubic"]
 
 _SAM_MEAN = np.array((123.675, 116.28, 103.53), np.float32)
 _SAM_SD = np.array((58.395, 57.12, 57.375), np.float32)
-
-
-def display_view(array: Shaped[np.ndarray, "z y x"], grid: Grid) -> Shaped[np.ndarray, "slice row column"]:
-  """View (not a copy: writing to it writes to `array`) of an array of `grid` in display order."""
-  return reorient(array, grid, DISPLAY_AXIS_CODES)
 
 
 def box_to_display(box: Box, grid: Grid) -> tuple[tuple[int, int], Float[np.ndarray, "4"]]:

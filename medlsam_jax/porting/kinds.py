@@ -5,19 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from medlsam_jax.errors import WeightsError
-from medlsam_jax.porting import medlam
 
-KINDS = ("medlam", "litemedsam", "mobilesam", "sam-vit-b", "sam-vit-l", "sam-vit-h", "medsam")
+MEDLAM = "medlam"
+KINDS = (MEDLAM, "litemedsam", "mobilesam", "sam-vit-b", "sam-vit-l", "sam-vit-h", "medsam")
 """Kinds by which checkpoints are known, whether or not a network for them is here."""
 
+MEDLAM_ANCHOR = "conv0_1.model.conv1_1.Conv.weight"
+"""The published name of MedLAM's first weight, which no other kind has."""
 _DECODER = "mask_decoder.iou_token.weight"
-ANCHORS = (medlam.ANCHOR, _DECODER)
+ANCHORS = (MEDLAM_ANCHOR, _DECODER)
 """A published name for each family that no network of another family has, by which a network is found in a file."""
 
 _VIT_SIZES = {(768, 12): "sam-vit-b", (1024, 24): "sam-vit-l", (1280, 32): "sam-vit-h"}
 """Encoder width and depth of the published ViT members."""
 _TINY_VIT_PATCH_EDGES = {1: "litemedsam", 3: "mobilesam"}
 """Both encoders have the same names; LiteMedSAM's patch embedding is 1x1 at 256 pixels, MobileSAM's 3x3 at 1024."""
+
+
+def is_medlam(shapes: Mapping[str, tuple[int, ...]]) -> bool:
+  """Whether published names (without prefixes) are MedLAM's."""
+  return MEDLAM_ANCHOR in shapes and "fc1.weight" in shapes
 
 
 def detect_kind(shapes: Mapping[str, tuple[int, ...]], source: str) -> str:
@@ -28,8 +35,8 @@ def detect_kind(shapes: Mapping[str, tuple[int, ...]], source: str) -> str:
   Raises:
     WeightsError: no known kind.
   """
-  if medlam.is_medlam(shapes):
-    return medlam.KIND
+  if is_medlam(shapes):
+    return MEDLAM
   if _DECODER not in shapes:
     shown = ", ".join(list(shapes)[:3])
     raise WeightsError(f"{source}: no known kind of network (its tensors: {shown}, ...); known: {', '.join(KINDS)}")

@@ -9,15 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from medlsam_jax.errors import WeightsError
+from medlsam_jax.porting.kinds import MEDLAM, MEDLAM_ANCHOR
 from medlsam_jax.porting.rules import CONV3D, LINEAR, Rule, RuleTable
-
-KIND = "medlam"
-ANCHOR = "conv0_1.model.conv1_1.Conv.weight"
-"""The name of the first weight, which no other kind has."""
 
 # The head's first layer sees channels first, here as there, so that its kernel is a plain transpose.
 TABLE = RuleTable(
-  kind=KIND,
+  kind=MEDLAM,
   rules=(
     *(
       rule
@@ -35,11 +32,6 @@ TABLE = RuleTable(
 )
 
 
-def is_medlam(shapes: Mapping[str, tuple[int, ...]]) -> bool:
-  """Whether published names (without prefixes) are MedLAM's."""
-  return ANCHOR in shapes and "fc1.weight" in shapes
-
-
 def settings(shapes: Mapping[str, tuple[int, ...]], source: str) -> dict[str, str]:
   """Header entries of a published MedLAM file: base width and patch edge read off the shapes of its tensors.
 
@@ -48,7 +40,9 @@ def settings(shapes: Mapping[str, tuple[int, ...]], source: str) -> dict[str, st
   Raises:
     WeightsError: the widths are those of no MedLAM with one input channel and cubic patches.
   """
-  first, deepest, head = (shapes.get(name, ()) for name in (ANCHOR, "conv4_2.model.conv1_1.Conv.weight", "fc1.weight"))
+  first, deepest, head = (
+    shapes.get(name, ()) for name in (MEDLAM_ANCHOR, "conv4_2.model.conv1_1.Conv.weight", "fc1.weight")
+  )
   if len(first) != 5 or len(deepest) != 5 or len(head) != 2 or first[0] % 2:
     raise WeightsError(f"{source}: named like MedLAM, but its first, deepest or head layer is missing or misshapen")
   base = first[0] // 2
@@ -59,4 +53,4 @@ def settings(shapes: Mapping[str, tuple[int, ...]], source: str) -> dict[str, st
       f"{source}: named like MedLAM, but of widths {first[0]} (first layer), {deepest[0]} (deepest) and {head[1]} "
       "(head input), which no base width with cubic patches and one input channel gives"
     )
-  return {"kind": KIND, "base_channels": str(base), "patch_edge": str(edge), "working_grid": "published"}
+  return {"kind": MEDLAM, "base_channels": str(base), "patch_edge": str(edge), "working_grid": "published"}

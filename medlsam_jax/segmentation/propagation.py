@@ -14,10 +14,10 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Integer
 
-from medlsam_jax.data.labels import LabelMap
-from medlsam_jax.data.slices import ImageFit, display_view
+from medlsam_jax.data.labels import LabelMap, label_values, warn_of_swapped
+from medlsam_jax.data.slices import ImageFit
 from medlsam_jax.errors import ConfigError
-from medlsam_jax.geometry import Box, Grid, Volume, reorient
+from medlsam_jax.geometry import Box, Grid, Volume, display_view, reorient
 from medlsam_jax.segmentation import volume as slicewise
 from medlsam_jax.segmentation.clean import clean_labels
 from medlsam_jax.segmentation.predictor import Predictor
@@ -67,8 +67,8 @@ def segment_along(
   With several axes `progress` is called for each one's slices in turn.
   """
   propagation = propagation or PropagationSettings()
-  names = slicewise.label_values(boxes, values)
-  slicewise.warn_of_swapped(volume, boxes)
+  names = label_values(boxes, values)
+  warn_of_swapped(volume, boxes)
   chosen = tuple(AXES) if propagation.axes == "all" else (propagation.axes,)
   answers = []
   for axis in chosen:

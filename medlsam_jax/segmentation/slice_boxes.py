@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 
-from medlsam_jax.data.slices import DISPLAY_AXIS_CODES, box_to_display
-from medlsam_jax.geometry import Box, Grid
+from medlsam_jax.data.slices import box_to_display
+from medlsam_jax.geometry import DISPLAY_AXIS_CODES, Box, Grid
 
 
 def boxes_by_slice(

@@ -16,14 +16,13 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Float32
 
 from medlsam_jax.data import lattices
-from medlsam_jax.data.labels import LabelMap
+from medlsam_jax.data.labels import LabelMap, label_values, warn_of_swapped
 from medlsam_jax.data.lattices import Lattice
 from medlsam_jax.data.organ_crops import OrganCrop, intensity_of, sample_intensity
 from medlsam_jax.errors import ConfigError
 from medlsam_jax.geometry import Box, Volume
 from medlsam_jax.segmentation.evidence import around_kernels, combined
 from medlsam_jax.segmentation.registration import NODES, gaussian, moved, register
-from medlsam_jax.segmentation.volume import label_values, warn_of_swapped
 
 Progress = Callable[[int, int], None]
 """Called with templates laid over organs, and how many there are in all."""

@@ -16,10 +16,10 @@ import numpy as np
 from jaxtyping import Array, Float, Integer, Num
 
 from medlsam_jax import notices
-from medlsam_jax.data.labels import LabelMap, check_values
-from medlsam_jax.data.slices import ImageFit, display_view, window_to_bytes
+from medlsam_jax.data.labels import LabelMap, label_values, warn_of_swapped
+from medlsam_jax.data.slices import ImageFit, window_to_bytes
 from medlsam_jax.errors import ConfigError, InputError
-from medlsam_jax.geometry import Box, Volume
+from medlsam_jax.geometry import Box, Volume, display_view
 from medlsam_jax.segmentation.clean import clean_labels
 from medlsam_jax.segmentation.predictor import Predictor
 from medlsam_jax.segmentation.slice_boxes import boxes_by_slice
@@ -145,29 +145,6 @@ def segment_volume(
   if settings.largest_component or settings.fill_holes:
     clean_labels(array, settings.largest_component, settings.fill_holes)
   return LabelMap(array, volume.grid, names, volume.file_grid)
-
-
-def label_values(boxes: Mapping[str, Sequence[Box]], values: Mapping[str, int] | None) -> dict[str, int]:
-  """The given label values, or 1, 2, ... in the order of `boxes`.
-
-  Raises:
-    InputError: an organ without one, or two with the same.
-  """
-  if values is None:
-    return {organ: number for number, organ in enumerate(boxes, 1)}
-  missing = [organ for organ in boxes if organ not in values]
-  if missing:
-    raise InputError(f"no label value for {', '.join(missing)}; give each organ one, or none at all")
-  names = {organ: int(values[organ]) for organ in boxes}
-  check_values(names)
-  return names
-
-
-def warn_of_swapped(volume: Volume, boxes: Mapping[str, Sequence[Box]]) -> None:
-  """Says which boxes have their corners swapped: sorting them mends a slip of the hand, or hides a wrong number."""
-  for organ, parts in boxes.items():
-    if any((part.array()[0] > part.array()[1]).any() for part in parts):
-      notices.warn(f"{volume.source}: {organ}: the low and the high corner of a box are swapped; taken sorted")
 
 
 def plan_slices(

@@ -14,6 +14,7 @@ from medlsam_jax.atomic import replacing
 from medlsam_jax.errors import ConfigError, OutputError, WeightsError
 from medlsam_jax.models.medlam import FEATURE_STRIDES
 from medlsam_jax.porting import medlam
+from medlsam_jax.porting.kinds import MEDLAM
 from medlsam_jax.porting.weights_file import write_weights
 from medlsam_jax.training.checkpoint import read_network
 from medlsam_jax.training.settings import PretrainSettings
@@ -25,7 +26,7 @@ PUBLISHED_PREFIX = "module."
 def weights_header(settings: PretrainSettings) -> dict[str, str]:
   """Header of the weights file that such a run produces."""
   return {
-    "kind": medlam.KIND,
+    "kind": MEDLAM,
     "base_channels": str(settings.network.base_channels),
     "patch_edge": str(settings.network.patch_edge),
     "feature_scales": ",".join(map(str, settings.network.search_scales or settings.network.feature_scales)),

@@ -40,9 +40,9 @@ def test_bad_scan_is_refused_by_name(medlsam, painter, search, broken, tmp_path,
 
 
 def test_scan_over_the_size_limit_is_refused_with_the_limit(medlsam, search, one_query, tmp_path, monkeypatch):
-  from medlsam_jax.data import checks
+  from medlsam_jax import geometry
 
-  monkeypatch.setattr(checks, "MAX_VOXELS", 100_000)
+  monkeypatch.setattr(geometry, "MAX_VOXELS", 100_000)
   result = medlsam("localize", *search, "--query", one_query, "--out", tmp_path / "out")
   assert result.code == 1 and str(one_query) in result.err and "limit of 0 million" in result.err
   assert left_behind(tmp_path / "out") == []

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from dicom_files import write_series, write_slice
 
-from medlsam_jax.data import alignment, checks, dicom, nifti
+from medlsam_jax import geometry
+from medlsam_jax.data import alignment, dicom, nifti
 from medlsam_jax.errors import InputError
 from medlsam_jax.geometry import reorient
 
@@ -80,7 +81,7 @@ def test_folder_without_slices_is_refused(tmp_path):
 
 
 def test_size_limit_is_refused_before_decoding(tmp_path, stored, monkeypatch):
-  monkeypatch.setattr(checks, "MAX_VOXELS", 100)
+  monkeypatch.setattr(geometry, "MAX_VOXELS", 100)
   with pytest.raises(InputError, match="over the limit"):
     dicom.read_series(write_series(tmp_path, stored))
 

@@ -5,7 +5,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from medlsam_jax.data import checks, nifti
+from medlsam_jax import geometry
+from medlsam_jax.data import nifti
 from medlsam_jax.errors import InputError, OutputError
 
 
@@ -216,7 +217,7 @@ def test_header_image_pair_is_refused(tmp_path, hu):
 def test_size_limit_is_refused_before_the_voxels_are_read(tmp_path, hu, monkeypatch):
   path = save(tmp_path / "scan.nii", hu)
   path.write_bytes(path.read_bytes()[:360])
-  monkeypatch.setattr(checks, "MAX_VOXELS", 100)
+  monkeypatch.setattr(geometry, "MAX_VOXELS", 100)
   with pytest.raises(InputError, match=r"scan.nii: 4x5x6 = .* over the limit of"):
     nifti.read_nifti(path)
 

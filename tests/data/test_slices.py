@@ -6,16 +6,9 @@ import numpy as np
 import pytest
 
 from medlsam_jax.data.resampling import resize_cubic
-from medlsam_jax.data.slices import (
-  ImageFit,
-  area_matrix,
-  box_to_display,
-  display_view,
-  linear_matrix,
-  window_to_bytes,
-)
+from medlsam_jax.data.slices import ImageFit, area_matrix, box_to_display, linear_matrix, window_to_bytes
 from medlsam_jax.errors import InputError
-from medlsam_jax.geometry import Box
+from medlsam_jax.geometry import Box, display_view
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SERIES = Path(__file__).parents[3] / "shared" / "data" / "dicom" / "series"

@@ -6,7 +6,8 @@ import pytest
 
 from medlsam_jax.errors import WeightsError
 from medlsam_jax.models.medlam import MedLAM, init_variables
-from medlsam_jax.porting.medlam import TABLE, is_medlam, settings
+from medlsam_jax.porting.kinds import is_medlam
+from medlsam_jax.porting.medlam import TABLE, settings
 from medlsam_jax.porting.rules import shapes_of
 from medlsam_jax.porting.torch_file import read_tensors
 
