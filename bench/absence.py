@@ -10,7 +10,7 @@ Prints, for each true state of an organ, how often each verdict was given; sensi
 specificity (whole or cut organs not called so); AUC of gone against there and of IoU below .4; how well probabilities
 are calibrated; and which nonsense is named. Searches are kept in OUT/NETWORK_SEARCH_SET.jsonl: the same call goes on
 where it was cut, `--seconds` ends it early, and thresholds can be chosen without searching again. `--fit FILE` fits the
-models of `medlsam_jax.localization.doubt` on the rows and writes the network with them in its header.
+models of `medlsam_jax.medlam.search.doubt` on the rows and writes the network with them in its header.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from bench import doubt_fit
 from bench.doubt_cases import NONSENSE, ONE_WOMAN, SHOWS_A_HEAD, Case, crops, foreign, nonsense
 from bench.real_people import FIVE, require
 from medlsam_jax.cli.terminal import Terminal
-from medlsam_jax.data.phantom import make_phantom
-from medlsam_jax.data.scans import list_scans, read_volume
-from medlsam_jax.data.templates import Template, read_templates
 from medlsam_jax.evaluation.labelled import LabelledScan, read_labelled
 from medlsam_jax.evaluation.localization import score_box
 from medlsam_jax.geometry import Grid
+from medlsam_jax.io.scans import list_scans, read_volume
+from medlsam_jax.io.templates import Template, read_templates
+from medlsam_jax.io.weights.weights_file import read_weights, write_weights
 from medlsam_jax.loading import load
-from medlsam_jax.localization import confidence, doubt, search
-from medlsam_jax.localization.bank import Bank
-from medlsam_jax.localization.finding import Finding
-from medlsam_jax.localization.kept import KeptOutputs
-from medlsam_jax.localization.search_settings import PRESETS
-from medlsam_jax.models.network import Network
-from medlsam_jax.porting.weights_file import read_weights, write_weights
+from medlsam_jax.medlam.bank.bank import Bank
+from medlsam_jax.medlam.bank.kept import KeptOutputs
+from medlsam_jax.medlam.search import confidence, doubt, search
+from medlsam_jax.medlam.search.finding import Finding
+from medlsam_jax.medlam.search.search_settings import PRESETS
+from medlsam_jax.network import Network
+from medlsam_jax.phantom.people import make_phantom
 
 STATES = ("whole", "cut", "gone")
 VERDICTS = ("found", "partly outside", "outside field of view", "uncertain")

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bench import common
-from medlsam_jax.localization import programs
+from medlsam_jax.medlam.search import programs
 
 OPERANDS = ("highest", "default", "bfloat16")
 GB = 1e9
@@ -195,7 +195,7 @@ def _outputs(module: Any, variables: Any, patch: Any) -> Iterator[Any]:
 
 def correlation(sizes: Sizes) -> Iterator[Case]:
   """MSS correlation of some points at full resolution, as the search runs it."""
-  from medlsam_jax.localization.correlation import correlate
+  from medlsam_jax.medlam.search.correlation import correlate
 
   channels, rng = 4 * sizes.width, np.random.default_rng(0)
   features, taps = (jnp.asarray(rng.standard_normal((sizes.points, *(e,) * 3, channels), np.float32)) for e in (64, 8))
@@ -227,12 +227,12 @@ class _Search:
   @classmethod
   def of(cls, width: int, organs: int) -> "_Search":
     from bench.stages_search import SIXTEEN
-    from medlsam_jax.data import ct
-    from medlsam_jax.data.phantom import make_phantom
+    from medlsam_jax import working_grid
+    from medlsam_jax.phantom.people import make_phantom
 
     network, templates = common.network(width), common.templates(1, SIXTEEN[:organs])
     bank = _bank(network, templates)
-    return cls(network, templates, bank, ct.to_working_grid(make_phantom(4).scan, bank.convention))
+    return cls(network, templates, bank, working_grid.to_working_grid(make_phantom(4).scan, bank.convention))
 
   @property
   def points(self) -> list[int]:
@@ -240,15 +240,15 @@ class _Search:
 
 
 def _bank(network: Any, templates: Any) -> Any:
-  from medlsam_jax.localization.bank import Bank
+  from medlsam_jax.medlam.bank.bank import Bank
 
   return Bank.build(network, templates, "WPL", 12.0)
 
 
 def localize(organs: int, sizes: Sizes) -> Iterator[Case]:
   """Organs in a scan that is on the working grid, with a bank that is ready."""
-  from medlsam_jax.localization.search import find
-  from medlsam_jax.localization.search_settings import PRESETS
+  from medlsam_jax.medlam.search.search import find
+  from medlsam_jax.medlam.search.search_settings import PRESETS
 
   search = _Search.of(sizes.width, organs)
   for preset in ("exact", "fast", "atlas") if organs > 2 else ("exact", "fast"):
@@ -272,7 +272,7 @@ def bank(sizes: Sizes) -> Iterator[Case]:
 
 def step(sizes: Sizes, operands: str) -> Iterator[Case]:
   """The packaged recipe's step on one batch again and again: what data loading costs is not part of it."""
-  from medlsam_jax.training.settings import PretrainSettings, from_mapping
+  from medlsam_jax.train.settings import PretrainSettings, from_mapping
 
   config = runpy.run_path(str(Path(__file__).parents[1] / "configs" / "medlam.py"))["get_config"]("open").to_dict()
   config["network"].update(base_channels=sizes.step_width, **_network(operands))
@@ -286,7 +286,7 @@ def step(sizes: Sizes, operands: str) -> Iterator[Case]:
 
 def published_step(sizes: Sizes, operands: str) -> Iterator[Case]:
   """The published recipe's step: scans of two patches, all strides."""
-  from medlsam_jax.training.settings import PretrainSettings, from_mapping
+  from medlsam_jax.train.settings import PretrainSettings, from_mapping
 
   network = {"base_channels": sizes.width, **_network(operands)}
   settings = from_mapping(PretrainSettings, {"network": network, "data": {"scans_per_step": sizes.published_scans}})
@@ -310,9 +310,9 @@ def _step_case(name: str, settings: Any, operands: str, tflop: float) -> Case:
 
 
 def _step(settings: Any, found: dict[str, float]) -> Callable[[], Any]:
-  from medlsam_jax.data.pairs import Batch
-  from medlsam_jax.training import sharding
-  from medlsam_jax.training.step import init_state, make_step
+  from medlsam_jax.medlam.pretraining.pairs import Batch
+  from medlsam_jax.medlam.pretraining.step import init_state, make_step
+  from medlsam_jax.train import sharding
 
   rng, mesh = np.random.default_rng(0), sharding.make_mesh(settings.mesh, jax.devices()[:1])
   shape, edge = (settings.data.scans_per_step, settings.data.patches_per_scan), settings.network.cube_edge
@@ -338,21 +338,21 @@ def _step(settings: Any, found: dict[str, float]) -> Callable[[], Any]:
 
 def encoder(sizes: Sizes) -> Iterator[Case]:
   """LiteMedSAM's encoder on images that are on the device."""
-  from medlsam_jax.models.sam.sam import LITEMEDSAM
+  from medlsam_jax.sam.network.sam import LITEMEDSAM
 
   return _encoders(LITEMEDSAM, 1)
 
 
 def encoder_many(sizes: Sizes) -> Iterator[Case]:
   """The same on a batch."""
-  from medlsam_jax.models.sam.sam import LITEMEDSAM
+  from medlsam_jax.sam.network.sam import LITEMEDSAM
 
   return _encoders(LITEMEDSAM, sizes.images)
 
 
 def vit(sizes: Sizes) -> Iterator[Case]:
   """ViT-B at 1024."""
-  from medlsam_jax.models.sam.sam import SAM_VIT_B
+  from medlsam_jax.sam.network.sam import SAM_VIT_B
 
   if sizes.vit:
     yield from _encoders(SAM_VIT_B, 1)
@@ -360,7 +360,7 @@ def vit(sizes: Sizes) -> Iterator[Case]:
 
 def _encoders(variant: Any, images: int) -> Iterator[Case]:
   from bench.stages_sam import random_sam
-  from medlsam_jax.models.sam.layers import fold_batch_norm
+  from medlsam_jax.sam.network.layers import fold_batch_norm
 
   network, edge, exact = random_sam(variant), variant.image_size, list[Any]()
 
@@ -384,9 +384,9 @@ def paint(sizes: Sizes) -> Iterator[Case]:
   """A scan and boxes of its organs to a label map, LiteMedSAM."""
   from bench.stages_paint import boxes_to_paint
   from bench.stages_sam import random_sam
-  from medlsam_jax.models.sam.sam import LITEMEDSAM
-  from medlsam_jax.segmentation.predictor import Predictor
-  from medlsam_jax.segmentation.volume import segment_volume
+  from medlsam_jax.sam.network.sam import LITEMEDSAM
+  from medlsam_jax.sam.predictor import Predictor
+  from medlsam_jax.sam.volume import segment_volume
 
   scan, boxes, _ = boxes_to_paint(sizes.paint_organs, sizes.paint_slices)
   network = random_sam(LITEMEDSAM)

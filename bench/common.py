@@ -8,10 +8,10 @@ import jax
 import numpy as np
 
 from bench.timing import seconds
-from medlsam_jax.data.phantom import make_phantom
-from medlsam_jax.data.templates import Template
-from medlsam_jax.models.medlam import MedLAM, init_variables
-from medlsam_jax.models.network import Network
+from medlsam_jax.io.templates import Template
+from medlsam_jax.medlam.network.medlam import MedLAM, init_variables
+from medlsam_jax.network import Network
+from medlsam_jax.phantom.people import make_phantom
 
 HAVE_TORCH = importlib.util.find_spec("torch") is not None
 

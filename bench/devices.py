@@ -21,10 +21,10 @@ from rich.table import Table
 
 from bench.hlo import Collective, collectives
 from bench.lowering import accelerator_convolution
-from medlsam_jax.data.pairs import Batch
-from medlsam_jax.training import sharding
-from medlsam_jax.training.settings import PretrainSettings, from_mapping
-from medlsam_jax.training.step import init_state, make_step, make_validation
+from medlsam_jax.medlam.pretraining.pairs import Batch
+from medlsam_jax.medlam.pretraining.step import init_state, make_step, make_validation
+from medlsam_jax.train import sharding
+from medlsam_jax.train.settings import PretrainSettings, from_mapping
 
 DEVICES = (1, 2, 4, 8)
 SCANS, EDGE, STEPS = 8, 32, 3
@@ -111,7 +111,7 @@ def summary(found: Sequence[Collective], params: Any) -> dict[str, Any]:
 
 
 def _gradient_bytes(width: int) -> int:
-  from medlsam_jax.training.step import network_shapes
+  from medlsam_jax.medlam.pretraining.step import network_shapes
 
   settings = from_mapping(PretrainSettings, {"network": {"base_channels": width}})
   return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(network_shapes(settings)))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from medlsam_jax.localization.doubt import TURNED, Calibration, Logistic
+from medlsam_jax.medlam.search.doubt import TURNED, Calibration, Logistic
 
 TURNED_MARGIN = 0.01
 RIDGE = 3.0

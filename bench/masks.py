@@ -23,15 +23,15 @@ import numpy as np
 
 from bench.real_people import FIVE
 from medlsam_jax import pipeline
-from medlsam_jax.data.templates import Template, read_templates
 from medlsam_jax.evaluation.case import evaluate_case
 from medlsam_jax.geometry import Box
-from medlsam_jax.localization.bank import Bank
-from medlsam_jax.localization.template_points import crops_of
-from medlsam_jax.results.given import GivenBoxes
-from medlsam_jax.segmentation.propagation import PropagationSettings
-from medlsam_jax.segmentation.slice_boxes import tight_boxes
-from medlsam_jax.segmentation.template_masks import segment_by_templates
+from medlsam_jax.io.given import GivenBoxes
+from medlsam_jax.io.templates import Template, read_templates
+from medlsam_jax.medlam.bank.bank import Bank
+from medlsam_jax.medlam.bank.template_points import crops_of
+from medlsam_jax.sam.propagation import PropagationSettings
+from medlsam_jax.sam.slice_boxes import tight_boxes
+from medlsam_jax.template_masks.masks import segment_by_templates
 
 PROPAGATION = {"propagate": PropagationSettings(mode="middle-out"), "axes": PropagationSettings(axes="all")}
 WAYS = ("templates", "network", "slices", *PROPAGATION)

@@ -7,8 +7,8 @@ import numpy as np
 import medlsam_jax as ml
 from bench.timing import peak_memory_gib
 from medlsam_jax.geometry import Box, Grid, Volume
-from medlsam_jax.segmentation.predictor import Predictor
-from medlsam_jax.segmentation.volume import segment_volume
+from medlsam_jax.sam.predictor import Predictor
+from medlsam_jax.sam.volume import segment_volume
 
 
 def main() -> None:

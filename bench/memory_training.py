@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.lowering import accelerator_convolution
-from medlsam_jax.data.pairs import Batch
-from medlsam_jax.training import sharding
-from medlsam_jax.training.settings import PretrainSettings, from_mapping
-from medlsam_jax.training.step import abstract_state, make_step
+from medlsam_jax.medlam.pretraining.pairs import Batch
+from medlsam_jax.medlam.pretraining.step import abstract_state, make_step
+from medlsam_jax.train import sharding
+from medlsam_jax.train.settings import PretrainSettings, from_mapping
 
 SCANS = (1, 2, 4)
 

@@ -20,8 +20,8 @@ import matplotlib.pyplot as plt
 
 from medlsam_jax.cli.probe import network_of
 from medlsam_jax.evaluation.probe import Probe
-from medlsam_jax.training import checkpoint
-from medlsam_jax.training.export import checkpoint_folder
+from medlsam_jax.medlam.pretraining.export import checkpoint_folder
+from medlsam_jax.train import checkpoint
 
 RUNS = {
   "uam": {"uam.weight": 1e-3},

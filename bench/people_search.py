@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medlsam_jax import metrics, pipeline
-from medlsam_jax.data.label_boxes import find_labels
-from medlsam_jax.data.templates import Template, read_templates
 from medlsam_jax.evaluation.baseline import MeanBoxes
 from medlsam_jax.evaluation.case import evaluate_case
 from medlsam_jax.evaluation.feature_search import find_by_features
@@ -21,10 +19,12 @@ from medlsam_jax.evaluation.labelled import LabelledScan, read_labelled
 from medlsam_jax.evaluation.localization import OUTSIDE, Found
 from medlsam_jax.geometry import Box
 from medlsam_jax.installation import version
-from medlsam_jax.localization.bank import Bank, Mode
-from medlsam_jax.localization.kept import KeptOutputs
-from medlsam_jax.localization.search_settings import SearchSettings
-from medlsam_jax.models.network import Network
+from medlsam_jax.io.templates import Template, read_templates
+from medlsam_jax.label_boxes import find_labels
+from medlsam_jax.medlam.bank.bank import Bank, Mode
+from medlsam_jax.medlam.bank.kept import KeptOutputs
+from medlsam_jax.medlam.search.search_settings import SearchSettings
+from medlsam_jax.network import Network
 
 SCORES = ("box_iou", "wall_distance_mm", "point_error_mm", "baseline_box_iou", "baseline_wall_distance_mm")
 """Fields of `evaluation.case.Row` that are kept."""

@@ -34,7 +34,7 @@ from bench.people_tables import Table, by_organ, compared, merged
 from bench.stages_paint import ORGANS as TORSO_ORGANS
 from medlsam_jax.cli import terminal
 from medlsam_jax.loading import load
-from medlsam_jax.localization.search_settings import PRESETS
+from medlsam_jax.medlam.search.search_settings import PRESETS
 
 FIVE = tuple(f"kbp_{number}" for number in ("013", "034", "061", "004", "017"))
 TORSO_TEMPLATES, TORSO_QUERIES = (

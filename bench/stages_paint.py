@@ -10,8 +10,8 @@ import numpy as np
 
 from bench.common import HAVE_TORCH, Row
 from bench.timing import seconds
-from medlsam_jax.data.phantom import make_phantom
 from medlsam_jax.geometry import Box, Volume
+from medlsam_jax.phantom.people import make_phantom
 
 ORGANS = (
   "spleen", "kidney_right", "kidney_left", "liver", "stomach", "urinary_bladder", "aorta", "sacrum", "vertebrae_L3",
@@ -22,7 +22,7 @@ ORGANS = (
 def encode() -> Iterator[Row]:
   """One slice through LiteMedSAM's encoder; the peer is the released module, where its distribution is installed."""
   from medlsam_jax.loading import load
-  from medlsam_jax.segmentation.predictor import Predictor
+  from medlsam_jax.sam.predictor import Predictor
 
   predictor = Predictor(load("litemedsam"))
   image = np.random.default_rng(0).random((1, 256, 256, 3), dtype=np.float32)
@@ -46,8 +46,8 @@ def paint() -> Iterator[Row]:
   """A scan with 13 organs; the peer encodes each slice of each organ again, and only that is counted for it."""
   from medlsam_jax.loading import load
   from medlsam_jax.pipeline import LITEMEDSAM
-  from medlsam_jax.segmentation.predictor import Predictor
-  from medlsam_jax.segmentation.volume import segment_volume
+  from medlsam_jax.sam.predictor import Predictor
+  from medlsam_jax.sam.volume import segment_volume
 
   (scan, boxes, slices), predictor = boxes_to_paint(len(ORGANS)), Predictor(load("litemedsam"))
   taken = seconds(lambda: segment_volume(scan, boxes, predictor, LITEMEDSAM) and None, 1)

@@ -11,8 +11,8 @@ import numpy as np
 
 from bench.common import Row, drawn, peer
 from bench.timing import seconds
-from medlsam_jax.models.network import Network
-from medlsam_jax.models.sam.sam import LITEMEDSAM, MOBILESAM, SAM_VIT_B, Sam, SamVariant
+from medlsam_jax.network import Network
+from medlsam_jax.sam.network.sam import LITEMEDSAM, MOBILESAM, SAM_VIT_B, Sam, SamVariant
 
 TARGET = 0.5
 PIXELS = 256
@@ -34,7 +34,7 @@ def random_sam(variant: SamVariant) -> Network:
 
 
 def _predictor(variant: SamVariant) -> Any:
-  from medlsam_jax.segmentation.predictor import Predictor
+  from medlsam_jax.sam.predictor import Predictor
 
   return Predictor(random_sam(variant))
 
@@ -69,7 +69,7 @@ def decoder() -> Iterator[Row]:
 
 def everything() -> Iterator[Row]:
   """All masks of a grid of points, brought to the image's size and measured; none passes then."""
-  from medlsam_jax.segmentation.everything import EverythingSettings, segment_everything
+  from medlsam_jax.sam.everything import EverythingSettings, segment_everything
 
   image = np.random.default_rng(0).integers(0, 256, (PIXELS, PIXELS, 3)).astype(np.uint8)
   settings = EverythingSettings(points_per_side=POINTS_PER_SIDE, predicted_iou=0, stability=1.1)
@@ -84,9 +84,9 @@ def finetune() -> Iterator[Row]:
   """One step of the mask decoder on embeddings that are there: gradient and AdamW."""
   from jax.sharding import Mesh
 
-  from medlsam_jax.training.finetune import _Tuning
-  from medlsam_jax.training.finetune_settings import FinetuneSettings
-  from medlsam_jax.training.mask_batches import MaskBatch
+  from medlsam_jax.sam.finetuning.finetune import _Tuning
+  from medlsam_jax.sam.finetuning.finetune_settings import FinetuneSettings
+  from medlsam_jax.sam.finetuning.mask_batches import MaskBatch
 
   rng, network = np.random.default_rng(0), random_sam(LITEMEDSAM)
   truth = np.zeros((IMAGES_PER_STEP, 256, 256), bool)

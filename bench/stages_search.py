@@ -9,11 +9,11 @@ import numpy as np
 
 from bench.common import Row, network, peer, templates
 from bench.timing import seconds
-from medlsam_jax.data.phantom import make_phantom
-from medlsam_jax.localization.bank import Bank, Mode
-from medlsam_jax.localization.correlation import correlate
-from medlsam_jax.localization.search import find
-from medlsam_jax.localization.search_settings import PRESETS, SearchSettings
+from medlsam_jax.medlam.bank.bank import Bank, Mode
+from medlsam_jax.medlam.search.correlation import correlate
+from medlsam_jax.medlam.search.search import find
+from medlsam_jax.medlam.search.search_settings import PRESETS, SearchSettings
+from medlsam_jax.phantom.people import make_phantom
 
 FIVE = ("spleen", "kidney_right", "liver", "aorta", "vertebrae_L3")
 SIXTEEN = (

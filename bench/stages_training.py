@@ -9,12 +9,12 @@ import jax
 from bench.common import HAVE_TORCH, Row, gflop_of
 from bench.timing import mean_seconds, seconds
 from bench.training_scans import TrainingScans, training_scans
-from medlsam_jax.data import loader
-from medlsam_jax.models.medlam import MedLAM
-from medlsam_jax.training import sharding
-from medlsam_jax.training.scans import data_sets
-from medlsam_jax.training.settings import PretrainSettings, from_mapping
-from medlsam_jax.training.step import init_state, make_step
+from medlsam_jax.medlam.network.medlam import MedLAM
+from medlsam_jax.medlam.pretraining import loader
+from medlsam_jax.medlam.pretraining.step import init_state, make_step
+from medlsam_jax.medlam.pretraining.training_scans import data_sets
+from medlsam_jax.train import sharding
+from medlsam_jax.train.settings import PretrainSettings, from_mapping
 
 PAIRS = 2
 """Scans of a step, with two patches each."""

@@ -9,11 +9,11 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from medlsam_jax.data.ct import to_working_grid
-from medlsam_jax.data.phantom import make_phantom
-from medlsam_jax.data.prepare import prepare
-from medlsam_jax.data.shards import INDEX
 from medlsam_jax.geometry import WORKING_SPACING_MM
+from medlsam_jax.medlam.pretraining.prepare import prepare
+from medlsam_jax.medlam.pretraining.shards import INDEX
+from medlsam_jax.phantom.people import make_phantom
+from medlsam_jax.working_grid import to_working_grid
 
 FOLDER = Path("out/bench_scans")
 SCANS = 4

@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
   from medlsam_jax import errors as errors
   from medlsam_jax import metrics as metrics
-  from medlsam_jax.data.packaged import packaged_templates as packaged_templates
-  from medlsam_jax.data.scans import read_volume as read_volume
-  from medlsam_jax.data.templates import read_templates as read_templates
+  from medlsam_jax.io.box_input import read_boxes as read_boxes
+  from medlsam_jax.io.packaged import packaged_templates as packaged_templates
+  from medlsam_jax.io.scans import read_volume as read_volume
+  from medlsam_jax.io.templates import read_templates as read_templates
   from medlsam_jax.loading import load as load
-  from medlsam_jax.localization.bank import Bank as Bank
+  from medlsam_jax.medlam.bank.bank import Bank as Bank
   from medlsam_jax.pipeline import localize as localize
   from medlsam_jax.pipeline import segment as segment
-  from medlsam_jax.results.box_input import read_boxes as read_boxes
 
 _HOMES = {
-  "read_volume": "medlsam_jax.data.scans",
-  "read_templates": "medlsam_jax.data.templates",
-  "packaged_templates": "medlsam_jax.data.packaged",
-  "read_boxes": "medlsam_jax.results.box_input",
+  "read_volume": "medlsam_jax.io.scans",
+  "read_templates": "medlsam_jax.io.templates",
+  "packaged_templates": "medlsam_jax.io.packaged",
+  "read_boxes": "medlsam_jax.io.box_input",
   "load": "medlsam_jax.loading",
-  "Bank": "medlsam_jax.localization.bank",
+  "Bank": "medlsam_jax.medlam.bank.bank",
   "localize": "medlsam_jax.pipeline",
   "segment": "medlsam_jax.pipeline",
 }

@@ -256,7 +256,7 @@ class Volume:
   grid: Grid
   source: str = "<array>"
   file_grid: Grid | None = None
-  """The file's own grid where that is tilted and `array` was resampled (`data.oblique`); None where `grid` is it."""
+  """The file's own grid where that is tilted and `array` was resampled (`io.oblique`); None where `grid` is it."""
   file_array: Num[np.ndarray, "fz fy fx"] | None = dataclasses.field(default=None, repr=False)
   """Of a label map with a `file_grid`: the file's own voxels, so that it is laid on its scan before it is resampled."""
   notes: tuple[str, ...] = ()
@@ -265,7 +265,7 @@ class Volume:
   """Why whatever is found in this scan may be wrong (values that are no HU, a thin slab), a sentence each. No organ of
   such a scan is called `found`."""
   judged: bool = False
-  """Whether `data.checks` has looked for doubts; where it has not, `pipeline.localize` does."""
+  """Whether `io.checks` has looked for doubts; where it has not, `pipeline.localize` does."""
 
   def __repr__(self) -> str:
     reasons = "; ".join(doubt.removeprefix(f"{self.source}: ") for doubt in self.doubts)

@@ -16,16 +16,17 @@ from flax.traverse_util import flatten_dict
 from medlsam_jax import display
 from medlsam_jax.errors import OutputError, WeightsError
 from medlsam_jax.geometry import Convention
-from medlsam_jax.models.medlam import MedLAM, init_variables
-from medlsam_jax.models.network import Network
-from medlsam_jax.models.sam.layers import fold_batch_norm
-from medlsam_jax.models.sam.sam import VARIANTS, Sam
-from medlsam_jax.porting import medlam, sam
-from medlsam_jax.porting.fetch import PUBLISHED, Progress, cached_weights, digest_of, fetch_published, known_kind
-from medlsam_jax.porting.kinds import MEDLAM, detect_kind, settle_kind
-from medlsam_jax.porting.rules import shapes_of
-from medlsam_jax.porting.torch_file import read_tensors
-from medlsam_jax.porting.weights_file import FORMAT, is_ours, read_weights, write_weights
+from medlsam_jax.io.weights.fetch import PUBLISHED, Progress, cached_weights, digest_of, fetch_published, known_kind
+from medlsam_jax.io.weights.kinds import MEDLAM, detect_kind, settle_kind
+from medlsam_jax.io.weights.rules import shapes_of
+from medlsam_jax.io.weights.torch_file import read_tensors
+from medlsam_jax.io.weights.weights_file import FORMAT, is_ours, read_weights, write_weights
+from medlsam_jax.medlam.network import published as medlam
+from medlsam_jax.medlam.network.medlam import MedLAM, init_variables
+from medlsam_jax.network import Network
+from medlsam_jax.sam.network import published as sam
+from medlsam_jax.sam.network.layers import fold_batch_norm
+from medlsam_jax.sam.network.sam import VARIANTS, Sam
 
 PACKAGED = {"open": "medlam_open.safetensors", "tiny": "medlam_tiny.safetensors"}
 """Networks that are in the package: `open`, which has learned from real scans of many people and is the default, and

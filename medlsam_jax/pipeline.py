@@ -12,26 +12,26 @@ from typing import Literal, Protocol, TypeVar, get_args
 import numpy as np
 from jaxtyping import Num
 
-from medlsam_jax.data import checks
-from medlsam_jax.data.labels import LabelMap
-from medlsam_jax.data.organ_crops import OrganCrop
 from medlsam_jax.errors import ConfigError, TemplateError
 from medlsam_jax.geometry import Box, Volume
+from medlsam_jax.io import checks
+from medlsam_jax.io.labels import LabelMap
 from medlsam_jax.loading import load
-from medlsam_jax.localization import search
-from medlsam_jax.localization.bank import Bank
-from medlsam_jax.localization.confidence import Thresholds
-from medlsam_jax.localization.finding import Findings
-from medlsam_jax.localization.search_settings import DEFAULT as DEFAULT_SEARCH
-from medlsam_jax.localization.search_settings import PRESETS as SEARCH_PRESETS
-from medlsam_jax.localization.search_settings import SearchSettings
-from medlsam_jax.localization.starts import Key
-from medlsam_jax.models.network import Network
-from medlsam_jax.segmentation.clean import clean_labels
-from medlsam_jax.segmentation.predictor import Predictor
-from medlsam_jax.segmentation.propagation import PropagationSettings, segment_along
-from medlsam_jax.segmentation.template_masks import VoteSettings, segment_by_templates
-from medlsam_jax.segmentation.volume import LITEMEDSAM, PRESETS, SegmentationSettings
+from medlsam_jax.medlam.bank.bank import Bank
+from medlsam_jax.medlam.search import search
+from medlsam_jax.medlam.search.confidence import Thresholds
+from medlsam_jax.medlam.search.finding import Findings
+from medlsam_jax.medlam.search.search_settings import DEFAULT as DEFAULT_SEARCH
+from medlsam_jax.medlam.search.search_settings import PRESETS as SEARCH_PRESETS
+from medlsam_jax.medlam.search.search_settings import SearchSettings
+from medlsam_jax.medlam.search.starts import Key
+from medlsam_jax.network import Network
+from medlsam_jax.sam.clean import clean_labels
+from medlsam_jax.sam.predictor import Predictor
+from medlsam_jax.sam.propagation import PropagationSettings, segment_along
+from medlsam_jax.sam.volume import LITEMEDSAM, PRESETS, SegmentationSettings
+from medlsam_jax.template_masks.masks import VoteSettings, segment_by_templates
+from medlsam_jax.template_masks.organ_crops import OrganCrop
 
 Settings = TypeVar("Settings")
 _PREDICTOR = "predictor"
@@ -147,7 +147,7 @@ def segment(
 
   Args:
     scan: in HU; the one that `found` belongs to.
-    found: of `localize`, or boxes of the user's own (`results.given`). An organ outside the field of view stays empty.
+    found: of `localize`, or boxes of the user's own (`io.given`). An organ outside the field of view stays empty.
     model: a network of the SAM family: name or file as for `load`, or one that is loaded, or a `Predictor` of one's own
       settings. Compiled programs are kept over many scans. None: LiteMedSAM, and only where no template has a mask.
     masks: `templates`, `network`, or `auto`: templates for the organs that they have a mask of, if `model` is None.

@@ -4,7 +4,7 @@ import types
 
 import numpy as np
 
-from medlsam_jax.segmentation.predictor import Predictor
+from medlsam_jax.sam.predictor import Predictor
 
 
 class BoxPainter(Predictor):

@@ -9,12 +9,15 @@ import shutil
 from pathlib import Path
 
 import jaxtyping
+import numpy as np
 import pytest
+from template_files import SHAPE, cells, save
 
 # Before anything of ours is imported: from here on an annotation that lies about an array fails the test that meets it.
 jaxtyping.install_import_hook("medlsam_jax", "shapes.check")
 
 ENOUGH_MEMORY_BYTES = 3 << 29
+ORIENTATIONS = ("LPS", "RAS", "LAS", "RPI", "SAR", "SRA")
 MINI = Path(__file__).parent / "golden" / "mini"
 MINI_LABELS = {"alpha": 1, "beta": 2, "gamma": 3}
 
@@ -67,8 +70,8 @@ def small_network_file(tmp_path_factory):
   """A MedLAM of width 1 with random weights: right in every shape, wrong in every number, and quick."""
   import jax
 
-  from medlsam_jax.models.medlam import MedLAM, init_variables
-  from medlsam_jax.porting.weights_file import write_weights
+  from medlsam_jax.io.weights.weights_file import write_weights
+  from medlsam_jax.medlam.network.medlam import MedLAM, init_variables
 
   path = tmp_path_factory.mktemp("weights") / "small.safetensors"
   header = {"kind": "medlam", "base_channels": "1", "patch_edge": "64", "feature_scales": "4"}
@@ -82,3 +85,42 @@ def unchecked_shapes():
   jaxtyping.config.update("jaxtyping_disable", True)
   yield
   jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def make_grid(codes="RAS", shape=(5, 6, 7), spacing=(3.0, 2.0, 1.5), origin=(-40.0, 20.0, 100.0)):
+  """Axis-aligned grid: `codes`, `spacing` and `origin` in (x, y, z), `shape` in (z, y, x)."""
+  from medlsam_jax.geometry import Grid
+
+  affine = np.zeros((4, 4))
+  affine[3, 3] = 1
+  for axis, letter in enumerate(codes):
+    row = next(i for i, pair in enumerate(("LR", "PA", "IS")) if letter in pair)
+    affine[row, axis] = spacing[axis] if letter in "RAS" else -spacing[axis]
+  affine[:3, 3] = origin
+  return Grid(tuple(shape), affine)
+
+
+@pytest.fixture(name="make_grid", scope="session")
+def make_grid_fixture():
+  return make_grid
+
+
+@pytest.fixture(params=ORIENTATIONS)
+def codes(request):
+  return request.param
+
+
+@pytest.fixture
+def add(tmp_path, make_grid):
+  """Writes a template into the folder: a scan, and what marks it."""
+
+  def add(name, codes="LPS", labels=None, world=None, suffix="_ct.nii.gz"):
+    grid = make_grid(codes, SHAPE, (3.0, 3.0, 4.0))
+    save(tmp_path / f"{name}{suffix}", np.where(cells() > 0, 50, -1000).astype(np.int16), grid)
+    if labels is not None:
+      save(tmp_path / f"{name}_seg.nii.gz", labels, grid)
+    if world is not None:
+      (tmp_path / f"{name}_points.json").write_text(json.dumps(world))
+    return grid
+
+  return add

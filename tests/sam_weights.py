@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from medlsam_jax.models.sam.image_encoder import ViTSizes
-from medlsam_jax.models.sam.sam import DecoderSizes, SamVariant
+from medlsam_jax.sam.network.image_encoder import ViTSizes
+from medlsam_jax.sam.network.sam import DecoderSizes, SamVariant
 
 GOLDEN = Path(__file__).parent / "golden"
 SAM_MEAN = np.array((123.675, 116.28, 103.53), np.float32)
@@ -61,11 +61,11 @@ def tiny_network():
   import jax
   import jax.numpy as jnp
 
-  from medlsam_jax.models.network import Network
-  from medlsam_jax.models.sam.sam import Sam
-  from medlsam_jax.porting.rules import shapes_of
-  from medlsam_jax.porting.sam import TABLES
-  from medlsam_jax.porting.torch_file import read_tensors
+  from medlsam_jax.io.weights.rules import shapes_of
+  from medlsam_jax.io.weights.torch_file import read_tensors
+  from medlsam_jax.network import Network
+  from medlsam_jax.sam.network.published import TABLES
+  from medlsam_jax.sam.network.sam import Sam
 
   module = Sam(TINY)
   template = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, 240, 240, 3)), jnp.zeros((1, 4))))

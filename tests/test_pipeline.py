@@ -9,10 +9,10 @@ from box_painter import BoxPainter
 from medlsam_jax import pipeline
 from medlsam_jax.errors import ConfigError, InputError, TemplateError, WeightsError
 from medlsam_jax.geometry import Box, Grid, Volume
-from medlsam_jax.localization.confidence import Thresholds
-from medlsam_jax.results.given import GivenBoxes
-from medlsam_jax.segmentation.propagation import PropagationSettings
-from medlsam_jax.segmentation.volume import LITEMEDSAM
+from medlsam_jax.io.given import GivenBoxes
+from medlsam_jax.medlam.search.confidence import Thresholds
+from medlsam_jax.sam.propagation import PropagationSettings
+from medlsam_jax.sam.volume import LITEMEDSAM
 
 GRID = Grid((12, 16, 16), np.diag([-2.0, -2.0, 2.0, 1.0]))
 

@@ -9,8 +9,8 @@ import argparse
 import sys
 
 from medlsam_jax.errors import MedlsamError
+from medlsam_jax.io.weights.kinds import KINDS
 from medlsam_jax.loading import convert
-from medlsam_jax.porting.kinds import KINDS
 
 
 def main() -> int:

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
-from medlsam_jax.data.ct import to_working_grid
-from medlsam_jax.data.pairs import TrainingScan
-from medlsam_jax.data.phantom import make_phantom
-from medlsam_jax.data.prepare import write_set
-from medlsam_jax.data.scans import read_volume
+from medlsam_jax.io.scans import read_volume
+from medlsam_jax.medlam.pretraining.pairs import TrainingScan
+from medlsam_jax.medlam.pretraining.prepare import write_set
+from medlsam_jax.phantom.people import make_phantom
+from medlsam_jax.working_grid import to_working_grid
 
 PHANTOM_SEEDS = range(1000, 1048)
 """Those of the demo, the tests, validation and the probe are others."""

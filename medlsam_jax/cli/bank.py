@@ -66,8 +66,8 @@ def run_build(arguments: argparse.Namespace, terminal: Terminal) -> int:
   from pathlib import Path
 
   from medlsam_jax.cli import sources
+  from medlsam_jax.io.staging import folder_for, require_writable
   from medlsam_jax.loading import load
-  from medlsam_jax.results.staging import folder_for, require_writable
 
   require_writable(Path(arguments.out).parent)
   sources.fetch(arguments.network, terminal)
@@ -84,8 +84,8 @@ def run_build(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 def run_info(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Lists a bank."""
-  from medlsam_jax.localization.bank import Bank
-  from medlsam_jax.results.provenance import bank_sha256
+  from medlsam_jax.cli.provenance import bank_sha256
+  from medlsam_jax.medlam.bank.bank import Bank
 
   bank = Bank.load(arguments.bank)
   cube = "no features" if bank.template_edge is None else f"cubes of {bank.template_edge} voxels"
@@ -104,11 +104,11 @@ def run_info(arguments: argparse.Namespace, terminal: Terminal) -> int:
 def run_check(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Localizes each template by the others."""
   from medlsam_jax.cli import sources
-  from medlsam_jax.data.templates import read_templates
   from medlsam_jax.evaluation.report import Report
+  from medlsam_jax.io.templates import read_templates
   from medlsam_jax.loading import load
-  from medlsam_jax.localization.bank import Bank
-  from medlsam_jax.localization.check import leave_one_out
+  from medlsam_jax.medlam.bank.bank import Bank
+  from medlsam_jax.medlam.bank.check import leave_one_out
 
   bank = Bank.load(arguments.bank)
   sources.fetch(arguments.network, terminal)

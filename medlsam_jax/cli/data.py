@@ -59,7 +59,7 @@ def add_to(commands: Any) -> None:
 
 def _packages() -> Any:
   try:
-    from medlsam_jax.data import prepare, shards
+    from medlsam_jax.medlam.pretraining import prepare, shards
   except ImportError as error:
     raise ConfigError(
       f"prepared sets need packages that are not here ({error.name}); run: {install_hint('train')}"
@@ -69,8 +69,8 @@ def _packages() -> Any:
 
 def run_prepare(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Prepares a list; 1 when some scan was bad."""
-  from medlsam_jax.data.scans import list_scans
   from medlsam_jax.display import count
+  from medlsam_jax.io.scans import list_scans
 
   prepare, _ = _packages()
   sources = list_scans(arguments.scans)

@@ -45,9 +45,9 @@ def add_to(commands: Any) -> None:
 def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Evaluates on the packaged scans, or makes phantoms and evaluates on them."""
   from medlsam_jax.cli import main
+  from medlsam_jax.io.staging import require_writable
+  from medlsam_jax.io.writing import PREVIEW
   from medlsam_jax.pipeline import PAINTER
-  from medlsam_jax.results.staging import require_writable
-  from medlsam_jax.results.writing import PREVIEW
 
   out = Path(arguments.out)
   require_writable(out)
@@ -71,8 +71,8 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 def _people() -> tuple[list[Any], list[str]]:
   """What to evaluate: the scan in the package by those of the bank; and the names of the results."""
-  from medlsam_jax.data.packaged import DEMO_QUERY, folder_of
-  from medlsam_jax.data.scans import list_scans
+  from medlsam_jax.io.packaged import DEMO_QUERY, folder_of
+  from medlsam_jax.io.scans import list_scans
 
   query = folder_of(DEMO_QUERY)
   return ["--bank", BANK, "--query", query], [scan.name for scan in list_scans(query)]
@@ -92,8 +92,8 @@ def _phantoms(arguments: argparse.Namespace, terminal: Terminal) -> tuple[list[A
 
 
 def _make_phantoms(folder: Path, seeds: tuple[int, ...], terminal: Terminal) -> None:
-  from medlsam_jax.data.phantom import write_phantoms
   from medlsam_jax.display import count
+  from medlsam_jax.phantom.people import write_phantoms
 
   done: list[int] = []
 

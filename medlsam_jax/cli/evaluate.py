@@ -15,9 +15,9 @@ from medlsam_jax.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
   from medlsam_jax.cli.terminal import Terminal
-  from medlsam_jax.data.scans import ListedScan
   from medlsam_jax.evaluation.baseline import MeanBoxes
   from medlsam_jax.evaluation.report import Report
+  from medlsam_jax.io.scans import ListedScan
 
 RESULT_NAME = "evaluation"
 
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   from medlsam_jax.cli import job, sources
   from medlsam_jax.evaluation.report import Report
   from medlsam_jax.evaluation.truth_names import borrowed_tables, own_tables
-  from medlsam_jax.results.staging import require_writable
+  from medlsam_jax.io.staging import require_writable
 
   cases = cases_of(arguments)
   tables, broken = own_tables({case.name: case.truth for case in cases}, arguments.labels)
@@ -125,8 +125,8 @@ def cases_of(arguments: argparse.Namespace) -> list[Case]:
     ConfigError: neither scans nor truth are named, or scans are missing for what was asked.
     InputError: no truth for a scan.
   """
-  from medlsam_jax.data import beside
-  from medlsam_jax.data.scans import list_scans
+  from medlsam_jax.io import beside
+  from medlsam_jax.io.scans import list_scans
 
   if arguments.query is None:
     if arguments.predictions is None:
@@ -161,8 +161,8 @@ def numbers_of(predictions: Path, cases: Sequence[Case]) -> dict[str, dict[str, 
 
   A file that cannot be read names none; scoring its scan says so.
   """
-  from medlsam_jax.data.point_files import read_json
-  from medlsam_jax.results.writing import BOXES
+  from medlsam_jax.io.point_files import read_json
+  from medlsam_jax.io.writing import BOXES
 
   found: dict[str, dict[str, int]] = {}
   for case in cases:
@@ -223,9 +223,9 @@ def _score_case(
   baseline: MeanBoxes | None,
 ) -> list[Any]:
   """Rows of one scan from its result files."""
-  from medlsam_jax.data.nifti import read_label_nifti
   from medlsam_jax.evaluation.saved import evaluate_saved
-  from medlsam_jax.results.writing import BOXES, LABELS
+  from medlsam_jax.io.nifti import read_label_nifti
+  from medlsam_jax.io.writing import BOXES, LABELS
 
   scan = placed = None
   if baseline is not None and case.scan is not None:
@@ -239,8 +239,8 @@ def _score_case(
 
 def _failed_case(case: Case, tasks: Sequence[Any], values: dict[str, int], reasons: dict[str, str]) -> list[Any]:
   """Rows of a scan that failed, none where truth cannot be read either."""
-  from medlsam_jax.data.nifti import read_label_nifti
   from medlsam_jax.evaluation.case import evaluate_case
+  from medlsam_jax.io.nifti import read_label_nifti
 
   try:
     truth = read_label_nifti(case.truth)
@@ -255,8 +255,8 @@ def _baseline(
 ) -> MeanBoxes | None:
   """The templates' mean boxes, where there are templates; warns of scans that are among them."""
   from medlsam_jax.cli import sources
-  from medlsam_jax.data.packaged import NAMES
   from medlsam_jax.evaluation.baseline import MeanBoxes
+  from medlsam_jax.io.packaged import NAMES
 
   region = arguments.bank if arguments.bank in NAMES else None
   if arguments.templates is None and region is None:
@@ -272,7 +272,7 @@ def _baseline(
 
 def _expected(arguments: argparse.Namespace, folder: Path, cases: Sequence[Case]) -> tuple[str, ...]:
   """What is to be scored, of boxes and masks: what was made, or what any scan has."""
-  from medlsam_jax.results.writing import BOXES, LABELS
+  from medlsam_jax.io.writing import BOXES, LABELS
 
   if arguments.predictions is None:
     return ("boxes",) if arguments.no_masks else ("boxes", "masks")
@@ -286,7 +286,7 @@ def _expected(arguments: argparse.Namespace, folder: Path, cases: Sequence[Case]
 
 def tell(out: Path, result: Report, terminal: Terminal) -> int:
   """Prints and writes the scores; 1 if a scan failed."""
-  from medlsam_jax.results.staging import folder_for
+  from medlsam_jax.io.staging import folder_for
 
   terminal.warn_replaced(out / f"{RESULT_NAME}.csv", out / f"{RESULT_NAME}.json")
   with folder_for(out):

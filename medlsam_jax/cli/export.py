@@ -39,7 +39,8 @@ def training_packages() -> Any:
     ConfigError: what they need is not installed.
   """
   try:
-    from medlsam_jax.training import checkpoint, export
+    from medlsam_jax.medlam.pretraining import export
+    from medlsam_jax.train import checkpoint
   except ImportError as error:
     raise ConfigError(
       f"reading checkpoints needs packages that are not here ({error.name}); run: {install_hint('train')}"
@@ -53,7 +54,7 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   output = Path(arguments.output)
   if output.suffix != ".safetensors":
     raise ConfigError(f"{output}: weights are written as .safetensors; give the output that ending")
-  from medlsam_jax.results.staging import folder_for
+  from medlsam_jax.io.staging import folder_for
 
   terminal.warn_replaced(output)
   with folder_for(output.parent):

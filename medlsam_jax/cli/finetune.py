@@ -46,18 +46,19 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Trains, or goes on training."""
   from medlsam_jax.cli import settings as config
   from medlsam_jax.cli import sources
-  from medlsam_jax.results.staging import require_writable
+  from medlsam_jax.io.staging import require_writable
 
   try:
-    from medlsam_jax.training import checks, cluster, finetune
-    from medlsam_jax.training.finetune_settings import FinetuneSettings
-    from medlsam_jax.training.records import Records
+    from medlsam_jax.sam.finetuning import finetune
+    from medlsam_jax.sam.finetuning.finetune_settings import FinetuneSettings
+    from medlsam_jax.train import checks, cluster
+    from medlsam_jax.train.records import Records
   except ImportError as error:
     raise ConfigError(
       f"training needs packages that are not here ({error.name}); run: {install_hint('train')}"
     ) from error
+  from medlsam_jax.io.weights.weights_file import write_weights
   from medlsam_jax.loading import load
-  from medlsam_jax.porting.weights_file import write_weights
 
   settings = config.resolve(
     FinetuneSettings(), arguments.config, [*arguments.rest, *options.reading_settings(arguments)]
@@ -111,7 +112,7 @@ def no_gain(header: Mapping[str, str], metric: str, network: str) -> str:
 
 def tell(path: Path, step: int, terminal: Terminal) -> None:
   """Dice of the held-out scans before and at the step that is written, by organ."""
-  from medlsam_jax.training.mask_validation import means_of
+  from medlsam_jax.sam.finetuning.mask_validation import means_of
 
   if not path.is_file():
     return

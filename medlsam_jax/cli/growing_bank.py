@@ -10,7 +10,7 @@ from medlsam_jax.cli.terminal import Bar
 from medlsam_jax.display import count
 
 if TYPE_CHECKING:
-  from medlsam_jax.localization.kept import KeptOutputs
+  from medlsam_jax.medlam.bank.kept import KeptOutputs
 
 MANY_ORGANS = 20
 """From this number on the user is told how to ask for fewer."""
@@ -21,7 +21,7 @@ WORTH_TELLING_S = 60.0
 
 def folder() -> Path:
   """Where banks grow: in the user's cache directory."""
-  from medlsam_jax.porting.fetch import cache_folder
+  from medlsam_jax.io.weights.fetch import cache_folder
 
   return cache_folder() / "growing_banks"
 

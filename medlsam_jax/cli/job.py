@@ -11,25 +11,25 @@ from typing import Any
 import jax
 
 from medlsam_jax import pipeline
+from medlsam_jax.cli import provenance, sources
 from medlsam_jax.cli import settings as config
-from medlsam_jax.cli import sources
 from medlsam_jax.cli.terminal import Terminal
-from medlsam_jax.data.labels import LabelMap
-from medlsam_jax.data.scans import ListedScan
 from medlsam_jax.errors import ConfigError, InputError
 from medlsam_jax.geometry import Volume
+from medlsam_jax.io import box_input, writing
+from medlsam_jax.io.given import GivenBoxes, Shown
+from medlsam_jax.io.labels import LabelMap
+from medlsam_jax.io.scans import ListedScan
 from medlsam_jax.loading import load
-from medlsam_jax.localization import finding
-from medlsam_jax.localization.bank import Bank
-from medlsam_jax.localization.finding import Findings
-from medlsam_jax.localization.kept import KeptOutputs
-from medlsam_jax.localization.search_settings import DEFAULT as DEFAULT_SEARCH
-from medlsam_jax.localization.search_settings import PRESETS as SEARCH_PRESETS
-from medlsam_jax.models.network import Network
+from medlsam_jax.medlam.bank.bank import Bank
+from medlsam_jax.medlam.bank.kept import KeptOutputs
+from medlsam_jax.medlam.search import finding
+from medlsam_jax.medlam.search.finding import Findings
+from medlsam_jax.medlam.search.search_settings import DEFAULT as DEFAULT_SEARCH
+from medlsam_jax.medlam.search.search_settings import PRESETS as SEARCH_PRESETS
+from medlsam_jax.network import Network
 from medlsam_jax.pipeline import PipelineSettings
-from medlsam_jax.results import box_input, provenance, writing
-from medlsam_jax.results.given import GivenBoxes, Shown
-from medlsam_jax.segmentation.volume import PRESETS
+from medlsam_jax.sam.volume import PRESETS
 
 
 def settings_of(arguments: argparse.Namespace) -> PipelineSettings:

@@ -9,7 +9,7 @@ from medlsam_jax.cli import options
 
 if TYPE_CHECKING:
   from medlsam_jax.cli.terminal import Terminal
-  from medlsam_jax.data.scans import ListedScan
+  from medlsam_jax.io.scans import ListedScan
 
 
 def add_to(commands: Any) -> None:
@@ -32,8 +32,8 @@ def add_to(commands: Any) -> None:
 def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Localizes in every scan; 1 if any failed."""
   from medlsam_jax.cli import job, sources
-  from medlsam_jax.data.scans import list_scans
-  from medlsam_jax.results.staging import require_writable
+  from medlsam_jax.io.scans import list_scans
+  from medlsam_jax.io.staging import require_writable
 
   settings = job.settings_of(arguments)
   sources.check_search(arguments)
@@ -49,7 +49,7 @@ def localize_all(arguments: argparse.Namespace, settings: Any, queries: list[Lis
     The summary, and the search that was prepared.
   """
   from medlsam_jax.cli import job, scans
-  from medlsam_jax.results import writing
+  from medlsam_jax.io import writing
 
   search = job.Search.prepare(arguments, settings, terminal)
 

@@ -7,7 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-  from medlsam_jax.data.scans import ReadingOptions
+  from medlsam_jax.io.scans import ReadingOptions
 
 
 def command(commands: Any, name: str, help_line: str, example: str) -> argparse.ArgumentParser:
@@ -91,8 +91,8 @@ def reading(arguments: argparse.Namespace) -> ReadingOptions:
   Raises:
     ConfigError: an offset that is no number.
   """
-  from medlsam_jax.data.scans import ReadingOptions
   from medlsam_jax.errors import ConfigError
+  from medlsam_jax.io.scans import ReadingOptions
 
   if arguments.hu_offset is not None and not math.isfinite(arguments.hu_offset):
     raise ConfigError(f"--hu-offset {arguments.hu_offset}: give a number of HU, such as -1024")

@@ -8,20 +8,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from medlsam_jax import pipeline
-from medlsam_jax.cli import sources
+from medlsam_jax.cli import provenance, sources
 from medlsam_jax.cli.terminal import Terminal
-from medlsam_jax.data.labels import LabelMap
-from medlsam_jax.data.packaged import NAMES
 from medlsam_jax.errors import ConfigError
 from medlsam_jax.geometry import Volume
+from medlsam_jax.io.given import Shown
+from medlsam_jax.io.labels import LabelMap
+from medlsam_jax.io.packaged import NAMES
 from medlsam_jax.loading import load
-from medlsam_jax.localization.bank import Bank
+from medlsam_jax.medlam.bank.bank import Bank
 from medlsam_jax.pipeline import PAINTER, PipelineSettings
-from medlsam_jax.results import provenance
-from medlsam_jax.results.given import Shown
-from medlsam_jax.segmentation.predictor import Predictor
-from medlsam_jax.segmentation.propagation import PropagationSettings
-from medlsam_jax.segmentation.volume import LITEMEDSAM
+from medlsam_jax.sam.predictor import Predictor
+from medlsam_jax.sam.propagation import PropagationSettings
+from medlsam_jax.sam.volume import LITEMEDSAM
 
 
 @dataclasses.dataclass

@@ -14,8 +14,8 @@ from medlsam_jax.installation import install_hint
 
 if TYPE_CHECKING:
   from medlsam_jax.cli.terminal import Terminal
-  from medlsam_jax.models.medlam import MedLAM
-  from medlsam_jax.training.settings import PretrainSettings
+  from medlsam_jax.medlam.network.medlam import MedLAM
+  from medlsam_jax.train.settings import PretrainSettings
 
 PROFILE = "profile"
 
@@ -53,17 +53,18 @@ def add_to(commands: Any) -> None:
 def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Trains, or goes on training."""
   from medlsam_jax.cli import settings as config
-  from medlsam_jax.results.staging import require_writable
+  from medlsam_jax.io.staging import require_writable
 
   try:
-    from medlsam_jax.training import checks, cluster, goodput, loop
-    from medlsam_jax.training.records import Records
-    from medlsam_jax.training.settings import PretrainSettings
+    from medlsam_jax.medlam.pretraining import loop
+    from medlsam_jax.train import checks, cluster, goodput
+    from medlsam_jax.train.records import Records
+    from medlsam_jax.train.settings import PretrainSettings
   except ImportError as error:
     raise ConfigError(
       f"training needs packages that are not here ({error.name}); run: {install_hint('train')}"
     ) from error
-  from medlsam_jax.porting.weights_file import write_weights
+  from medlsam_jax.io.weights.weights_file import write_weights
 
   settings = config.resolve(
     PretrainSettings(), arguments.config, [*arguments.rest, *options.reading_settings(arguments)]
@@ -95,9 +96,9 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 def _start(weights: str, settings: PretrainSettings) -> Any:
   """Parameters to start from."""
+  from medlsam_jax.io.weights.kinds import MEDLAM
   from medlsam_jax.loading import load
-  from medlsam_jax.porting.kinds import MEDLAM
-  from medlsam_jax.training.start import starting_parameters
+  from medlsam_jax.medlam.pretraining.start import starting_parameters
 
   network = load(weights, MEDLAM)
   return starting_parameters(cast("MedLAM", network.module), network.variables["params"], settings)

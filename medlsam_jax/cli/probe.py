@@ -15,8 +15,8 @@ from medlsam_jax.errors import ConfigError
 if TYPE_CHECKING:
   from medlsam_jax.cli.terminal import Terminal
   from medlsam_jax.evaluation.probe import Probe
-  from medlsam_jax.models.network import Network
-  from medlsam_jax.training.settings import ProbeSettings
+  from medlsam_jax.network import Network
+  from medlsam_jax.train.settings import ProbeSettings
 
 
 def add_to(commands: Any) -> None:
@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 def _check(arguments: argparse.Namespace) -> None:
   """Refuses options that contradict each other."""
-  from medlsam_jax.localization.search_settings import PRESETS
+  from medlsam_jax.medlam.search.search_settings import PRESETS
 
   if (arguments.templates is None) != (arguments.queries is None):
     raise ConfigError("give --templates and --queries together, or neither for phantoms")
@@ -134,9 +134,9 @@ def network_of(params: Any, settings: Any, source: str) -> Network:
   """Parameters of a pre-training run as a network to search with."""
   import jax
 
-  from medlsam_jax.models.medlam import MedLAM
-  from medlsam_jax.models.network import Network
-  from medlsam_jax.training.export import weights_header
+  from medlsam_jax.medlam.network.medlam import MedLAM
+  from medlsam_jax.medlam.pretraining.export import weights_header
+  from medlsam_jax.network import Network
 
   module = MedLAM(
     base_channels=settings.network.base_channels,

@@ -9,9 +9,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
 from medlsam_jax.cli.terminal import Terminal
-from medlsam_jax.data.scans import ListedScan, ReadingOptions
 from medlsam_jax.errors import MedlsamError
 from medlsam_jax.geometry import Volume
+from medlsam_jax.io.scans import ListedScan, ReadingOptions
 
 Work = Callable[[ListedScan, str, str], Sequence[str]]
 """Takes a scan, its name, and what to call it in progress bars; returns the doubts of the scan."""

@@ -10,8 +10,8 @@ from medlsam_jax.cli import options
 
 if TYPE_CHECKING:
   from medlsam_jax.cli.terminal import Terminal
-  from medlsam_jax.data.scans import ListedScan
-  from medlsam_jax.results.given import Shown
+  from medlsam_jax.io.given import Shown
+  from medlsam_jax.io.scans import ListedScan
 
 
 def add_to(commands: Any) -> None:
@@ -76,8 +76,8 @@ def add_painting(group: Any) -> None:
 def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Segments every scan; 1 if any failed."""
   from medlsam_jax.cli import job, sources
-  from medlsam_jax.data.scans import list_scans
-  from medlsam_jax.results.staging import require_writable
+  from medlsam_jax.io.scans import list_scans
+  from medlsam_jax.io.staging import require_writable
 
   settings = job.settings_of(arguments)
   if arguments.boxes is not None:
@@ -97,7 +97,7 @@ def segment_all(arguments: argparse.Namespace, settings: Any, queries: list[List
     The summary, and the search that was prepared (None with `--boxes`).
   """
   from medlsam_jax.cli import job, painting, scans
-  from medlsam_jax.results import writing
+  from medlsam_jax.io import writing
 
   # a network that is named comes first: weights that cannot be had are told before a bank is built
   painter = painting.Painter.prepare(arguments, settings, terminal)

@@ -31,7 +31,7 @@ def resolve(start: Settings, config: str | None, rest: Sequence[str]) -> Setting
   Raises:
     ConfigError: a missing or faulty file, an unknown field, a value of another type or out of range.
   """
-  from medlsam_jax.training.settings import from_mapping
+  from medlsam_jax.train.settings import from_mapping
 
   values = dataclasses.asdict(typing.cast(Any, start))
   if config is not None:

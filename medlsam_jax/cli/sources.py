@@ -16,12 +16,12 @@ from medlsam_jax.errors import ConfigError, OutputError, TemplateError
 if TYPE_CHECKING:
   from collections.abc import Sequence
 
-  from medlsam_jax.data.scans import ReadingOptions
-  from medlsam_jax.data.templates import Templates
-  from medlsam_jax.localization.bank import Bank
-  from medlsam_jax.localization.kept import KeptOutputs
-  from medlsam_jax.models.network import Network
-  from medlsam_jax.segmentation.predictor import Predictor
+  from medlsam_jax.io.scans import ReadingOptions
+  from medlsam_jax.io.templates import Templates
+  from medlsam_jax.medlam.bank.bank import Bank
+  from medlsam_jax.medlam.bank.kept import KeptOutputs
+  from medlsam_jax.network import Network
+  from medlsam_jax.sam.predictor import Predictor
 
 
 def check_search(arguments: argparse.Namespace) -> None:
@@ -32,8 +32,8 @@ def check_search(arguments: argparse.Namespace) -> None:
       of building with a finished bank.
     OutputError: `--save-bank` cannot be written.
   """
-  from medlsam_jax.data.packaged import NAMES
-  from medlsam_jax.results.staging import require_writable
+  from medlsam_jax.io.packaged import NAMES
+  from medlsam_jax.io.staging import require_writable
 
   nothing = arguments.templates is None and arguments.bank is None
   built = arguments.bank is not None and arguments.bank not in NAMES
@@ -61,9 +61,9 @@ def bank_of(
     TemplateError: templates or bank cannot be used, or do not have an organ.
     OutputError: `--save-bank` cannot be written.
   """
-  from medlsam_jax.data.packaged import NAMES
-  from medlsam_jax.localization.bank import Bank
-  from medlsam_jax.results.staging import folder_for
+  from medlsam_jax.io.packaged import NAMES
+  from medlsam_jax.io.staging import folder_for
+  from medlsam_jax.medlam.bank.bank import Bank
 
   if arguments.bank is not None and arguments.bank not in NAMES:
     return _finished(Bank.load(arguments.bank), arguments.bank, arguments, network, terminal), arguments.bank, None
@@ -99,7 +99,7 @@ def _finished(bank: Bank, source: str, arguments: argparse.Namespace, network: N
 def _place_of(region: str, arguments: argparse.Namespace, network: Network) -> Path:
   """Where the bank of a region in the package is kept in the user's cache: by all that makes it what it is."""
   from medlsam_jax.installation import version
-  from medlsam_jax.porting.fetch import cache_folder
+  from medlsam_jax.io.weights.fetch import cache_folder
 
   building = (arguments.mode, arguments.interval_mm, arguments.template_edge, version("medlsam_jax"))
   said = "|".join(map(str, (network.sha256, *building, "masks")))  # those kept before banks had masks are left alone
@@ -133,8 +133,8 @@ def build_bank(
   Returns:
     The bank, and what was kept while it grew: the caller clears it when the bank is saved or was used.
   """
-  from medlsam_jax.localization.bank import Bank
-  from medlsam_jax.localization.kept import KeptOutputs
+  from medlsam_jax.medlam.bank.bank import Bank
+  from medlsam_jax.medlam.bank.kept import KeptOutputs
 
   with terminal.bar("reading templates"):
     read = templates_of(templates, region, arguments.organs, arguments.labels, reading)
@@ -170,8 +170,8 @@ def templates_of(
   Raises:
     TemplateError: they cannot be used, or no template has an organ.
   """
-  from medlsam_jax.data.packaged import folder_of
-  from medlsam_jax.data.templates import read_templates
+  from medlsam_jax.io.packaged import folder_of
+  from medlsam_jax.io.templates import read_templates
 
   places = [Path(each) for each in (region and folder_of(region), path) if each is not None]
   return read_templates(places, organs, labels_file, **({} if reading is None else vars(reading)))
@@ -193,7 +193,7 @@ def predictor_of(model: str, terminal: Terminal) -> Predictor:
 def fetch(name: str, terminal: Terminal) -> None:
   """Brings published weights of that name into the user's cache, once; does nothing for files."""
   from medlsam_jax import loading
-  from medlsam_jax.porting.fetch import PUBLISHED, cached_weights
+  from medlsam_jax.io.weights.fetch import PUBLISHED, cached_weights
 
   if name not in PUBLISHED or cached_weights(name).is_file():
     return

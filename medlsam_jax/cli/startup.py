@@ -80,7 +80,7 @@ def keep_compiled_programs(warn: Callable[[str], None]) -> None:
 
 def compiled_folder(wanted: str | None = None) -> Path:
   """The folder for programs of this kind of processor: home directories are shared, machine code is not."""
-  from medlsam_jax.porting.fetch import cache_folder
+  from medlsam_jax.io.weights.fetch import cache_folder
 
   return (Path(wanted) if wanted else cache_folder() / "compiled") / _processor()
 

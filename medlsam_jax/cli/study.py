@@ -54,14 +54,14 @@ def add_to(commands: Any) -> None:
 def run_prompts(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Asks, scores and writes the report."""
   from medlsam_jax.cli import sources
-  from medlsam_jax.data.labelled_slices import LabelledScan, LabelledSlices
-  from medlsam_jax.data.templates import read_templates
   from medlsam_jax.display import count
   from medlsam_jax.errors import InputError
   from medlsam_jax.evaluation import prompt_report, prompts
   from medlsam_jax.evaluation.prompt_making import MODES
-  from medlsam_jax.results.staging import folder_for, require_writable
-  from medlsam_jax.segmentation.everything import EverythingSettings
+  from medlsam_jax.io.staging import folder_for, require_writable
+  from medlsam_jax.io.templates import read_templates
+  from medlsam_jax.sam.everything import EverythingSettings
+  from medlsam_jax.sam.labelled_slices import LabelledScan, LabelledSlices
 
   modes = tuple(arguments.modes or MODES)
   unknown = [mode for mode in modes if mode not in MODES]

@@ -45,7 +45,7 @@ def run_get(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 def run_list(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Lists all."""
-  from medlsam_jax.porting.fetch import PUBLISHED, cached_weights
+  from medlsam_jax.io.weights.fetch import PUBLISHED, cached_weights
 
   rows = [["name", "kind", "licence", "MB", "on this machine"]]
   sources = [["name", "hash of the published file", "from"]]

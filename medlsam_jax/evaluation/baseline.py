@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Float
 from scipy import ndimage
 
-from medlsam_jax.data.label_boxes import find_labels
 from medlsam_jax.errors import InputError
 from medlsam_jax.geometry import WORKING_AXIS_CODES, WORKING_SPACING_MM, Box, Grid, Volume
+from medlsam_jax.label_boxes import find_labels
 
 BODY_HU = -300.0
 """Above it a voxel is body, couch or clothes; the body is the largest connected piece."""
@@ -24,7 +24,7 @@ Fractions = Float[np.ndarray, "2 3"]
 
 
 class Marked(Protocol):
-  """What is used of a `data.templates.Template`."""
+  """What is used of a `io.templates.Template`."""
 
   @property
   def scan(self) -> Volume:

@@ -8,18 +8,18 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from medlsam_jax.data.alignment import align_labels
 from medlsam_jax.errors import InputError
 from medlsam_jax.evaluation.localization import OUTSIDE, Found, score_box, score_finding, truth_points
 from medlsam_jax.evaluation.segmentation import LabelBoxes, score_mask
 from medlsam_jax.geometry import Box, Grid, Volume
+from medlsam_jax.io.alignment import align_labels
 
 Task = Literal["boxes", "masks"]
 SCAN_FAILED = "scan failed"
 
 
 class Labelled(Protocol):
-  """What is used of a `data.labels.LabelMap`."""
+  """What is used of a `io.labels.LabelMap`."""
 
   @property
   def array(self) -> np.ndarray:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from medlsam_jax.data import ct
+from medlsam_jax import working_grid
 from medlsam_jax.evaluation.baseline import MeanBoxes
 from medlsam_jax.evaluation.localization import PlacedPoints
 from medlsam_jax.geometry import FACES, Box, Volume, WorkingGrid
-from medlsam_jax.localization import boxes, fine, programs
-from medlsam_jax.localization.bank import Bank
-from medlsam_jax.localization.search_settings import SearchSettings
-from medlsam_jax.models.network import Network
+from medlsam_jax.medlam.bank.bank import Bank
+from medlsam_jax.medlam.search import boxes, fine, programs
+from medlsam_jax.medlam.search.search_settings import SearchSettings
+from medlsam_jax.network import Network
 
 
 def find_by_features(network: Network, bank: Bank, scan: Volume, mean_boxes: MeanBoxes) -> dict[str, PlacedPoints]:
@@ -33,19 +33,19 @@ def find_by_features(network: Network, bank: Bank, scan: Volume, mean_boxes: Mea
   """
   placed = mean_boxes.place(scan)
   organs = [organ for organ in bank.organs.values() if organ.organ in placed]
-  working = ct.to_working_grid(scan, bank.convention)
+  working = working_grid.to_working_grid(scan, bank.convention)
   module, variables = programs.prepare(network)
   targets = []
   for organ in organs:
     own = np.zeros((len(organ.mean_positions), 3), int)
     own[organ.faces[0]] = np.rint(_face_centres(placed[organ.organ], working.grid))
-    targets.append(own + ct.PATCH_MARGIN)
-  padded = ct.pad_for_patches(working.intensity)
+    targets.append(own + working_grid.PATCH_MARGIN)
+  padded = working_grid.pad_for_patches(working.intensity)
   taps = [organ.taps for organ in organs]
   voxels, _ = fine.settle(module, variables, padded, np.concatenate(targets), taps, SearchSettings())
   found, start = {}, 0
   for organ in organs:
-    own = voxels[start : start + len(organ.mean_positions)] - ct.PATCH_MARGIN
+    own = voxels[start : start + len(organ.mean_positions)] - working_grid.PATCH_MARGIN
     start += len(organ.mean_positions)
     found[organ.organ] = PlacedPoints(boxes.points_to_scan(own[organ.faces], working.grid), "found")
   return found

@@ -12,10 +12,10 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from medlsam_jax.data.point_files import read_json
-from medlsam_jax.data.templates import read_templates
 from medlsam_jax.errors import InputError
 from medlsam_jax.geometry import Volume
+from medlsam_jax.io.point_files import read_json
+from medlsam_jax.io.templates import read_templates
 
 SOUND_FILE = "sound.json"
 WHOLE = "whole"
@@ -45,7 +45,7 @@ def read_labelled(
   """Scans of a folder with label maps beside them, in order of their names.
 
   Args:
-    folder: as `data.templates.read_templates` takes it.
+    folder: as `io.templates.read_templates` takes it.
     organs: keep these only; a scan without any of them is left out. None keeps all.
     names: of the scans to keep; None keeps all.
 

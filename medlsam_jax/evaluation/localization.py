@@ -5,8 +5,8 @@ What is compared, defined here alone:
 - truth box: the tight box of the organ's voxels in the scan; an organ cut by the field of view has the box of what is
   visible. The found box is cut to the scan before `box_iou` and `wall_distance_mm`, since truth knows nothing beyond
   it; `box_iou_published` takes it as found, as the published program does.
-- truth extreme points: the template rule (one voxel on each face, `data.points.extreme_points`) on the scan's own
-  voxels turned to LAS, so that a file's orientation does not change which voxel of a face is taken.
+- truth extreme points: the template rule (one voxel on each face, `medlam.bank.points.extreme_points`) on the scan's
+  own voxels turned to LAS, so that a file's orientation does not change which voxel of a face is taken.
 - an organ that was not found, or was called outside the field of view though truth has it: IoU 0, and the scan's
   diagonal for both distances.
 """
@@ -20,16 +20,16 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from medlsam_jax import metrics
-from medlsam_jax.data.points import extreme_points
 from medlsam_jax.geometry import WORKING_AXIS_CODES, Box, Grid, WorkingGrid, reorient
-from medlsam_jax.localization import boxes
+from medlsam_jax.medlam.bank.points import extreme_points
+from medlsam_jax.medlam.search import boxes
 
 OUTSIDE = "outside field of view"
 UNCERTAIN = "uncertain"
 
 
 class Found(Protocol):
-  """What is scored of a `localization.finding.Finding`, or of one read back from a file."""
+  """What is scored of a `medlam.search.finding.Finding`, or of one read back from a file."""
 
   @property
   def box(self) -> Box:
@@ -43,7 +43,7 @@ class Found(Protocol):
 
   @property
   def verdict(self) -> str:
-    """One of `localization.confidence.Verdict`."""
+    """One of `medlam.search.confidence.Verdict`."""
     ...
 
 

@@ -13,8 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from medlsam_jax import display, pipeline
-from medlsam_jax.data.phantom import make_phantom
-from medlsam_jax.data.templates import Template, read_templates
 from medlsam_jax.errors import ConfigError
 from medlsam_jax.evaluation.baseline import MeanBoxes
 from medlsam_jax.evaluation.case import Row, evaluate_case
@@ -22,9 +20,11 @@ from medlsam_jax.evaluation.feature_search import find_by_features
 from medlsam_jax.evaluation.labelled import LabelledScan, read_labelled
 from medlsam_jax.evaluation.localization import Found
 from medlsam_jax.geometry import Volume
-from medlsam_jax.localization.bank import Bank
-from medlsam_jax.localization.search_settings import SearchSettings
-from medlsam_jax.models.network import Network
+from medlsam_jax.io.templates import Template, read_templates
+from medlsam_jax.medlam.bank.bank import Bank
+from medlsam_jax.medlam.search.search_settings import SearchSettings
+from medlsam_jax.network import Network
+from medlsam_jax.phantom.people import make_phantom
 
 ORGANS = ("liver", "spleen", "kidney_right", "kidney_left", "urinary_bladder", "aorta", "sacrum", "hip_left")
 TEMPLATE_SEEDS, QUERY_SEEDS = (2_000_001, 2_000_002, 2_000_003), (2_000_004, 2_000_005)
@@ -86,7 +86,7 @@ class Probe:
     """The probe of real scans: a folder of templates, and one of queries with label maps beside them.
 
     Args:
-      templates, queries: folders as `data.templates.read_templates` takes them; `sound.json` in the latter says which
+      templates, queries: folders as `io.templates.read_templates` takes them; `sound.json` in the latter says which
         labels are whole (`evaluation.labelled`).
       organs: names; None takes all that the templates have.
       template_names: of the templates to use; None takes all.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float
 
-from medlsam_jax.segmentation.prompts import Prompt
+from medlsam_jax.sam.prompts import Prompt
 
 MODES = ("S1", "S2", "S3", "S4", "S5", "S6")
 MODE_TITLES = {

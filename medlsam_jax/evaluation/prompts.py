@@ -17,12 +17,12 @@ from scipy import ndimage, stats
 from scipy.spatial import distance
 
 from medlsam_jax import metrics
-from medlsam_jax.data.labelled_slices import LabelledSlices, Shown
 from medlsam_jax.evaluation import prompt_making as making
 from medlsam_jax.evaluation.mask_factors import Factors, factors_of
-from medlsam_jax.segmentation.everything import EverythingSettings, segment_everything
-from medlsam_jax.segmentation.predictor import EncodedImage, Predictor
-from medlsam_jax.segmentation.prompts import Prompt
+from medlsam_jax.sam.everything import EverythingSettings, segment_everything
+from medlsam_jax.sam.labelled_slices import LabelledSlices, Shown
+from medlsam_jax.sam.predictor import EncodedImage, Predictor
+from medlsam_jax.sam.prompts import Prompt
 
 CHOICES = ("oracle", "predicted", "single")
 FACTORS = tuple(field.name for field in dataclasses.fields(Factors))

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from medlsam_jax.atomic import replacing
 from medlsam_jax.errors import OutputError
 from medlsam_jax.evaluation.case import SCAN_FAILED, Row
 from medlsam_jax.evaluation.localization import OUTSIDE, UNCERTAIN
+from medlsam_jax.io.atomic import replacing
 
 NOTE = "These are figures of these scans alone. Research use only, not a medical device."
 MADE_UP_NOTE = (

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 
 from medlsam_jax import notices
-from medlsam_jax.data import oblique
-from medlsam_jax.data.alignment import align_labels
-from medlsam_jax.data.nifti import read_label_nifti
-from medlsam_jax.data.point_files import read_json
 from medlsam_jax.errors import InputError
 from medlsam_jax.evaluation.case import Row, Task, evaluate_case
 from medlsam_jax.evaluation.localization import PlacedPoints
 from medlsam_jax.geometry import Box, Volume
-from medlsam_jax.results.boxes_file import WRITTEN, from_dict, label_of, scan_grid
+from medlsam_jax.io import oblique
+from medlsam_jax.io.alignment import align_labels
+from medlsam_jax.io.boxes_file import WRITTEN, from_dict, label_of, scan_grid
+from medlsam_jax.io.nifti import read_label_nifti
+from medlsam_jax.io.point_files import read_json
 
 
 def findings_from_dict(data: Mapping[str, Any], source: str = "<dict>") -> dict[str, PlacedPoints]:
@@ -62,7 +62,7 @@ def evaluate_saved(
   """`evaluate_case` on files. A path that was given but does not exist is a scan that failed, not one left out.
 
   Scored is on the voxels of the scan, which the boxes file tells (its `scan` entry), else `scan`: truth and label map
-  are laid on them (`data.alignment`), so that scores do not depend on how either is stored. Where neither tells, truth
+  are laid on them (`io.alignment`), so that scores do not depend on how either is stored. Where neither tells, truth
   and label map are scored on the larger of the two. The label map is taken to have the label values that the boxes file
   lists for each organ (`"label"`), else `values`.
 

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Integer
 
 from medlsam_jax import metrics
-from medlsam_jax.data.label_boxes import find_labels
 from medlsam_jax.geometry import Grid
+from medlsam_jax.label_boxes import find_labels
 
 
 @dataclasses.dataclass(frozen=True)

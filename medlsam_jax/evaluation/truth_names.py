@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from medlsam_jax import display, notices
-from medlsam_jax.data.label_boxes import count_labels
-from medlsam_jax.data.label_table import LABELS_FILE, read_label_table, table_beside
-from medlsam_jax.data.nifti import read_label_nifti
 from medlsam_jax.errors import InputError
+from medlsam_jax.io.label_table import LABELS_FILE, read_label_table, table_beside
+from medlsam_jax.io.nifti import read_label_nifti
+from medlsam_jax.label_boxes import count_labels
 
 _SHOWN = 5
 

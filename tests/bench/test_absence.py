@@ -11,7 +11,7 @@ from template_files import SHAPE, cells
 from bench import absence, doubt_cases, doubt_fit
 from medlsam_jax.evaluation.labelled import LabelledScan
 from medlsam_jax.geometry import Grid, Volume
-from medlsam_jax.localization import confidence, doubt
+from medlsam_jax.medlam.search import confidence, doubt
 
 GRID = Grid(SHAPE, np.diag([-4.0, 4.0, 5.0, 1.0]))
 

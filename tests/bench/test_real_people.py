@@ -11,7 +11,7 @@ from bench import people_search, people_tables, real_people
 from medlsam_jax.evaluation.labelled import LabelledScan
 from medlsam_jax.evaluation.localization import PlacedPoints
 from medlsam_jax.geometry import Grid, Volume
-from medlsam_jax.localization.search_settings import SearchSettings
+from medlsam_jax.medlam.search.search_settings import SearchSettings
 
 GRID = Grid(SHAPE, np.diag([-4.0, 4.0, 5.0, 1.0]))
 

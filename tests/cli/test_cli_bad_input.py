@@ -9,7 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from medlsam_jax.results import staging
+from medlsam_jax.io import staging
 
 SCANS = {
   "not a NIfTI": "not a NIfTI file",
@@ -155,8 +155,8 @@ def test_truncated_weights(medlsam, mini_bank, small_network_file, one_query, tm
 def test_weights_of_another_network_than_the_banks(medlsam, mini_bank, one_query, tmp_path):
   import jax
 
-  from medlsam_jax.models.medlam import MedLAM, init_variables
-  from medlsam_jax.porting.weights_file import write_weights
+  from medlsam_jax.io.weights.weights_file import write_weights
+  from medlsam_jax.medlam.network.medlam import MedLAM, init_variables
 
   path = tmp_path / "other.safetensors"
   header = {"kind": "medlam", "base_channels": "1", "patch_edge": "64", "feature_scales": "4"}
@@ -180,7 +180,7 @@ def test_unwritable_output_is_said_before_any_work(medlsam, search, one_query, t
 
 
 def test_disk_full_in_the_middle_leaves_nothing(medlsam, painter, search, one_query, tmp_path, monkeypatch):
-  from medlsam_jax import preview
+  from medlsam_jax.io import preview
 
   def fail(path, *_):
     path.write_bytes(b"half a picture")
@@ -194,7 +194,8 @@ def test_disk_full_in_the_middle_leaves_nothing(medlsam, painter, search, one_qu
 
 @pytest.mark.parametrize("moment", ["preview", "segment"])
 def test_ctrl_c_leaves_nothing_and_says_130(medlsam, painter, search, one_query, tmp_path, monkeypatch, moment):
-  from medlsam_jax import pipeline, preview
+  from medlsam_jax import pipeline
+  from medlsam_jax.io import preview
 
   def interrupt(*_, **__):
     raise KeyboardInterrupt
@@ -207,7 +208,7 @@ def test_ctrl_c_leaves_nothing_and_says_130(medlsam, painter, search, one_query,
 
 
 def test_interrupted_again_keeps_the_older_result(medlsam, search, one_query, tmp_path, monkeypatch):
-  from medlsam_jax import preview
+  from medlsam_jax.io import preview
 
   words = ["localize", *search, "--query", one_query, "--out", tmp_path / "out"]
   assert medlsam(*words).code == 0

@@ -24,9 +24,9 @@ def test_bank_check_scores_templates_of_points(mini_templates):
   import numpy as np
 
   from medlsam_jax.cli.bank import score_template
-  from medlsam_jax.data.templates import Template, read_templates
   from medlsam_jax.geometry import Box
-  from medlsam_jax.results.given import GivenBoxes
+  from medlsam_jax.io.given import GivenBoxes
+  from medlsam_jax.io.templates import Template, read_templates
 
   scan = read_templates(mini_templates)[0].scan
   points = np.array([[2, 8, 8], [8, 3, 8], [8, 8, 4], [12, 8, 8], [8, 13, 8], [8, 8, 14]], float)
@@ -77,7 +77,7 @@ def test_convert_refuses_what_is_no_checkpoint(medlsam, tmp_path):
 def test_a_search_with_a_bank_says_what_is_doubted_of_its_templates(medlsam, search, mini_bank, one_query, tmp_path):
   import dataclasses
 
-  from medlsam_jax.localization.bank import Bank
+  from medlsam_jax.medlam.bank.bank import Bank
 
   noted = dataclasses.replace(Bank.load(mini_bank), notes=("template t0: its values are no HU",))
   noted.save(tmp_path / "noted.safetensors")

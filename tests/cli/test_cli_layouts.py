@@ -110,8 +110,8 @@ def test_templates_are_read_with_the_offset_of_a_bank_that_is_built(
   for path in stored.glob("*_ct.nii.gz"):
     image = nibabel.load(path)
     nibabel.save(nibabel.Nifti1Image((np.asarray(image.dataobj) + 1024).astype(np.int16), image.affine), path)
-  from medlsam_jax.localization.bank import Bank
-  from medlsam_jax.results.provenance import bank_sha256
+  from medlsam_jax.cli.provenance import bank_sha256
+  from medlsam_jax.medlam.bank.bank import Bank
 
   call = ["--network", small_network_file, "--organs", "alpha", "--mode", "WPL", "--quiet"]
   assert medlsam("bank", "build", mini_templates, "--out", tmp_path / "a.safetensors", *call).code == 0

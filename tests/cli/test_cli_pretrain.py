@@ -13,8 +13,8 @@ def no_training(monkeypatch):
   """A training run that ends at once, with parameters of the network that was asked for."""
   import jax
 
-  from medlsam_jax.models.medlam import MedLAM, init_variables
-  from medlsam_jax.training import loop
+  from medlsam_jax.medlam.network.medlam import MedLAM, init_variables
+  from medlsam_jax.medlam.pretraining import loop
 
   seen = {}
 
@@ -84,8 +84,8 @@ def test_unknown_mode_of_the_config_is_an_error(medlsam, no_training, tmp_path):
 def test_missing_training_packages_are_named(medlsam, tmp_path, monkeypatch):
   import sys
 
-  monkeypatch.setitem(sys.modules, "medlsam_jax.training.loop", None)
-  monkeypatch.delattr("medlsam_jax.training.loop", raising=False)
+  monkeypatch.setitem(sys.modules, "medlsam_jax.medlam.pretraining.loop", None)
+  monkeypatch.delattr("medlsam_jax.medlam.pretraining.loop", raising=False)
   result = medlsam("pretrain", "--config", "configs/medlam.py:smoke", "--workdir", tmp_path / "run")
   assert result.code == 2 and install_hint("train") in result.err
 
@@ -93,7 +93,7 @@ def test_missing_training_packages_are_named(medlsam, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_demo_runs_from_phantoms_to_the_picture(medlsam, painter, small_network_file, tmp_path, monkeypatch):
   from medlsam_jax.cli import demo
-  from medlsam_jax.data import phantom
+  from medlsam_jax.phantom import people as phantom
 
   original = phantom.make_phantom
   monkeypatch.setattr(phantom, "make_phantom", lambda seed, *_: original(seed, (12.0, 12.0, 12.0)))
@@ -120,7 +120,7 @@ def test_demo_on_a_person_scores_the_scan_in_the_package(medlsam, painter, small
 def test_demo_does_not_use_phantoms_of_the_training():
   from medlsam_jax.cli import demo
   from medlsam_jax.cli.settings import resolve
-  from medlsam_jax.training.settings import PretrainSettings
+  from medlsam_jax.train.settings import PretrainSettings
 
   data = resolve(PretrainSettings(), "configs/medlam.py:tiny", []).data
   trained = set(range(data.first_phantom_seed, data.first_phantom_seed + data.phantoms))

@@ -36,9 +36,9 @@ def test_segment_writes_four_files_in_the_scans_own_space(medlsam, painter, sear
 
 
 def test_result_says_where_it_comes_from(medlsam, painter, search, one_query, tmp_path, mini_bank, small_network_file):
+  from medlsam_jax.cli.provenance import bank_sha256
   from medlsam_jax.loading import load
-  from medlsam_jax.localization.bank import Bank
-  from medlsam_jax.results.provenance import bank_sha256
+  from medlsam_jax.medlam.bank.bank import Bank
 
   words = ["segment", *search, "--query", one_query, "--out", tmp_path / "out", "--seed", 3, "--steps", 2]
   assert medlsam(*words, "--masks", "network").code == 0
@@ -100,7 +100,7 @@ def test_skip_existing_does_only_what_is_missing(medlsam, painter, search, mini_
 
 
 def test_a_defect_in_one_scan_does_not_stop_the_others(medlsam, search, mini_queries, tmp_path, monkeypatch):
-  from medlsam_jax.data import scans
+  from medlsam_jax.io import scans
 
   original = scans.read_volume
 
@@ -166,7 +166,7 @@ def test_dicom_folder_is_a_scan(medlsam, painter, tmp_path):
   series = Path(__file__).parents[3] / "shared" / "data" / "dicom" / "series"
   if not series.is_dir():
     pytest.skip("needs ../shared/data/dicom")
-  from medlsam_jax.data.scans import read_volume
+  from medlsam_jax.io.scans import read_volume
   from medlsam_jax.notices import MedlsamWarning
 
   with pytest.warns(MedlsamWarning, match="covers 40 mm"):
@@ -184,9 +184,9 @@ def test_the_next_scan_that_is_not_done_is_read_while_one_is_worked_on(monkeypat
   from pathlib import Path
 
   from medlsam_jax.cli import scans
-  from medlsam_jax.data import scans as reading
-  from medlsam_jax.data.scans import ListedScan
   from medlsam_jax.errors import InputError
+  from medlsam_jax.io import scans as reading
+  from medlsam_jax.io.scans import ListedScan
 
   read, began = [], {name: threading.Event() for name in "abcd"}
 
@@ -238,7 +238,7 @@ DOUBTS = ("its values are no HU",)
 @pytest.fixture
 def doubtful_q0(monkeypatch):
   """Reading `q0` finds something to doubt."""
-  from medlsam_jax.data import scans
+  from medlsam_jax.io import scans
 
   original = scans.read_volume
 

@@ -27,7 +27,8 @@ def handler_is_put_back():
 
 @pytest.mark.parametrize("moment", ["in a picture", "before the labels"])
 def test_segment_leaves_nothing(medlsam, painter, search, one_query, tmp_path, monkeypatch, moment):
-  from medlsam_jax import pipeline, preview
+  from medlsam_jax import pipeline
+  from medlsam_jax.io import preview
 
   if moment == "in a picture":
     monkeypatch.setattr(preview, "write_preview", ask_to_end_in_a_picture)
@@ -39,7 +40,7 @@ def test_segment_leaves_nothing(medlsam, painter, search, one_query, tmp_path, m
 
 
 def test_localize_leaves_nothing_and_starts_no_other_scan(medlsam, search, mini_queries, tmp_path, monkeypatch):
-  from medlsam_jax import preview
+  from medlsam_jax.io import preview
 
   monkeypatch.setattr(preview, "write_preview", ask_to_end_in_a_picture)
   result = medlsam("localize", *search, "--query", mini_queries, "--out", tmp_path / "out")
@@ -50,7 +51,7 @@ def test_localize_leaves_nothing_and_starts_no_other_scan(medlsam, search, mini_
 def test_pretrain_leaves_whole_lines_and_no_weights(medlsam, tmp_path, monkeypatch):
   import json
 
-  from medlsam_jax.training import loop
+  from medlsam_jax.medlam.pretraining import loop
 
   def train(settings, directory, report, *_, **__):
     report(1, {"loss": 2.0})

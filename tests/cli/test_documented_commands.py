@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from medlsam_jax.cli import main as command_line
-from medlsam_jax.training.finetune_settings import FinetuneSettings
-from medlsam_jax.training.settings import PretrainSettings
+from medlsam_jax.sam.finetuning.finetune_settings import FinetuneSettings
+from medlsam_jax.train.settings import PretrainSettings
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -113,7 +113,9 @@ def stand_ins(monkeypatch, painter, small_network_file):
   from medlsam_jax.cli import demo, probe
   from medlsam_jax.evaluation import prompt_report, prompts
   from medlsam_jax.evaluation.probe import Probe
-  from medlsam_jax.training import cluster, export, finetune, loop
+  from medlsam_jax.medlam.pretraining import export, loop
+  from medlsam_jax.sam.finetuning import finetune
+  from medlsam_jax.train import cluster
 
   find = loading._find
   published = (*loading.PACKAGED, *loading.PUBLISHED)

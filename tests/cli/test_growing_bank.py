@@ -70,7 +70,7 @@ def test_a_short_build_is_not_talked_about(clock):
 @pytest.fixture
 def asked_to_end(monkeypatch):
   """SIGTERM in the middle of building a bank, as long as the list that is given has an entry."""
-  from medlsam_jax.localization import template_points
+  from medlsam_jax.medlam.bank import template_points
 
   original, ends, calls = template_points._outputs, [True], []
 

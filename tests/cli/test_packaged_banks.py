@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import medlsam_jax as ml
-from medlsam_jax.data import packaged
 from medlsam_jax.errors import TemplateError
 from medlsam_jax.geometry import Volume
-from medlsam_jax.localization.bank import Bank
+from medlsam_jax.io import packaged
+from medlsam_jax.medlam.bank.bank import Bank
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from medlsam_jax.evaluation import feature_search, probe
 from medlsam_jax.evaluation.baseline import MeanBoxes
 from medlsam_jax.evaluation.localization import truth_points
 from medlsam_jax.geometry import Box, Grid
-from medlsam_jax.localization.bank import OrganBank
+from medlsam_jax.medlam.bank.bank import OrganBank
 
 GRID = Grid(SHAPE, np.diag([-4.0, 4.0, 5.0, 1.0]))
 
@@ -60,7 +60,7 @@ def test_nobody_is_both_template_and_query():
 
 
 def test_probe_phantoms_are_in_no_training_or_validation():
-  from medlsam_jax.training.loop import VALIDATION_SEED
+  from medlsam_jax.medlam.pretraining.loop import VALIDATION_SEED
 
   assert min(probe.TEMPLATE_SEEDS + probe.QUERY_SEEDS) > VALIDATION_SEED + 10_000
 

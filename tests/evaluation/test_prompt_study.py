@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from medlsam_jax import metrics
-from medlsam_jax.data.labelled_slices import LabelledScan, LabelledSlices
-from medlsam_jax.data.slices import ImageFit
 from medlsam_jax.evaluation import mask_factors, prompt_making, prompt_report, prompts
 from medlsam_jax.geometry import Grid, Volume
+from medlsam_jax.sam.labelled_slices import LabelledScan, LabelledSlices
+from medlsam_jax.sam.slices import ImageFit
 
 ROWS, COLUMNS = 40, 60
 

@@ -12,13 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rearranging import rearranged
 
-from medlsam_jax.data import oblique
 from medlsam_jax.errors import InputError
 from medlsam_jax.evaluation.localization import truth_points
 from medlsam_jax.evaluation.saved import evaluate_saved, findings_from_dict
 from medlsam_jax.geometry import Box, Grid, Volume
-from medlsam_jax.results import boxes_file
-from medlsam_jax.results.given import GivenBoxes
+from medlsam_jax.io import boxes_file, oblique
+from medlsam_jax.io.given import GivenBoxes
 
 AFFINE = np.diag([3.0, 2.0, 4.0, 1.0])
 

@@ -1,0 +1,132 @@
+"""Which files of a data set are label maps, and whose: the one place that knows the names that data sets give them.
+
+`NAME_seg.nii.gz` beside `NAME_ct.nii.gz` is ours; KiTS has `case_0/segmentation.nii.gz` beside `case_0/imaging.nii.gz`,
+LiTS `segmentation-0.nii` beside `volume-0.nii`, the Medical Decathlon `labelsTr/liver_0.nii.gz` for
+`imagesTr/liver_0.nii.gz`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from medlsam_jax.errors import InputError
+from medlsam_jax.io.scan_names import NIFTI_SUFFIXES, SCAN_ENDING, is_generic, scan_name, stem
+
+ENDINGS = ("_seg", "_segmentation", "_label", "_labels")
+"""What a label map's name adds to the scan's; in a folder of one case, what it is called (`seg`, `segmentation`)."""
+_OTHER_ENDINGS = ("_segmentations", "_labelmap", "_mask", "_masks", "_gt", "_truth", "_annotation", "aggregated_vol")
+_LABEL_FOLDER = re.compile(
+  r"(label|mask|seg(mentation)?|annotation|instance|roi)s?(tr|ts|_?train|_?test)?", re.IGNORECASE
+)
+_SUFFIXES = (*NIFTI_SUFFIXES, *(suffix.upper() for suffix in NIFTI_SUFFIXES))
+"""Capitals as some systems export them: scans are taken whatever the capitals of their ending."""
+_LEADING = re.compile(r"(seg(mentation)?s?|labels?|masks?)[-_.]", re.IGNORECASE)
+_LITS = re.compile(r"^segmentation(?=[-_.])", re.IGNORECASE)
+_VOLUME = re.compile(r"^volume(?=[-_.])", re.IGNORECASE)
+
+
+def is_label_map(name: str) -> bool:
+  """Whether a NIfTI file of this name is a label map, no scan."""
+  bare = stem(name).lower().replace("-", "_")
+  return f"_{bare}".endswith((*ENDINGS, *_OTHER_ENDINGS)) or _LEADING.match(name) is not None
+
+
+def is_label_folder(name: str) -> bool:
+  """Whether a folder of this name holds label maps alone."""
+  return _LABEL_FOLDER.fullmatch(name) is not None
+
+
+def label_maps_beside(scan: Path) -> Iterator[Path]:
+  """The label maps that lie beside a scan and belong to it, ours first."""
+  own = stem(scan)
+  for name in dict.fromkeys((own.removesuffix(SCAN_ENDING) or own, own, scan_name(scan.absolute()))):
+    yield from _existing(scan.parent, [name + ending for ending in ENDINGS])
+  if _VOLUME.match(own):
+    yield from _existing(scan.parent, [_VOLUME.sub("segmentation", own)])
+  if is_generic(own):
+    yield from _existing(scan.parent, [ending.removeprefix("_") for ending in ENDINGS])
+
+
+def label_map_beside(scan: Path) -> Path | None:
+  """The first of `label_maps_beside`, None where there is none."""
+  return next(label_maps_beside(scan), None)
+
+
+def label_map_for(scan: Path, name: str, folder: Path) -> Path | None:
+  """The label map in `folder` that belongs to a scan that is called `name`, None where there is none.
+
+  It is called after the scan, or lies in a folder that is.
+  """
+  own = stem(scan)
+  bare = own.removesuffix(SCAN_ENDING) or own
+  for called in dict.fromkeys((name, *(() if is_generic(bare) else (bare, own)))):
+    first = next(_existing(folder, [*(called + ending for ending in ENDINGS), called]), None)
+    if first is not None and first.absolute() != scan.absolute():
+      return first
+    inside = next(label_maps_beside(folder / called / scan.name), None)
+    if inside is not None:
+      return inside
+    inside = next(_existing(folder / called, [ending.removeprefix("_") for ending in ENDINGS]), None)
+    if inside is not None:
+      return inside
+  return None
+
+
+def tables_near(annotation: Path, file: str) -> Iterator[Path]:
+  """Where the table `file` of an annotation may lie: beside it; above it where it is one of the files of a case."""
+  yield annotation.parent / file
+  if f"_{stem(annotation).lower()}" in ENDINGS:
+    yield annotation.parent.parent / file
+
+
+def label_maps_in(folder: Path) -> dict[str, Path]:
+  """The label maps of a folder of truth by what their scans are called, or one of each folder of a case in it.
+
+  Raises:
+    InputError: no such folder, or two of one name.
+  """
+  if not folder.is_dir():
+    raise InputError(f"{folder}: no such folder")
+  found = [path for path in _listed(folder) if is_label_map(path.name)]
+  if not found:
+    found = [maps[0] for case in sorted(folder.iterdir()) if case.is_dir() for maps in [_of_case(case)] if maps]
+  named: dict[str, Path] = {}
+  for path in found:
+    other = named.setdefault(_scan_of(path), path)
+    if other is not path:
+      raise InputError(f"{other} and {path}: two label maps of {_scan_of(path)}; keep one there")
+  return named
+
+
+def _scan_of(path: Path) -> str:
+  """What the scan is called that a label map belongs to."""
+  own = stem(path)
+  lower = own.lower()
+  for ending in ENDINGS:
+    if lower.endswith(ending):
+      return scan_name(path.absolute().parent / (own[: len(own) - len(ending)] + SCAN_ENDING))
+    if lower == ending.removeprefix("_"):
+      return path.absolute().parent.name
+  return _LITS.sub("volume", own)
+
+
+def _of_case(case: Path) -> list[Path]:
+  """The label maps of one case, those first that are called by nothing else, or by an ending of ours."""
+  labels = [path for path in _listed(case) if is_label_map(path.name)]
+  return sorted(
+    labels, key=lambda path: (f"_{stem(path).lower()}" not in ENDINGS, "aggregated" in path.name, path.name)
+  )
+
+
+def _listed(folder: Path) -> list[Path]:
+  return sorted(p for p in folder.iterdir() if p.is_file() and p.name.lower().endswith(NIFTI_SUFFIXES))
+
+
+def _existing(folder: Path, names: list[str]) -> Iterator[Path]:
+  for name in names:
+    for suffix in _SUFFIXES:
+      if os.path.isfile(folder / (name + suffix)):
+        yield folder / (name + suffix)

@@ -1,0 +1,119 @@
+"""Organs of one scan as a label map: names, values and voxels on the scan's grid."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Integer
+
+from medlsam_jax import display, notices
+from medlsam_jax.errors import InputError
+from medlsam_jax.geometry import Box, Grid, Volume
+from medlsam_jax.io import oblique
+from medlsam_jax.io.label_values import LARGEST_VALUE
+from medlsam_jax.label_boxes import count_labels
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LabelMap:
+  """`array` (z, y, x) of label values on `grid`; `names` says which organ a value is. 0 is no organ.
+
+  Raises:
+    InputError: the array's shape is not the grid's, or a value is 0, negative or given to two organs.
+  """
+
+  array: Integer[np.ndarray, "z y x"]
+  grid: Grid
+  names: Mapping[str, int]
+  file_grid: Grid | None = None
+  """The own grid of a tilted scan's file: files and volumes are of the labels there. None where `grid` is it."""
+
+  def __post_init__(self) -> None:
+    if self.array.shape != self.grid.shape:
+      raise InputError(f"label map of shape {self.array.shape} on a grid of shape {self.grid.shape}")
+    check_values(self.names)
+
+  def __repr__(self) -> str:
+    organs = display.some(f"{organ} {value}" for organ, value in self.names.items())
+    size = display.size(self.grid.shape, self.grid.spacing_mm)
+    return f"LabelMap of {display.count(len(self.names), 'organ')} ({organs}): {size}, {self.grid.axis_codes}"
+
+  def _repr_html_(self) -> str:
+    volumes_ml = self.volumes_ml()
+    rows = [[organ, str(value), f"{volumes_ml[organ]:.1f}"] for organ, value in self.names.items()]
+    return display.html_table(repr(self), [["organ", "label value", "ml"], *rows])
+
+  def __getitem__(self, organ: str) -> Bool[np.ndarray, "z y x"]:
+    """Mask of one organ.
+
+    Raises:
+      InputError: no organ of that name.
+    """
+    if organ not in self.names:
+      raise InputError(f"no organ {organ!r} in this label map; it has: {', '.join(self.names) or 'none'}")
+    return self.array == self.names[organ]
+
+  def volumes_ml(self) -> dict[str, float]:
+    """Volume of each organ in millilitres, as counted in the file that `save` writes."""
+    array, grid = self._in_file
+    voxel_ml = abs(float(np.linalg.det(grid.affine[:3, :3]))) / 1000
+    counts = count_labels(array)
+    return {organ: counts.get(value, 0) * voxel_ml for organ, value in self.names.items()}
+
+  def save(self, path: str | os.PathLike[str]) -> None:
+    """Writes NIfTI: grid and affine of the scan's file, smallest integer type, whole or not at all.
+
+    Raises:
+      OutputError: the file cannot be written.
+    """
+    # Here, since label maps are made where nibabel must not be imported.
+    from medlsam_jax.io.nifti import write_label_nifti
+
+    write_label_nifti(path, *self._in_file)
+
+  @functools.cached_property
+  def _in_file(self) -> tuple[Integer[np.ndarray, "z y x"], Grid]:
+    """Labels and grid of the scan's file."""
+    if self.file_grid is None:
+      return self.array, self.grid
+    return oblique.nearest_labels(self.array, self.grid, self.file_grid), self.file_grid
+
+
+def check_values(names: Mapping[str, int]) -> None:
+  """Raises InputError unless each organ has a positive label value of its own, of at most 32 bits."""
+  owners: dict[int, str] = {}
+  for organ, value in names.items():
+    if value <= 0:
+      raise InputError(f"organ {organ}: label value {value}; values start at 1, 0 is no organ")
+    if value > LARGEST_VALUE:
+      raise InputError(f"organ {organ}: label value {value}; label maps hold values up to {LARGEST_VALUE}")
+    if value in owners:
+      raise InputError(f"organs {owners[value]} and {organ} have the same label value {value}")
+    owners[value] = organ
+
+
+def label_values(boxes: Mapping[str, Sequence[Box]], values: Mapping[str, int] | None) -> dict[str, int]:
+  """The given label values, or 1, 2, ... in the order of `boxes`.
+
+  Raises:
+    InputError: an organ without one, or two with the same.
+  """
+  if values is None:
+    return {organ: number for number, organ in enumerate(boxes, 1)}
+  missing = [organ for organ in boxes if organ not in values]
+  if missing:
+    raise InputError(f"no label value for {', '.join(missing)}; give each organ one, or none at all")
+  names = {organ: int(values[organ]) for organ in boxes}
+  check_values(names)
+  return names
+
+
+def warn_of_swapped(volume: Volume, boxes: Mapping[str, Sequence[Box]]) -> None:
+  """Says which boxes have their corners swapped: sorting them mends a slip of the hand, or hides a wrong number."""
+  for organ, parts in boxes.items():
+    if any((part.array()[0] > part.array()[1]).any() for part in parts):
+      notices.warn(f"{volume.source}: {organ}: the low and the high corner of a box are swapped; taken sorted")

@@ -1,0 +1,69 @@
+"""One scan's results -> its files, all of them or none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from medlsam_jax import display
+from medlsam_jax.geometry import Volume
+from medlsam_jax.io import boxes_file, markups, preview
+from medlsam_jax.io.given import Shown
+from medlsam_jax.io.labels import LabelMap
+from medlsam_jax.io.staging import staged
+
+LABELS, BOXES, ROIS, PREVIEW = "_seg.nii.gz", "_boxes.json", "_boxes.mrk.json", "_preview.png"
+"""Endings of a scan's result files, after its name."""
+_NAMES_SHOWN = 3
+
+
+def result_paths(directory: str | os.PathLike[str], name: str, segmented: bool) -> list[Path]:
+  """The files that `write_result` makes."""
+  endings = (LABELS, BOXES, ROIS, PREVIEW) if segmented else (BOXES, ROIS, PREVIEW)
+  return [Path(directory) / (name + ending) for ending in endings]
+
+
+def replaced(directory: str | os.PathLike[str], names: Iterable[str], segmented: bool) -> str:
+  """What a run over scans of these names replaces or leaves beside its results, in a sentence; empty for nothing."""
+  folder, old, stale = Path(directory), list[str](), list[str]()
+  for name in names:
+    if any(path.exists() for path in result_paths(folder, name, segmented)):
+      old.append(name)
+    if not segmented and (folder / (name + LABELS)).exists():
+      stale.append(name)
+  if not old:
+    return ""
+  names_of_old = display.some(old, _NAMES_SHOWN)
+  text = f"{folder}: results of {names_of_old} are there already and are replaced (--skip-existing keeps them)"
+  if stale:
+    text += f"; the label maps *{LABELS} of an earlier run stay, and belong to its boxes, not to the new ones"
+  return text
+
+
+def write_result(
+  directory: str | os.PathLike[str],
+  name: str,
+  scan: Volume,
+  found: Mapping[str, Shown],
+  labels: LabelMap | None,
+  provenance: Mapping[str, Any],
+) -> list[Path]:
+  """Writes boxes, ROIs, a picture and, where there is one, the label map.
+
+  Returns:
+    The files, as `result_paths`.
+
+  Raises:
+    OutputError: the folder cannot be written; nothing of this scan's result is left then.
+  """
+  volumes_ml = None if labels is None else labels.volumes_ml()
+  content = boxes_file.to_text(boxes_file.to_dict(name, scan, found, volumes_ml, provenance))
+  with staged(directory, last=BOXES) as scratch:
+    if labels is not None:
+      labels.save(scratch / (name + LABELS))
+    (scratch / (name + ROIS)).write_text(boxes_file.to_text(markups.rois(found, scan.grid)))
+    preview.write_preview(scratch / (name + PREVIEW), name, scan, found, labels)
+    (scratch / (name + BOXES)).write_text(content)
+  return result_paths(directory, name, labels is not None)

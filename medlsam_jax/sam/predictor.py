@@ -1,0 +1,313 @@
+"""Encode once, prompt many: images -> embeddings, an embedding and prompts -> masks, in few compiled programs.
+
+Two levels: `encode` and `decode` take what the network takes, images of its own size and boxes in their pixels.
+`set_image`, `predict`, `encode_images` and `answer` take images of any size, prepared as each member of the family was
+trained, and prompts in their own pixels; the first two as users of segment-anything know them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Integer, Num, UInt8
+
+from medlsam_jax import platform
+from medlsam_jax.errors import InputError, WeightsError
+from medlsam_jax.network import Network
+from medlsam_jax.sam.network.layers import fold_batch_norm
+from medlsam_jax.sam.network.prompt_encoder import BOX_HIGH, BOX_LOW
+from medlsam_jax.sam.network.sam import Sam
+from medlsam_jax.sam.prompts import Prompt, check_box, check_image, check_prompt, tokens_of
+from medlsam_jax.sam.slices import ImageFit, Pixels
+
+BOX_COUNTS = (1, 4, 16)
+"""Prompts that one run of the decoder takes: three compiled programs serve every number of boxes."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EncodedImage:
+  """An image that prompts can be asked about."""
+
+  embedding: Float[Array, "g g c"]
+  """On the device."""
+  fit: ImageFit
+  """How the image lies in the network's."""
+
+  def upsampled(self, logits: Float[np.ndarray, "*k low low"]) -> Float[np.ndarray, "*k row column"]:
+    """Low-resolution logits at the image's own size."""
+    flat = np.asarray(logits).reshape(-1, *logits.shape[-2:])
+    full = np.empty((len(flat), self.fit.rows, self.fit.columns), np.float32)
+    for index, each in enumerate(flat):
+      full[index] = self.fit.from_logits(each)
+    return full.reshape(*logits.shape[:-2], self.fit.rows, self.fit.columns)
+
+
+class Predictor:
+  """A member of the SAM family made ready for inference.
+
+  Args:
+    network: of any SAM kind, with or without batch norm folded.
+    dtype: operands of matrix products: float32 is exact on every platform, bfloat16 the fast path.
+    encode_batch: images per encoder call; by default 1 on CPU, where more gain nothing, and 16 elsewhere.
+    pixels: how pixels are scaled, if not as the network was trained (`variant.pixels`): SAM's mean and deviation on
+      MedSAM's weights, for instance, as the published MedLSAM has it.
+
+  Raises:
+    WeightsError: the network is not of the SAM family.
+  """
+
+  def __init__(
+    self, network: Network, dtype: Any = jnp.float32, encode_batch: int | None = None, pixels: Pixels | None = None
+  ) -> None:
+    module, variables = network.module, network.variables
+    if not isinstance(module, Sam):
+      raise WeightsError(f"{network.source}: a {network.kind} network cannot segment; load one such as litemedsam")
+    if not module.folded:
+      variables = fold_batch_norm(variables)
+    module = module.clone(folded=True, dtype=dtype)
+    self.network = network
+    self.variant = dataclasses.replace(module.variant, pixels=pixels or module.variant.pixels)
+    self.encode_batch = encode_batch or (1 if jax.default_backend() == "cpu" else 16)
+    self._variables = jax.device_put(variables)
+    self._compilations = 0
+    self._current: EncodedImage | None = None
+
+    # The counter rises when Python runs, which is once for each program that is traced.
+    def encode(variables: Any, images: Array) -> Any:
+      self._compilations += 1
+      with platform.asked(dtype):
+        return module.apply(variables, images, method="encode")
+
+    def decode(variables: Any, embedding: Array, points: Array, labels: Array, masks: Any, multimask: bool) -> Any:
+      self._compilations += 1
+      with platform.asked(dtype):
+        return module.apply(variables, embedding[None], points, labels, masks, multimask, method="decode_tokens")
+
+    self._encode, self._decode = jax.jit(encode), jax.jit(decode, static_argnums=5)
+
+  @property
+  def image_size(self) -> int:
+    """Edge of the square input image, pixels."""
+    return self.variant.image_size
+
+  @property
+  def low_size(self) -> int:
+    """Edge of low-resolution logits and mask prompts."""
+    return 4 * self.variant.grid
+
+  def compilations(self) -> int:
+    """Programs compiled so far.
+
+    One to encode; to decode, for each kind of answer (single or multiple, with or without mask prompts) one per member
+    of `BOX_COUNTS` and power of two of points. Boxes alone: one for each of `BOX_COUNTS`.
+    """
+    return self._compilations
+
+  def encode(self, images: Float[np.ndarray, "n s s 3"]) -> list[Float[Array, "g g c"]]:
+    """One embedding per image, left on the device; images scaled as `variant.pixels` says.
+
+    Raises:
+      InputError: wrong shape, NaN or infinite pixels.
+    """
+    edge = self.image_size
+    if images.ndim != 4 or images.shape[1:] != (edge, edge, 3):
+      raise InputError(f"images of shape {images.shape}; {self.variant.name} takes (n, {edge}, {edge}, 3)")
+    if not np.isfinite(images).all():
+      raise InputError("an image has NaN or infinite pixels")
+    embeddings: list[Array] = []
+    for start in range(0, len(images), self.encode_batch):
+      batch = images[start : start + self.encode_batch]
+      encoded = self._encode(self._variables, _padded(batch, self.encode_batch))
+      embeddings.extend(encoded[index] for index in range(len(batch)))
+    return embeddings
+
+  def decode(
+    self, embedding: Float[Array, "g g c"], boxes: Num[np.ndarray, "k 4"]
+  ) -> tuple[Float[np.ndarray, "k 4*g 4*g"], Float[np.ndarray, " k"]]:
+    """Mask logits (inside where > 0) and predicted IoU for each box on one image.
+
+    Args:
+      embedding: of `encode`.
+      boxes: (x0, y0, x1, y1) pixels of the network's image.
+
+    Raises:
+      InputError: a box is not finite, has no area, or lies outside the image.
+    """
+    boxes = np.asarray(boxes, np.float32)
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+      raise InputError(f"boxes of shape {boxes.shape}; give (boxes, 4), each (x0, y0, x1, y1)")
+    for number, box in enumerate(boxes):
+      check_box(box, f"box {number}", self.image_size, self.image_size)
+    labels = np.tile(np.array([BOX_LOW, BOX_HIGH], np.int32), (len(boxes), 1))
+    logits, quality = self._run(embedding, boxes.reshape(-1, 2, 2), labels, None, False)
+    return logits[:, 0], quality[:, 0]
+
+  def encode_images(self, images: Sequence[np.ndarray]) -> list[EncodedImage]:
+    """Images of any sizes, encoded in batches.
+
+    Args:
+      images: 8-bit, (rows, columns) or (rows, columns, 3) in the order red, green, blue.
+
+    Raises:
+      InputError: an image of another type or shape, or of one value throughout.
+    """
+    checked = [check_image(image) for image in images]
+    fits = [self.fit_of(*image.shape[:2]) for image in checked]
+    encoded: list[EncodedImage] = []
+    for start in range(0, len(fits), self.encode_batch):
+      some = slice(start, start + self.encode_batch)
+      ready = [fit.to_image(image, self.variant.pixels) for fit, image in zip(fits[some], checked[some], strict=True)]
+      encoded.extend(map(EncodedImage, self.encode(np.stack(ready)), fits[some]))
+    return encoded
+
+  def fit_of(self, rows: int, columns: int) -> ImageFit:
+    """How an image of that size becomes the network's, as the network was trained."""
+    return ImageFit(rows, columns, self.image_size, self.variant.scaling, self.variant.resampling)
+
+  def answer(
+    self, image: EncodedImage, prompts: Sequence[Prompt], multimask: bool = False
+  ) -> tuple[Float[np.ndarray, "k m low low"], Float[np.ndarray, "k m"]]:
+    """Low-resolution mask logits and predicted IoU of every prompt: one mask each, or three with `multimask`.
+
+    `image.upsampled` brings logits to the image's size; `prompts.stability_score` rates them; a row of them is the mask
+    of a further `Prompt`.
+
+    Raises:
+      InputError: a prompt that cannot be meant (`prompts.check_prompt`).
+    """
+    for number, prompt in enumerate(prompts):
+      check_prompt(prompt, number, image.fit, self.low_size)
+    count = 3 if multimask else 1
+    logits = np.zeros((len(prompts), count, self.low_size, self.low_size), np.float32)
+    quality = np.zeros((len(prompts), count), np.float32)
+    for masked in (False, True):
+      chosen = [index for index, prompt in enumerate(prompts) if (prompt.mask is not None) == masked]
+      if chosen:
+        points, labels = tokens_of([prompts[index] for index in chosen], image.fit)
+        masks = np.stack([np.asarray(prompts[i].mask, np.float32) for i in chosen])[..., None] if masked else None
+        logits[chosen], quality[chosen] = self._run(image.embedding, points, labels, masks, multimask)
+    return logits, quality
+
+  def set_image(self, image: UInt8[np.ndarray, "row column *3"]) -> None:
+    """Encodes an image, for `predict` to be asked about; the same refusals as `encode_images`."""
+    self._current = None
+    self._current = self.encode_images([image])[0]
+
+  def predict(
+    self,
+    point_coords: Num[np.ndarray, "*k p 2"] | None = None,
+    point_labels: Integer[np.ndarray, "*k p"] | None = None,
+    box: Num[np.ndarray, "*#k 4"] | None = None,
+    mask_input: Float[np.ndarray, "#k low low"] | None = None,
+    multimask_output: bool = True,
+    return_logits: bool = False,
+  ) -> tuple[
+    Bool[np.ndarray, "*k m row column"] | Float[np.ndarray, "*k m row column"],
+    Float[np.ndarray, "*k m"],
+    Float[np.ndarray, "*k m low low"],
+  ]:
+    """Segment-anything's `predict`: masks for prompts on the image of `set_image`.
+
+    Args:
+      point_coords: (x, y) pixels of the image.
+      point_labels: 1 inside, 0 outside.
+      box: (x0, y0, x1, y1). Several boxes, or points with one more axis in front, are as many prompts at once, none of
+        them too (a detector that found nothing); a part of the prompt without that axis then belongs to each of them.
+      mask_input: low-resolution logits of an earlier answer, with an axis in front.
+      multimask_output: three masks for a prompt that may mean several things, instead of one.
+      return_logits: logits in place of masks.
+
+    Returns:
+      Masks at the image's size, their predicted IoU, and their low-resolution logits.
+
+    Raises:
+      InputError: no image was set, no prompt was given, or it cannot be meant.
+    """
+    if self._current is None:
+      raise InputError("no image yet: call set_image first")
+    prompts, several = _prompts(point_coords, point_labels, box, mask_input)
+    low, quality = self.answer(self._current, prompts, multimask_output)
+    if not several:
+      low, quality = low[0], quality[0]
+    full = self._current.upsampled(low)
+    return full if return_logits else full > 0, quality, low
+
+  def _run(
+    self, embedding: Array, points: np.ndarray, labels: np.ndarray, masks: np.ndarray | None, multimask: bool
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Every prompt through programs of fixed sizes."""
+    count = 3 if multimask else 1
+    logits = np.zeros((len(points), count, self.low_size, self.low_size), np.float32)
+    quality = np.zeros((len(points), count), np.float32)
+    start = 0
+    for size in _runs(len(points)):
+      some = slice(start, start + size)
+      batch = [None if part is None else _padded(part[some], size) for part in (points, labels, masks)]
+      answer, iou = self._decode(self._variables, embedding, *batch, multimask)
+      real = len(points[some])
+      logits[some], quality[some] = answer[:real], iou[:real]
+      start += size
+    return logits, quality
+
+
+def _prompts(
+  points: np.ndarray | None, labels: np.ndarray | None, box: np.ndarray | None, masks: np.ndarray | None
+) -> tuple[list[Prompt], bool]:
+  """Arguments of `predict` as prompts, and whether they are several."""
+  points, labels = _numbers(points, "point_coords"), _numbers(labels, "point_labels")
+  box, masks = _numbers(box, "box"), _numbers(masks, "mask_input")
+  if masks is not None and masks.ndim != 3:
+    raise InputError(f"mask_input of shape {masks.shape}; give low-resolution logits with an axis in front")
+  many_points = points is not None and points.ndim == 3
+  if points is not None and not many_points and not points.size and not np.size(labels if labels is not None else 0):
+    points = labels = None  # no points are none, beside a box
+  parts = {
+    "points": (points, many_points),
+    "labels": (labels, many_points),
+    "box": (box, box is not None and box.ndim == 2),
+    "mask": (masks, masks is not None and len(masks) != 1),
+  }
+  counts = {len(part) for part, many in parts.values() if many and part is not None}
+  if len(counts) > 1:
+    raise InputError(f"prompts of different numbers: {sorted(counts)} points, boxes or masks")
+  single = {name: part for name, (part, many) in parts.items() if not many}
+  only = single.get("mask")
+  if only is not None:
+    single["mask"] = only[0]
+  total = counts.pop() if counts else 1
+  each = [{n: p[i] for n, (p, many) in parts.items() if many and p is not None} for i in range(total)]
+  return [Prompt(**single, **own) for own in each], any(many for _, many in parts.values())
+
+
+def _numbers(part: Any, name: str) -> np.ndarray | None:
+  """An argument of `predict` as an array."""
+  if part is None:
+    return None
+  try:
+    array = np.asarray(part)
+  except ValueError as error:
+    raise InputError(f"{name}: rows of different lengths; give one array of numbers") from error
+  if array.dtype.kind not in "iufb":
+    raise InputError(f"{name}: values of type {array.dtype}; give numbers")
+  return array
+
+
+def _runs(boxes: int) -> list[int]:
+  """Sizes of the decoder runs for so many boxes: padded up where at least two thirds of a run are real, else split."""
+  runs = []
+  while boxes > 0:
+    fit = next((size for size in BOX_COUNTS if boxes <= size and 3 * boxes >= 2 * size), None)
+    runs.append(fit or max(size for size in BOX_COUNTS if size <= boxes))
+    boxes -= runs[-1]
+  return runs
+
+
+def _padded(batch: np.ndarray, size: int) -> np.ndarray:
+  """The batch with its last item repeated up to `size`, so that one compiled program serves every length."""
+  missing = size - len(batch)
+  return np.concatenate([batch, np.repeat(batch[-1:], missing, 0)]) if missing else batch

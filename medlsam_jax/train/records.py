@@ -1,0 +1,107 @@
+"""Metrics of a run as JSON lines and for TensorBoard, and how fast it goes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+from tensorboardX import SummaryWriter
+
+from medlsam_jax.errors import OutputError
+from medlsam_jax.io.atomic import replacing
+from medlsam_jax.sam.finetuning.finetune_settings import FinetuneSettings
+from medlsam_jax.train.settings import PretrainSettings
+
+CONFIG, METRICS, TENSORBOARD = "config.json", "metrics.jsonl", "tensorboard"
+
+
+class Records:
+  """Writes each report into a run's folder and, with the first, the run's settings: nothing of a run that never began.
+
+  A run that is resumed reports some steps again: what the folder has of the first step that is reported, and of those
+  after it, is replaced. So each step stands there once, and nothing of a part that was lost.
+  """
+
+  def __init__(self, directory: Path, settings: PretrainSettings | FinetuneSettings):
+    self._directory, self._path, self._settings = directory, directory / METRICS, settings
+    self._board: SummaryWriter | None = None
+
+  def __call__(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Records one report.
+
+    Raises:
+      OutputError: the files cannot be written.
+    """
+    try:
+      if self._board is None:
+        self._board = self._begin(step)
+      with open(self._path, "a") as file:
+        file.write(json.dumps({"step": step, **{name: round(value, 6) for name, value in metrics.items()}}) + "\n")
+      for name, value in metrics.items():
+        self._board.add_scalar(name, value, step)
+    except OSError as error:
+      raise OutputError(f"{self._path}: cannot be written ({error.strerror})") from error
+
+  def _begin(self, step: int) -> SummaryWriter:
+    self._directory.mkdir(parents=True, exist_ok=True)
+    with replacing(self._directory / CONFIG) as part:
+      part.write_text(json.dumps(dataclasses.asdict(self._settings), indent=1) + "\n")
+    _forget_from(self._path, step)
+    return SummaryWriter(str(self._directory / TENSORBOARD), purge_step=step, write_to_disk=True)
+
+  def close(self) -> None:
+    """Writes what is buffered."""
+    if self._board is not None:
+      self._board.close()
+
+
+def _forget_from(path: Path, step: int) -> None:
+  """Leaves out the lines of a step and of later ones, and what a full disk has cut off."""
+  if not path.is_file():
+    return
+  lines = path.read_text(errors="replace").splitlines(keepends=True)
+  kept = [line for line in lines if _step_of(line) < step]
+  if kept == lines:
+    return
+  with replacing(path) as part:
+    part.write_text("".join(kept))
+
+
+def _step_of(line: str) -> float:
+  """Step of a line; later than all where it is no whole line of ours."""
+  try:
+    return float(json.loads(line)["step"]) if line.endswith("\n") else float("inf")
+  except (ValueError, KeyError, TypeError):
+    return float("inf")
+
+
+class Pace:
+  """Seconds a step, scans a second, share of the time spent waiting for the loader, and memory of the first device."""
+
+  def __init__(self, scans_per_step: int):
+    self._scans = scans_per_step
+    self._began, self._waited, self._steps = time.perf_counter(), 0.0, 0
+
+  def step(self, waited_seconds: float) -> None:
+    """Counts a step and what it waited for its batch."""
+    self._steps += 1
+    self._waited += waited_seconds
+
+  def report(self) -> dict[str, float]:
+    """Figures since the last report."""
+    now = time.perf_counter()
+    seconds, steps = max(now - self._began, 1e-9), max(self._steps, 1)
+    found = {
+      "seconds_per_step": seconds / steps,
+      "scans_per_second": self._scans * steps / seconds,
+      "loader_wait_share": self._waited / seconds,
+    }
+    memory = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in memory:
+      found["device_memory_peak_mb"] = memory["peak_bytes_in_use"] / 2**20
+    self._began, self._waited, self._steps = now, 0.0, 0
+    return found

@@ -1,0 +1,86 @@
+"""Small scans with organs, and the network of the published program's numbers."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medlsam_jax import loading
+from medlsam_jax.geometry import Grid, Volume
+from medlsam_jax.io.templates import Template
+from medlsam_jax.network import Network
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+VALUES = {"liver": 1, "kidney": 2}
+
+
+@pytest.fixture(scope="session")
+def network() -> Network:
+  """Base width 2, random weights; results have to equal the published program's."""
+  return loading.load(GOLDEN / "medlam_random.pth")
+
+
+def _grid(shape, codes="LAS", spacing_mm=3.0) -> Grid:
+  """Axis-aligned; `codes` as of `Grid.axis_codes`."""
+  affine = np.eye(4)
+  affine[:3, :3] = 0
+  letters = (("L", "R"), ("P", "A"), ("I", "S"))
+  for axis, letter in enumerate(codes):
+    world = next(i for i, pair in enumerate(letters) if letter in pair)
+    affine[world, axis] = spacing_mm * (1 if letter == letters[world][1] else -1)
+  return Grid(shape, affine)
+
+
+@pytest.fixture(scope="session")
+def make_grid():
+  return _grid
+
+
+@pytest.fixture(scope="session")
+def make_template():
+  """A noisy block with a box per organ at 3 mm; organs as `name=(low, high)` corners, inclusive voxels."""
+
+  def make(name="a", seed=0, points=None, shape=(30, 24, 26), **organs) -> Template:
+    rng = np.random.default_rng(seed)
+    labels = np.zeros(shape, np.uint8)
+    for organ, (low, high) in organs.items():
+      labels[tuple(slice(a, b + 1) for a, b in zip(low, high, strict=True))] = VALUES[organ]
+    scan = Volume(rng.normal(40, 30, shape).astype(np.float32) + 100 * labels, _grid(shape), f"{name}_ct.nii.gz")
+    given = {organ: np.asarray(where, float) for organ, where in (points or {}).items()}
+    return Template(
+      name,
+      scan,
+      Volume(labels, scan.grid, f"{name}_seg.nii.gz") if organs else None,
+      {organ: VALUES[organ] for organ in organs},
+      given,
+      {organ: VALUES[organ] for organ in given},
+    )
+
+  return make
+
+
+@pytest.fixture
+def other_network(network) -> Network:
+  """The same settings, other weights."""
+  params = {**network.params, "fc3": {**network.params["fc3"], "bias": network.params["fc3"]["bias"] + 1}}
+  return Network(network.module, {"params": params}, network.kind, "other.safetensors", dict(network.header))
+
+
+@dataclasses.dataclass
+class CompileCounter:
+  count: int = 0
+
+
+@pytest.fixture
+def compilations():
+  """Counts XLA compilations from here on."""
+  import jax
+
+  counter = CompileCounter()
+
+  def listen(event: str, duration: float, **_) -> None:
+    counter.count += event == "/jax/core/compile/backend_compile_duration"
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  return counter

@@ -1,0 +1,57 @@
+"""What the jitted programs are on machines that are not at hand."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from medlsam_jax.medlam.network.medlam import MedLAM, init_variables
+from medlsam_jax.medlam.search import programs
+
+SCALES = (4, 2)
+EDGE, POINTS, SEATS = 64, programs.POINTS_PER_CALL, 2
+DOUBLES = r"tensor<(\d+x){3,}f64>"
+"""Volumes in double precision. `jax.image.resize` makes small tables of weights in it where doubles are allowed."""
+HOST = r"callback|infeed|outfeed|stablehlo\.(send|recv)|annotate_device_placement"
+_MODULE = MedLAM(base_channels=1, feature_scales=SCALES)
+
+
+def _arguments(name):
+  """Shapes that the search and the bank call a program with, and its static arguments."""
+  variables = jax.eval_shape(lambda: init_variables(_MODULE, jax.random.key(0)))
+  patches = jax.ShapeDtypeStruct((POINTS, EDGE, EDGE, EDGE, 1), jnp.float32)
+  if name == "positions":
+    return (_MODULE, variables, patches)
+  if name == "template_outputs":
+    return (_MODULE, variables, patches, jax.ShapeDtypeStruct((POINTS,), jnp.bool_), SCALES, 8)
+  if name == "template_moves":
+    taps = {s: jax.ShapeDtypeStruct((POINTS, SEATS, 3, *(8 // s,) * 3, 4), jnp.float32) for s in SCALES}
+    shown = jax.ShapeDtypeStruct((POINTS, SEATS, 3), jnp.bool_)
+    return (_MODULE, variables, patches, shown, taps, 12, "bfloat16")
+  taps = {s: jax.ShapeDtypeStruct((POINTS, SEATS, *(8 // s,) * 3, 4), jnp.float32) for s in SCALES}
+  return (_MODULE, variables, patches, jax.ShapeDtypeStruct((POINTS, SEATS), jnp.bool_), taps, "bfloat16")
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+@pytest.mark.parametrize("name", ["positions", "template_outputs", "best_moves", "template_moves"])
+def test_programs_stay_on_the_device_and_in_single_precision(name, platform):
+  arguments = _arguments(name)
+  with jax.enable_x64(True):  # so that a stray double would stay one
+    traced = getattr(programs, name).trace(*arguments)
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+  assert "stablehlo.convolution" in text
+  assert not re.search(DOUBLES, text)
+  assert not re.search(HOST, text)
+
+
+def test_a_double_or_a_callback_would_be_seen():
+  def bad(x):
+    jax.debug.callback(lambda _: None, x)
+    return x.astype(jnp.float64) + np.float64(1)
+
+  with jax.enable_x64(True):
+    text = jax.jit(bad).lower(jax.ShapeDtypeStruct((2, 2, 2), jnp.float32)).as_text()
+  assert re.search(DOUBLES, text)
+  assert re.search(HOST, text)
