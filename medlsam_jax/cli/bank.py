@@ -11,7 +11,7 @@ if TYPE_CHECKING:
   from medlsam_jax.cli.terminal import Terminal
 
 
-def add_to(commands: Any) -> None:
+def add_to(commands: options.Commands) -> None:
   """Adds the parser."""
   parser = options.command(
     commands,
@@ -42,7 +42,7 @@ def add_to(commands: Any) -> None:
   check.set_defaults(run=run_check)
 
 
-def _add_build(actions: Any) -> None:
+def _add_build(actions: options.Commands) -> None:
   build = options.command(
     actions,
     "build",

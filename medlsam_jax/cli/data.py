@@ -13,7 +13,7 @@ if TYPE_CHECKING:
   from medlsam_jax.cli.terminal import Terminal
 
 
-def add_to(commands: Any) -> None:
+def add_to(commands: options.Commands) -> None:
   """Adds the parsers."""
   parser = options.command(
     commands,

@@ -22,7 +22,7 @@ and .31 from the organ's true box, most of which is something else."""
 NAME = "phantom_{seed:03d}"
 
 
-def add_to(commands: Any) -> None:
+def add_to(commands: options.Commands) -> None:
   """Adds the parser."""
   parser = options.command(
     commands,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 RESULT_NAME = "evaluation"
 
 
-def add_to(commands: Any) -> None:
+def add_to(commands: options.Commands) -> None:
   """Adds the parser."""
   parser = options.command(
     commands,

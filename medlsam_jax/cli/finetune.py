@@ -7,7 +7,7 @@ import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from medlsam_jax.cli import options
 from medlsam_jax.errors import ConfigError
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
   from medlsam_jax.cli.terminal import Terminal
 
 
-def add_to(commands: Any) -> None:
+def add_to(commands: options.Commands) -> None:
   """Adds the parser."""
   parser = options.command(
     commands,

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
   from medlsam_jax.io.scans import ListedScan
 
 
-def add_to(commands: Any) -> None:
+def add_to(commands: options.Commands) -> None:
   """Adds the parser."""
   parser = options.command(
     commands,

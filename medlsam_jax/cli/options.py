@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import argparse
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
   from medlsam_jax.io.scans import ReadingOptions
 
 
-def command(commands: Any, name: str, help_line: str, example: str) -> argparse.ArgumentParser:
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+"""What `add_subparsers` gives."""
+Options: TypeAlias = argparse._ActionsContainer
+"""A parser, or a group of one."""
+
+
+def command(commands: Commands, name: str, help_line: str, example: str) -> argparse.ArgumentParser:
   """A command's parser: one line for the list, and an example for `--help`."""
   parser = commands.add_parser(
     name,
@@ -51,7 +57,7 @@ def seed(text: str) -> int:
   return int(text)
 
 
-def add_organs(parser: Any) -> None:
+def add_organs(parser: Options) -> None:
   """`--organs`."""
   parser.add_argument("--organs", type=names, metavar="A,B", help="these organs only (default: all)")
 
@@ -70,7 +76,7 @@ def add_query(parser: argparse.ArgumentParser, required: bool = True) -> None:
   parser.add_argument("--skip-existing", action="store_true", help="leave scans alone whose results are all there")
 
 
-def add_reading(parser: Any, scans: str) -> None:
+def add_reading(parser: Options, scans: str) -> None:
   """`--series`, `--hu-offset`: how `scans` are read."""
   parser.add_argument(
     "--series",
@@ -106,7 +112,7 @@ def reading_settings(arguments: argparse.Namespace) -> list[str]:
   return [f"--data.{name}={value}" for name, value in given.items() if value is not None]
 
 
-def add_network(parser: Any) -> None:
+def add_network(parser: Options) -> None:
   """`--network`."""
   parser.add_argument(
     "--network",
@@ -117,7 +123,7 @@ def add_network(parser: Any) -> None:
   )
 
 
-def add_bank_building(parser: Any) -> None:
+def add_bank_building(parser: Options) -> None:
   """`--mode`, `--interval-mm`, `--template-edge`, `--labels`: how templates become a bank."""
   parser.add_argument(
     "--mode",

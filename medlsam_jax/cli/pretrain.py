@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PROFILE = "profile"
 
 
-def add_to(commands: Any) -> None:
+def add_to(commands: options.Commands) -> None:
   """Adds the parser."""
   parser = options.command(
     commands,

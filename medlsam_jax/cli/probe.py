@@ -19,7 +19,7 @@ if TYPE_CHECKING:
   from medlsam_jax.train.settings import ProbeSettings
 
 
-def add_to(commands: Any) -> None:
+def add_to(commands: options.Commands) -> None:
   """Adds the parser."""
   parser = options.command(
     commands,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
   from medlsam_jax.io.scans import ListedScan
 
 
-def add_to(commands: Any) -> None:
+def add_to(commands: options.Commands) -> None:
   """Adds the parser."""
   parser = options.command(
     commands,
@@ -41,7 +41,7 @@ def add_to(commands: Any) -> None:
   parser.set_defaults(run=run)
 
 
-def add_painting(group: Any) -> None:
+def add_painting(group: options.Options) -> None:
   """`--masks`, `--model`, `--preset`, `--propagate`, `--axes`, `--clean-up`."""
   group.add_argument(
     "--masks",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from medlsam_jax.cli import options
 from medlsam_jax.errors import ConfigError
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 NAME = "prompt_study"
 
 
-def add_to(commands: Any) -> None:
+def add_to(commands: options.Commands) -> None:
   """Adds the parser."""
   parser = options.command(
     commands, "study", "measure how a segmentation network answers", "  medlsam study prompts --scans labelled/"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from medlsam_jax.cli import options
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
   from medlsam_jax.cli.terminal import Terminal
 
 
-def add_to(commands: Any) -> None:
+def add_to(commands: options.Commands) -> None:
   """Adds the parser."""
   parser = options.command(
     commands, "weights", "fetch published weights, or list them", "  medlsam weights get litemedsam"
