@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from medlsam_jax.cli import options
 
 if TYPE_CHECKING:
   from medlsam_jax.cli.terminal import Terminal
+  from medlsam_jax.evaluation.case import Row
+  from medlsam_jax.io.templates import Template
+  from medlsam_jax.medlam.search.finding import Finding
 
 
 def add_to(commands: options.Commands) -> None:
@@ -130,7 +134,7 @@ def run_check(arguments: argparse.Namespace, terminal: Terminal) -> int:
   return 0
 
 
-def score_template(template: Any, found: Any) -> list[Any]:
+def score_template(template: Template, found: Mapping[str, Finding]) -> list[Row]:
   """Rows of `evaluation.case` for one template's findings, whether its organs are masks or points."""
   import numpy as np
 
@@ -138,9 +142,9 @@ def score_template(template: Any, found: Any) -> list[Any]:
   from medlsam_jax.evaluation.localization import score_finding
   from medlsam_jax.geometry import Box, faces_from_points
 
-  rows: list[Any] = []
+  rows = list[Row]()
   masks = {organ: value for organ, value in template.values.items() if organ in found}
-  if masks:
+  if template.labels is not None and masks:
     rows += evaluate_case(template.name, found, None, template.labels, masks, expected=("boxes",))
   for organ, points in template.points.items():
     if organ in found:

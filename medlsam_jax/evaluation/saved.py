@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -78,7 +78,8 @@ def evaluate_saved(
     data = read_json(Path(boxes_file))
     findings = findings_from_dict(data, str(boxes_file))
     written = _scan_of(data, str(boxes_file))
-    stated = {organ: entry for organ, entry in data["organs"].items() if "label" in entry}
+    entries = cast(Mapping[str, Mapping[str, Any]], data["organs"])  # `findings_from_dict` has read them
+    stated = {organ: entry for organ, entry in entries.items() if "label" in entry}
     names |= {organ: label_of(entry, 0, f"{boxes_file}: {organ}") for organ, entry in stated.items()}
   if labels_file is not None and Path(labels_file).exists():
     labels = read_label_nifti(labels_file)

@@ -15,10 +15,15 @@ import struct
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from medlsam_jax.errors import InputError
 from medlsam_jax.installation import install_hint
+
+if TYPE_CHECKING:
+  from pydicom.dataset import Dataset
+  from pydicom.tag import BaseTag
 
 _TEXT_VR = ("DS", "IS", "LO", "SH", "CS", "ST", "LT", "UC", "UT", "UI")
 _BINARY_VR = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d", "US or SS": "H"}
@@ -41,7 +46,7 @@ class Header:
   """The fields of one data set, or of one item of a sequence in it."""
 
   path: Path
-  dataset: Any
+  dataset: Dataset
   mended: set[str] = dataclasses.field(default_factory=set)
   """What was read although it is not written as the standard says; shared with the items of this header."""
 
@@ -121,7 +126,7 @@ class Header:
     """Whether the field is there, with or without content."""
     return _known(name)[0] in self.dataset
 
-  def _field(self, name: str) -> tuple[str, Any]:
+  def _field(self, name: str) -> tuple[str, str | bytes | int | float | None]:
     """Type and content of a field; None as content where it is absent or empty."""
     tag, known = _known(name)
     if tag not in self.dataset:
@@ -169,7 +174,7 @@ class Header:
 
 
 @functools.cache
-def _known(name: str) -> tuple[Any, str]:
+def _known(name: str) -> tuple[BaseTag, str]:
   """Tag and type of a field in pydicom's dictionary; asked once, which is most of the time of a header."""
   from pydicom.datadict import dictionary_VR, tag_for_keyword
   from pydicom.tag import Tag
@@ -178,7 +183,7 @@ def _known(name: str) -> tuple[Any, str]:
   return tag, dictionary_VR(tag)
 
 
-def pydicom_module() -> Any:
+def pydicom_module() -> ModuleType:
   """pydicom, imported when the first DICOM file is read; raises InputError where it is not installed."""
   try:
     import pydicom

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float32, Integer, Num
@@ -17,6 +17,10 @@ from jaxtyping import Bool, Float32, Integer, Num
 from medlsam_jax.errors import InputError
 from medlsam_jax.io.dicom_frames import Frame
 from medlsam_jax.io.dicom_headers import Header, Unusable, read_dataset
+
+if TYPE_CHECKING:
+  from pydicom.pixels.decoders.base import DecodeOptions
+  from pydicom.uid import UID
 
 _OPENJPEG = "1.2.840.10008.1.2.4.9", "1.2.840.10008.1.2.4.20"
 """How the transfer syntaxes of JPEG 2000 and its high-throughput kind begin."""
@@ -65,7 +69,7 @@ class Pixels:
     raw = self._cut(index, frames, syntax)
     return self._values(raw), raw
 
-  def _cut(self, index: int, frames: int, syntax: Any) -> Integer[np.ndarray, "y x"]:
+  def _cut(self, index: int, frames: int, syntax: UID) -> Integer[np.ndarray, "y x"]:
     data, size = self.data, self.shape[0] * self.shape[1] * self.allocated // 8
     if len(data) < size * frames:
       raise Unusable(f"truncated or damaged pixels: {len(data)} bytes, {size * frames} expected; copy the file again")
@@ -117,7 +121,7 @@ class Pixels:
     except Unusable:
       return None
 
-  def _decoded(self, syntax: Any, index: int, frames: int, stored: int, signed: bool) -> Integer[np.ndarray, "y x"]:
+  def _decoded(self, syntax: UID, index: int, frames: int, stored: int, signed: bool) -> Integer[np.ndarray, "y x"]:
     from pydicom.pixels import get_decoder
 
     try:
@@ -127,7 +131,7 @@ class Pixels:
     if not decoder.is_available:
       raise InputError(f"{self.path}: {_no_decoder(syntax)}")
     self._refuse_cut_code(syntax, index, frames)
-    options: Any = {
+    options: DecodeOptions = {
       "rows": self.shape[0],
       "columns": self.shape[1],
       "number_of_frames": frames,
@@ -140,12 +144,12 @@ class Pixels:
       "pixel_vr": "OB",
     }
     try:
-      array, _ = decoder.as_array(self.data, index=index, raw=True, **options)
+      array, _ = decoder.as_array(self.data, index=index, raw=True, **options)  # type: ignore[arg-type]  # mypy takes the TypedDict for one value
     except Exception as error:  # decoders of four packages, each with its own errors
       return self._decoded_otherwise(syntax, index, frames, error)
     return np.asarray(array)
 
-  def _refuse_cut_code(self, syntax: Any, index: int, frames: int) -> None:
+  def _refuse_cut_code(self, syntax: UID, index: int, frames: int) -> None:
     """Decoders fill what is missing of a JPEG with grey, and some releases of GDCM all of what is none, unsaid."""
     from pydicom import encaps
 
@@ -160,7 +164,7 @@ class Pixels:
       lacks = "the end" if begins else "the start"
       raise Unusable(f"truncated or damaged pixels (they lack {lacks} of {_called(syntax)}); copy the file again")
 
-  def _decoded_otherwise(self, syntax: Any, index: int, frames: int, error: Exception) -> Integer[np.ndarray, "y x"]:
+  def _decoded_otherwise(self, syntax: UID, index: int, frames: int, error: Exception) -> Integer[np.ndarray, "y x"]:
     """12-bit JPEG: pydicom does not ask GDCM for it, which reads it."""
     if str(syntax) == _JPEG_12_BIT and self.stored > 8:
       if importlib.util.find_spec("gdcm") is None:
@@ -183,7 +187,7 @@ def _by_gdcm(path: Path, shape: tuple[int, int, int]) -> Integer[np.ndarray, "fr
   return values.reshape(shape) if values.size == int(np.prod(shape)) else None
 
 
-def _syntax(header: Header) -> Any:
+def _syntax(header: Header) -> UID:
   """The file's transfer syntax; where it does not say (no file meta information), the way in which it was parsed."""
   from pydicom import uid
 
@@ -197,11 +201,11 @@ def _syntax(header: Header) -> Any:
   return uid.ExplicitVRLittleEndian if little in (True, None) else uid.ExplicitVRBigEndian
 
 
-def _called(syntax: Any) -> str:
+def _called(syntax: UID) -> str:
   return f"{syntax.name} ({syntax})" if syntax.name != str(syntax) else f"transfer syntax {syntax}"
 
 
-def _no_decoder(syntax: Any) -> str:
+def _no_decoder(syntax: UID) -> str:
   packages = "pylibjpeg pylibjpeg-openjpeg" if str(syntax).startswith(_OPENJPEG) else "python-gdcm"
   return (
     f"its pixels are {_called(syntax)}, which nothing installed here decodes; pip install {packages}, "

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 from medlsam_jax.errors import InputError
 from medlsam_jax.io.beside import tables_near
@@ -55,13 +54,14 @@ def table_beside(annotation: Path, name: str) -> Path | None:
   return next((path for path in tables if path.is_file()), None)
 
 
-def _entries(content: dict[str, Any], path: Path) -> list[tuple[str, Any]]:
+def _entries(content: dict[str, object], path: Path) -> list[tuple[str, object]]:
   """Names and values, whichever way round the file has them."""
   inner = content.get("labels")
   if isinstance(inner, dict):
     content = inner
-  if content and all(key.isdecimal() and isinstance(name, str) for key, name in content.items()):
-    if any(name.isdecimal() for name in content.values()):
+  turned = [(name, int(key)) for key, name in content.items() if key.isdecimal() and isinstance(name, str)]
+  if turned and len(turned) == len(content):
+    if any(name.isdecimal() for name, _ in turned):
       raise InputError(f'{path}: numbers on both sides; write {{"liver": 5, ...}}')
-    return [(name, int(value)) for value, name in content.items()]
+    return list(turned)
   return list(content.items())

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -59,7 +58,7 @@ def read_points(path: str | os.PathLike[str], scan: str = "") -> dict[str, Float
   return _of_lists(_table(content, path), path)
 
 
-def points_of_markups(content: dict[str, Any], path: Path, scan: str = "") -> dict[str, Float[np.ndarray, "6 3"]]:
+def points_of_markups(content: dict[str, object], path: Path, scan: str = "") -> dict[str, Float[np.ndarray, "6 3"]]:
   """`read_points` of a markups file's content, whose ROIs someone else reads; empty where it has no points."""
   lists = slicer_files.read_lists(content, path, scan)
   return _of_lists(lists, path) if lists else {}
@@ -87,7 +86,7 @@ def points_in_scan(world: Float[np.ndarray, "6 3"], grid: Grid, organ: str, sour
   return working.to_scan(faces_from_points(working.from_scan(np.clip(voxels, 0, last))))
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, object]:
   """A JSON object from a file.
 
   Raises:
@@ -104,8 +103,8 @@ def read_json(path: Path) -> dict[str, Any]:
   return content
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-  result: dict[str, Any] = {}
+def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+  result: dict[str, object] = {}
   for key, value in pairs:
     if key in result:
       raise ValueError(f"{key!r} is there twice")
@@ -113,7 +112,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
   return result
 
 
-def _table(content: dict[str, Any], path: Path) -> list[PointList]:
+def _table(content: dict[str, object], path: Path) -> list[PointList]:
   """Our own format."""
   factors = slicer_files.to_ras_mm(content.get(COORDINATE_SYSTEM_KEY, "RAS"), content.get(UNITS_KEY), str(path))
   lists = []
@@ -144,12 +143,13 @@ def _of_lists(lists: list[PointList], path: Path) -> dict[str, Float[np.ndarray,
   return {organ: _checked(points, shared[organ], organ, path) for organ, points in found.items()}
 
 
-def _position(point: Any, to_ras_mm: np.ndarray, organ: str, path: Path) -> Float[np.ndarray, "3"]:
-  numbers = isinstance(point, list) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in point)
+def _position(point: object, to_ras_mm: np.ndarray, organ: str, path: Path) -> Float[np.ndarray, "3"]:
+  numbers = point if isinstance(point, list) else []
+  right = all(isinstance(v, int | float) and not isinstance(v, bool) for v in numbers)
   # a whole number may be too large for a float
-  if not numbers or len(point) != 3 or not all(abs(v) < _LARGEST for v in point):
+  if not right or len(numbers) != 3 or not all(abs(v) < _LARGEST for v in numbers):
     raise InputError(f"{path}: {organ}: {point!r:.100} is not a point; write three finite numbers [x, y, z] in mm")
-  return np.array(point, float) * to_ras_mm
+  return np.array(numbers, float) * to_ras_mm
 
 
 def _checked(points: list[np.ndarray], lists: int, organ: str, path: Path) -> Float[np.ndarray, "6 3"]:

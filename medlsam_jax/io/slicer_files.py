@@ -12,8 +12,8 @@ from __future__ import annotations
 import csv
 import dataclasses
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -51,12 +51,12 @@ class PointList:
 
   organs: list[str]
   """Of each point."""
-  positions: list[Any]
+  positions: Sequence[object]
   to_ras_mm: Float[np.ndarray, "3"]
   """Factors that bring a position to RAS mm."""
 
 
-def read_lists(content: dict[str, Any], path: Path, scan: str = "") -> list[PointList]:
+def read_lists(content: Mapping[str, object], path: Path, scan: str = "") -> list[PointList]:
   """Point lists of a markups file; what else it holds is left out with a warning, but for ROIs, see `read_rois`.
 
   Args:
@@ -87,7 +87,7 @@ def read_lists(content: dict[str, Any], path: Path, scan: str = "") -> list[Poin
   return found
 
 
-def read_rois(content: dict[str, Any], path: Path, scan: str = "") -> dict[str, Float[np.ndarray, "2 3"]]:
+def read_rois(content: Mapping[str, object], path: Path, scan: str = "") -> dict[str, Float[np.ndarray, "2 3"]]:
   """Low and high corner in RAS mm of each ROI of a markups file; empty where it has none.
 
   A rotated ROI counts as the box around it, one with a negative size as its mirror image, each with a warning.
@@ -139,7 +139,7 @@ def read_table(path: Path, scan: str = "") -> list[PointList]:
   return [PointList(slicer_names.organs_of(labels, notes.get("name", ""), file, str(path)), positions, factors)]
 
 
-def to_ras_mm(system: Any, units: Any, place: str) -> Float[np.ndarray, "3"]:
+def to_ras_mm(system: object, units: object, place: str) -> Float[np.ndarray, "3"]:
   """Factors that bring coordinates of a system (LPS, RAS, 0, 1) in metric units to RAS mm.
 
   Raises:
@@ -169,14 +169,14 @@ def refuse_annotation(path: Path) -> None:
     )
 
 
-def _items(content: dict[str, Any], path: Path) -> list[dict[str, Any]]:
+def _items(content: Mapping[str, object], path: Path) -> list[dict[str, object]]:
   items = content.get("markups")
   if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
     raise InputError(f"{path}: 'markups' is not a list of markups; save it again from 3D Slicer")
   return items
 
 
-def _corners(item: dict[str, Any], place: str) -> Float[np.ndarray, "2 3"]:
+def _corners(item: Mapping[str, object], place: str) -> Float[np.ndarray, "2 3"]:
   factors = to_ras_mm(item.get("coordinateSystem", "LPS"), item.get("coordinateUnits"), place)
   scale = np.abs(factors)
   centre = _numbers(item.get("center"), 3, "center", place) * factors
@@ -199,7 +199,7 @@ def _corners(item: dict[str, Any], place: str) -> Float[np.ndarray, "2 3"]:
   return np.stack([centre - half, centre + half])
 
 
-def _numbers(value: Any, count: int, key: str, place: str) -> Float[np.ndarray, " n"]:
+def _numbers(value: object, count: int, key: str, place: str) -> Float[np.ndarray, " n"]:
   try:
     array = np.array(value, float)
   except (TypeError, ValueError, OverflowError):
@@ -268,5 +268,5 @@ def _number(text: str) -> float | str:
     return text
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
   return "" if value is None else str(value).strip()
