@@ -8,17 +8,35 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from medlsam_jax import moved
+
 if TYPE_CHECKING:
   from medlsam_jax import errors as errors
   from medlsam_jax import metrics as metrics
+  from medlsam_jax.geometry import Box as Box
+  from medlsam_jax.geometry import Grid as Grid
+  from medlsam_jax.geometry import Volume as Volume
   from medlsam_jax.io.box_input import read_boxes as read_boxes
   from medlsam_jax.io.packaged import packaged_templates as packaged_templates
   from medlsam_jax.io.scans import read_volume as read_volume
   from medlsam_jax.io.templates import read_templates as read_templates
   from medlsam_jax.loading import load as load
   from medlsam_jax.medlam.bank.bank import Bank as Bank
+  from medlsam_jax.medlam.bank.kept import KeptOutputs as KeptOutputs
+  from medlsam_jax.medlam.search.confidence import Thresholds as Thresholds
+  from medlsam_jax.medlam.search.search_settings import SearchSettings as SearchSettings
   from medlsam_jax.pipeline import localize as localize
   from medlsam_jax.pipeline import segment as segment
+  from medlsam_jax.sam.everything import EverythingSettings as EverythingSettings
+  from medlsam_jax.sam.everything import segment_everything as segment_everything
+  from medlsam_jax.sam.predictor import Predictor as Predictor
+  from medlsam_jax.sam.prompts import Prompt as Prompt
+  from medlsam_jax.sam.propagation import PropagationSettings as PropagationSettings
+  from medlsam_jax.sam.slices import window_to_bytes as window_to_bytes
+  from medlsam_jax.sam.volume import SegmentationSettings as SegmentationSettings
+  from medlsam_jax.template_masks.masks import VoteSettings as VoteSettings
+
+moved.find_them()
 
 _HOMES = {
   "read_volume": "medlsam_jax.io.scans",
@@ -27,6 +45,20 @@ _HOMES = {
   "read_boxes": "medlsam_jax.io.box_input",
   "load": "medlsam_jax.loading",
   "Bank": "medlsam_jax.medlam.bank.bank",
+  "Box": "medlsam_jax.geometry",
+  "Grid": "medlsam_jax.geometry",
+  "Volume": "medlsam_jax.geometry",
+  "KeptOutputs": "medlsam_jax.medlam.bank.kept",
+  "SearchSettings": "medlsam_jax.medlam.search.search_settings",
+  "Thresholds": "medlsam_jax.medlam.search.confidence",
+  "VoteSettings": "medlsam_jax.template_masks.masks",
+  "SegmentationSettings": "medlsam_jax.sam.volume",
+  "PropagationSettings": "medlsam_jax.sam.propagation",
+  "Predictor": "medlsam_jax.sam.predictor",
+  "Prompt": "medlsam_jax.sam.prompts",
+  "EverythingSettings": "medlsam_jax.sam.everything",
+  "segment_everything": "medlsam_jax.sam.everything",
+  "window_to_bytes": "medlsam_jax.sam.slices",
   "localize": "medlsam_jax.pipeline",
   "segment": "medlsam_jax.pipeline",
 }
@@ -34,6 +66,18 @@ _MODULES = ("errors", "metrics")
 
 __all__ = [
   "Bank",
+  "Box",
+  "EverythingSettings",
+  "Grid",
+  "KeptOutputs",
+  "Predictor",
+  "Prompt",
+  "PropagationSettings",
+  "SearchSettings",
+  "SegmentationSettings",
+  "Thresholds",
+  "Volume",
+  "VoteSettings",
   "errors",
   "load",
   "localize",
@@ -43,6 +87,8 @@ __all__ = [
   "read_templates",
   "read_volume",
   "segment",
+  "segment_everything",
+  "window_to_bytes",
 ]
 
 

@@ -33,6 +33,18 @@ def test_asking_for_a_name_starts_no_backend():
 def test_every_promised_name_is_there():
   assert set(ml.__all__) == {
     "Bank",
+    "Box",
+    "EverythingSettings",
+    "Grid",
+    "KeptOutputs",
+    "Predictor",
+    "Prompt",
+    "PropagationSettings",
+    "SearchSettings",
+    "SegmentationSettings",
+    "Thresholds",
+    "Volume",
+    "VoteSettings",
     "errors",
     "load",
     "localize",
@@ -42,6 +54,8 @@ def test_every_promised_name_is_there():
     "read_templates",
     "read_volume",
     "segment",
+    "segment_everything",
+    "window_to_bytes",
   }
   assert dir(ml) == ml.__all__
   for name in ml.__all__:

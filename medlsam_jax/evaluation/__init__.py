@@ -1,0 +1,1 @@
+"""Results against truth: the only reader of a query's truth. Scores, probe, prompt study, reports."""

@@ -1,0 +1,1 @@
+"""The SAM family: slices, prompts, predictor, everything mode, volumes slice by slice."""

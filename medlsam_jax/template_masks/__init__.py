@@ -1,0 +1,1 @@
+"""Masks of the templates laid over a scan: pictures of organs, registration, votes."""

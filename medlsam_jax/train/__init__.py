@@ -1,0 +1,1 @@
+"""The training engine, blind to networks: loop, state, checkpoints, mesh, records, loading."""

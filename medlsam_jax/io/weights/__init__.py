@@ -1,0 +1,1 @@
+"""Weights: published checkpoints read without PyTorch, our own files, downloads."""

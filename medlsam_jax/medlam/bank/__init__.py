@@ -1,0 +1,1 @@
+"""What marked scans leave behind once the network has seen them."""

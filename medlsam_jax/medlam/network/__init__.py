@@ -1,0 +1,1 @@
+"""MedLAM: its modules, their convolution, and the names of the published file."""

@@ -112,7 +112,9 @@ def find(name: str) -> Objective:
   candidates = (f"{__package__}.{name}", name)
   module_name = next((n for n in candidates if name.isidentifier() and importlib.util.find_spec(n)), None)
   if module_name is None:
-    raise ConfigError(f"objective '{name}': there is no medlsam_jax/objectives/{name}.py, nor a module {name}.py")
+    raise ConfigError(
+      f"objective '{name}': there is no medlsam_jax/medlam/objectives/{name}.py, nor a module {name}.py"
+    )
   module = importlib.import_module(module_name)
   if not callable(getattr(module, "loss", None)):
     raise ConfigError(f"objective '{name}': {module.__name__} has no function `loss`")

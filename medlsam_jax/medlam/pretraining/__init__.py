@@ -1,0 +1,1 @@
+"""Crops of unlabelled scans, their views, the step, and the recipe."""

@@ -1,0 +1,1 @@
+"""Where organs are in a scan, and how far to trust that."""

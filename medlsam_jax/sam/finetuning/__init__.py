@@ -1,0 +1,1 @@
+"""Training on labelled slices: decoder, LoRA, whole model, distillation."""

@@ -1,0 +1,1 @@
+"""Encoders, prompt encoder, mask decoder, and the names of the published files."""
