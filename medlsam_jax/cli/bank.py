@@ -124,9 +124,9 @@ def run_check(arguments: argparse.Namespace, terminal: Terminal) -> int:
     )
   rows = []
   with terminal.bar("localizing templates by the others") as report:
-    for template, found in leave_one_out(network, bank, templates, key=arguments.seed, progress=report):
+    for template, findings in leave_one_out(network, bank, templates, key=arguments.seed, progress=report):
       report.title(f"localized {template.name}")
-      rows += score_template(template, found)
+      rows += score_template(template, findings)
   result = Report(rows)
   terminal.table(result.table(), footer=True)
   for line in result.notes():
@@ -134,7 +134,7 @@ def run_check(arguments: argparse.Namespace, terminal: Terminal) -> int:
   return 0
 
 
-def score_template(template: Template, found: Mapping[str, Finding]) -> list[Row]:
+def score_template(template: Template, findings: Mapping[str, Finding]) -> list[Row]:
   """Rows of `evaluation.case` for one template's findings, whether its organs are masks or points."""
   import numpy as np
 
@@ -143,14 +143,14 @@ def score_template(template: Template, found: Mapping[str, Finding]) -> list[Row
   from medlsam_jax.geometry import Box, faces_from_points
 
   rows = list[Row]()
-  masks = {organ: value for organ, value in template.values.items() if organ in found}
+  masks = {organ: value for organ, value in template.values.items() if organ in findings}
   if template.labels is not None and masks:
-    rows += evaluate_case(template.name, found, None, template.labels, masks, expected=("boxes",))
+    rows += evaluate_case(template.name, findings, None, template.labels, masks, expected=("boxes",))
   for organ, points in template.points.items():
-    if organ in found:
+    if organ in findings:
       ordered = faces_from_points(points)
       low, high = np.rint(points.min(0)), np.rint(points.max(0))
       box = Box((low[0], low[1], low[2]), (high[0], high[1], high[2]))
-      scores = score_finding(found[organ], box, ordered, template.scan.grid)
-      rows.append(Row(template.name, organ, True, found[organ].verdict, "", **vars(scores)))
+      scores = score_finding(findings[organ], box, ordered, template.scan.grid)
+      rows.append(Row(template.name, organ, True, findings[organ].verdict, "", **vars(scores)))
   return rows

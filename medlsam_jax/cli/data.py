@@ -98,7 +98,7 @@ def run_check(arguments: argparse.Namespace, terminal: Terminal) -> int:
   for problem in problems:
     terminal.warn(problem)
   if problems:
-    found = count(len(problems), "problem")
-    raise InputError(f"{arguments.set}: {found}; delete the shard and its .json, and prepare again")
+    said = count(len(problems), "problem")
+    raise InputError(f"{arguments.set}: {said}; delete the shard and its .json, and prepare again")
   terminal.result(f"{arguments.set}: all shards are whole")
   return 0

@@ -37,10 +37,10 @@ def add_quiet(parser: argparse.ArgumentParser) -> None:
 
 def names(text: str) -> list[str]:
   """`liver,spleen` -> its names."""
-  found = [name.strip() for name in text.split(",") if name.strip()]
-  if not found:
+  result = [name.strip() for name in text.split(",") if name.strip()]
+  if not result:
     raise argparse.ArgumentTypeError("give names separated by commas, such as liver,spleen")
-  return list(dict.fromkeys(found))
+  return list(dict.fromkeys(result))
 
 
 def positive_int(text: str) -> int:

@@ -43,12 +43,12 @@ def find_by_features(network: Network, bank: Bank, scan: Volume, mean_boxes: Mea
   padded = working_grid.pad_for_patches(working.intensity)
   taps = [organ.taps for organ in organs]
   voxels, _ = fine.settle(module, variables, padded, np.concatenate(targets), taps, SearchSettings())
-  found, start = {}, 0
+  result, start = {}, 0
   for organ in organs:
     own = voxels[start : start + len(organ.mean_positions)] - working_grid.PATCH_MARGIN
     start += len(organ.mean_positions)
-    found[organ.organ] = PlacedPoints(boxes.points_to_scan(own[organ.faces], working.grid), "found")
-  return found
+    result[organ.organ] = PlacedPoints(boxes.points_to_scan(own[organ.faces], working.grid), "found")
+  return result
 
 
 def _face_centres(box: Box, grid: WorkingGrid) -> Float[np.ndarray, "6 3"]:

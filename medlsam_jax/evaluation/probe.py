@@ -128,8 +128,8 @@ class Probe:
     def localized(settings: str | SearchSettings) -> _Search:
       return lambda number, scan: pipeline.localize(network, bank, scan, key=number, settings=settings)
 
-    found = self._scores(bank, mean_boxes, localized(self.search))
-    result = {f"probe_{name}": value for name, value in found.items()}
+    scores = self._scores(bank, mean_boxes, localized(self.search))
+    result = {f"probe_{name}": value for name, value in scores.items()}
     if parts:
       head = self._scores(bank, mean_boxes, localized(SearchSettings(feature_scales=())))
       features = self._scores(bank, mean_boxes, lambda _, scan: find_by_features(network, bank, scan, mean_boxes))
@@ -142,9 +142,9 @@ class Probe:
     whole: list[Row] = []
     every: list[Row] = []
     for number, query in enumerate(self.queries):
-      found = search(number, query.scan)
+      result = search(number, query.scan)
       values = {organ: query.values[organ] for organ in self.organs if organ in query.values and organ in bank.organs}
-      rows = evaluate_case(query.name, found, None, query.labels, values, mean_boxes.place(query.scan))
+      rows = evaluate_case(query.name, result, None, query.labels, values, mean_boxes.place(query.scan))
       every += rows
       whole += [row for row in rows if query.is_whole(row.organ)]
     known = any(query.sound is not None for query in self.queries)

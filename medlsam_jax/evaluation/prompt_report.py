@@ -94,8 +94,8 @@ def factor_table(rows: Sequence[StudyRow]) -> list[list[str]]:
   """Spearman correlations by mode, of the single answer (of the oracle for S1), under a heading."""
   table = [["mode", *(FACTOR_TITLES[factor] for factor in FACTORS)]]
   for mode in dict.fromkeys(row.mode for row in sorted(rows, key=lambda row: row.mode)):
-    found = spearman(rows, mode, "oracle" if mode == "S1" else "single")
-    cells = ["-" if np.isnan(found[factor][0]) else f"{found[factor][0]:+.2f}" for factor in FACTORS]
+    correlations = spearman(rows, mode, "oracle" if mode == "S1" else "single")
+    cells = ["-" if np.isnan(correlations[factor][0]) else f"{correlations[factor][0]:+.2f}" for factor in FACTORS]
     table.append([f"{mode} {MODE_TITLES[mode]}", *cells])
   return table
 
@@ -173,14 +173,14 @@ def _by_factor(rows: Sequence[StudyRow]) -> Figure:
   mode = "S5" if "S5" in _modes(rows) else _modes(rows)[-1]
   choice = "oracle" if mode == "S1" else "single"
   chosen = [row for row in rows if (row.mode, row.choice, row.disturbance) == (mode, choice, "")]
-  found = spearman(rows, mode, choice)
+  correlations = spearman(rows, mode, choice)
   figure = Figure(figsize=(9, 6), layout="constrained")
   for axes, factor in zip(figure.subplots(2, 2, sharey=True).ravel(), FACTORS, strict=True):
     values = np.abs([getattr(row, factor) for row in chosen])
     axes.plot(values, [row.dice for row in chosen], "o", markersize=3, alpha=0.5, color=COLOURS["predicted"])
     if factor == "size_mm2":
       axes.set_xscale("log")
-    axes.set(xlabel=FACTOR_TITLES[factor], title=f"{mode}: Spearman {found[factor][0]:+.2f}")
+    axes.set(xlabel=FACTOR_TITLES[factor], title=f"{mode}: Spearman {correlations[factor][0]:+.2f}")
   for axes in figure.axes[::2]:
     axes.set_ylabel("Dice")
   return figure

@@ -104,11 +104,11 @@ def run_study(
     image = predictor.encode_images([grey])[0]
     questions = list(_questions(item, masks, settings))
     answers = _answered(predictor, image, questions, masks)
-    found = [(q, choice, mask) for q, by_choice in answers for choice, mask in by_choice.items()]
+    predictions = [(q, choice, mask) for q, by_choice in answers for choice, mask in by_choice.items()]
     if "S1" in settings.modes:
       everything = [each.mask for each in segment_everything(grey, predictor, settings.everything)]
-      found += [(_Question(o, "S1", "", 0, Prompt()), "oracle", best_of(everything, m)) for o, m in masks.items()]
-    for question, choice, mask in found:
+      predictions += [(_Question(o, "S1", "", 0, Prompt()), "oracle", best_of(everything, m)) for o, m in masks.items()]
+    for question, choice, mask in predictions:
       truth = masks[question.organ]
       rows.append(
         StudyRow(
@@ -191,15 +191,15 @@ def spearman(rows: Sequence[StudyRow], mode: str, choice: str) -> dict[str, tupl
   Organs and neighbouring slices of one person are not independent: the p-value is too small.
   """
   chosen = [row for row in rows if (row.mode, row.choice, row.disturbance) == (mode, choice, "")]
-  found = {}
+  correlations = dict[str, tuple[float, float]]()
   for factor in FACTORS:
     values: Float[np.ndarray, " n"] = np.array([getattr(row, factor) for row in chosen], float)
     if factor == "intensity_difference":
       values = np.abs(values)
     scores = np.array([row.dice for row in chosen])
     if len(chosen) < 3 or np.ptp(values) == 0 or np.ptp(scores) == 0:
-      found[factor] = (float("nan"), float("nan"))
+      correlations[factor] = (float("nan"), float("nan"))
       continue
-    result = stats.spearmanr(values, scores)
-    found[factor] = (float(result.statistic), float(result.pvalue))
-  return found
+    test = stats.spearmanr(values, scores)
+    correlations[factor] = (float(test.statistic), float(test.pvalue))
+  return correlations

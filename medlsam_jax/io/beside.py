@@ -90,11 +90,12 @@ def label_maps_in(folder: Path) -> dict[str, Path]:
   """
   if not folder.is_dir():
     raise InputError(f"{folder}: no such folder")
-  found = [path for path in _listed(folder) if is_label_map(path.name)]
-  if not found:
-    found = [maps[0] for case in sorted(folder.iterdir()) if case.is_dir() for maps in [_of_case(case)] if maps]
+  maps = [path for path in _listed(folder) if is_label_map(path.name)]
+  if not maps:
+    by_case = (_of_case(case) for case in sorted(folder.iterdir()) if case.is_dir())
+    maps = [of_case[0] for of_case in by_case if of_case]
   named: dict[str, Path] = {}
-  for path in found:
+  for path in maps:
     other = named.setdefault(_scan_of(path), path)
     if other is not path:
       raise InputError(f"{other} and {path}: two label maps of {_scan_of(path)}; keep one there")

@@ -132,14 +132,14 @@ def doubts_of(volume: Volume) -> tuple[str, ...]:
   Says nothing of a scan too small to judge (`hounsfield.ENOUGH_VOXELS`), but where its values cannot be HU at all.
   """
   values = hounsfield.doubt_of_values(volume.array)
-  found = [] if values is None else [f"{volume.source}: {values}"]
+  doubts = [] if values is None else [f"{volume.source}: {values}"]
   if volume.array.size >= hounsfield.ENOUGH_VOXELS:
     codes = volume.grid.axis_codes[::-1]
     for axis, code, count, spacing in zip("zyx", codes, volume.array.shape, volume.spacing_mm, strict=True):
       if count * spacing < THIN_MM:
         pair = next(words for letters, words in _DIRECTIONS.items() if code in letters)
-        found.append(
+        doubts.append(
           f"{volume.source}: covers {count * spacing:.0f} mm along {axis} only ({pair}); organs are found by what lies "
           f"around them, {PATCH_EDGE * WORKING_SPACING_MM:.0f} mm of it"
         )
-  return tuple(found)
+  return tuple(doubts)

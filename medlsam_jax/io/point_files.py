@@ -131,16 +131,16 @@ def _table(content: dict[str, object], path: Path) -> list[PointList]:
 
 def _of_lists(lists: list[PointList], path: Path) -> dict[str, Float[np.ndarray, "6 3"]]:
   """Checked points by organ."""
-  found: dict[str, list[np.ndarray]] = {}
+  result: dict[str, list[np.ndarray]] = {}
   shared: dict[str, int] = {}
   for each in lists:
     for organ, position in zip(each.organs, each.positions, strict=True):
-      found.setdefault(organ, []).append(_position(position, each.to_ras_mm, organ, path))
+      result.setdefault(organ, []).append(_position(position, each.to_ras_mm, organ, path))
     for organ in set(each.organs):
       shared[organ] = shared.get(organ, 0) + 1
-  if not found:
+  if not result:
     raise InputError(f"{path}: no points in it; mark six points per organ")
-  return {organ: _checked(points, shared[organ], organ, path) for organ, points in found.items()}
+  return {organ: _checked(points, shared[organ], organ, path) for organ, points in result.items()}
 
 
 def _position(point: object, to_ras_mm: np.ndarray, organ: str, path: Path) -> Float[np.ndarray, "3"]:

@@ -31,13 +31,13 @@ def scans_in(folder: Path) -> list[Path]:
     InputError: the folder cannot be opened.
   """
   files, folders = _entries(folder, must=True)
-  found = _nifti(files)
-  if found:
+  scans = _nifti(files)
+  if scans:
     series = [each for each in folders if _holds_slices(each)]
     deeper = [each for each in folders if each not in series and next(_below(each, 2, set()), None) is not None]
     if deeper:
       notices.warn(f"{folder}: scans in folders of it are left out: {_names(deeper)}; name these folders, in a list")
-    return [*found, *series]
+    return [*scans, *series]
   return list(_below(folder, 0, set()))
 
 
@@ -81,9 +81,9 @@ def _below(folder: Path, depth: int, seen: set[Path]) -> Iterator[Path]:
     return
   seen.add(place)
   files, folders = _entries(folder)
-  found = _nifti(files)
-  yield from found
-  if found:
+  scans = _nifti(files)
+  yield from scans
+  if scans:
     return
   if any(map(dicom.is_dicom_file, files)):
     if dicom.holds_slices(folder):

@@ -191,10 +191,10 @@ def _in_list(path: Path) -> list[ListedScan]:
 
 def _in_folder(path: Path) -> list[ListedScan]:
   """The scans of a folder by name; the folder itself where its slices are broken, so that reading says how."""
-  found = scan_folders.scans_in(path)
-  if not found and not dicom.is_dicom_folder(path):
+  scans = scan_folders.scans_in(path)
+  if not scans and not dicom.is_dicom_folder(path):
     raise InputError(f"{path}: {scan_folders.why_none(path)}")
-  ordered = sorted(found or [path], key=lambda scan: (scan_name(scan), scan.parts))
+  ordered = sorted(scans or [path], key=lambda scan: (scan_name(scan), scan.parts))
   return [ListedScan(scan, "") for scan in ordered]
 
 

@@ -66,7 +66,7 @@ def read_lists(content: Mapping[str, object], path: Path, scan: str = "") -> lis
   Raises:
     InputError: not markups, unknown units or coordinates, a list that names no organ.
   """
-  found = []
+  result = []
   for number, item in enumerate(_items(content, path), 1):
     kind = item.get("type", "Fiducial")
     if kind not in ("Fiducial", "ROI"):
@@ -83,8 +83,8 @@ def read_lists(content: Mapping[str, object], path: Path, scan: str = "") -> lis
       labels = [_text(one.get("label")) for one in placed]
       file = slicer_names.file_name(path, scan)
       organs = slicer_names.organs_of(labels, _text(item.get("name")), file, str(path))
-      found.append(PointList(organs, [one.get("position") for one in placed], factors))
-  return found
+      result.append(PointList(organs, [one.get("position") for one in placed], factors))
+  return result
 
 
 def read_rois(content: Mapping[str, object], path: Path, scan: str = "") -> dict[str, Float[np.ndarray, "2 3"]]:
@@ -95,7 +95,7 @@ def read_rois(content: Mapping[str, object], path: Path, scan: str = "") -> dict
   Raises:
     InputError: an ROI without centre or size, in unknown units or coordinates, without a name, or two of one organ.
   """
-  found: dict[str, Float[np.ndarray, "2 3"]] = {}
+  result: dict[str, Float[np.ndarray, "2 3"]] = {}
   for item in _items(content, path):
     if item.get("type") != "ROI":
       continue
@@ -103,10 +103,10 @@ def read_rois(content: Mapping[str, object], path: Path, scan: str = "") -> dict
     first = controls[0] if isinstance(controls, list) and controls and isinstance(controls[0], dict) else {}
     file = slicer_names.file_name(path, scan)
     organ = slicer_names.roi_organ(_text(item.get("name")), _text(first.get("label")), file, str(path))
-    if organ in found:
+    if organ in result:
       raise InputError(f"{path}: two ROIs are called {organ}; rename or delete one")
-    found[organ] = _corners(item, f"{path}: {organ}")
-  return found
+    result[organ] = _corners(item, f"{path}: {organ}")
+  return result
 
 
 def read_table(path: Path, scan: str = "") -> list[PointList]:

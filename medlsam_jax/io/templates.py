@@ -159,7 +159,7 @@ def read_templates(
   templates = []
   for case in cases:
     values = {organ: value for organ, value in case.values.items() if organ in wanted}
-    points = {organ: found for organ, found in case.points.items() if organ in wanted}
+    points = {organ: six for organ, six in case.points.items() if organ in wanted}
     unused = {organ: value for organ, value in case.values.items() if organ not in wanted}
     if values or points:
       with left.instead_of_raising():
@@ -273,16 +273,16 @@ def _annotations(scan: ListedScan, files: list[Path], given: dict[str, int] | No
 
 def _present(labels: Volume, table: dict[str, int], strict: bool) -> dict[str, int]:
   """Names of the values that occur, in the table's order."""
-  found = count_labels(labels.array)
+  counts = count_labels(labels.array)
   if not table:
-    return {f"label_{value}": value for value in found}
-  unknown = [value for value in found if value not in table.values()]
+    return {f"label_{value}": value for value in counts}
+  unknown = [value for value in counts if value not in table.values()]
   if unknown and strict:
     listed = display.some(map(str, unknown), _SHOWN)
     raise InputError(
       f"{labels.source}: label values [{listed}] are not named in {LABELS_FILE}; name them there, or choose organs"
     )
-  return {name: value for name, value in table.items() if value in found}
+  return {name: value for name, value in table.items() if value in counts}
 
 
 def _numbers(cases: list[_Annotations], wanted: set[str]) -> dict[str, int]:

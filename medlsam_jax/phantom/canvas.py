@@ -100,7 +100,7 @@ def rotation(degrees: tuple[float, float, float]) -> Float[np.ndarray, "3 3"]:
 
 @dataclasses.dataclass(frozen=True)
 class Tissue:
-  """HU and how they vary: mean, then the sd of variation over about 30, 10 and 5 mm."""
+  """HU and how they vary: mean, then the std of variation over about 30, 10 and 5 mm."""
 
   hu: float
   coarse: float = 4.0

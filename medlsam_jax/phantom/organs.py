@@ -280,6 +280,6 @@ def paint_bladder(subject: Subject, scan: Window) -> None:
   window.paint(below, subject.tissue("muscle"))
   behind = window.ellipsoid((0, -18, -98), (30, 12, 15))
   window.paint(behind, subject.tissue("bowel wall"), 0)
-  bag = window.ellipsoid(centre, radii, subject.turn("bladder", sd=5))
+  bag = window.ellipsoid(centre, radii, subject.turn("bladder", std=5))
   window.paint(bag, subject.tissue("muscle"), LABEL_VALUES["urinary_bladder"])
   window.paint(bag + 3, subject.tissue("urine"))

@@ -27,7 +27,7 @@ from medlsam_jax.phantom.subject import LABEL_VALUES, Subject
 
 AIR_HU = -1000.0
 _WARP_STEPS_MM = ((190.0, 9.0), (85.0, 6.0), (42.0, 2.2))
-"""Control point distance and sd in mm of the smooth deformations of the whole body."""
+"""Control point distance and std in mm of the smooth deformations of the whole body."""
 _BODY_CODES = "RAS"
 _ORDER: tuple[Callable[[Subject, Window], None], ...] = (
   trunk.paint_trunk,
@@ -76,7 +76,7 @@ def make_phantom(
     seed: a person; anatomy, contrast medium and texture follow from it.
     spacing_mm: voxel edges of the returned array, (z, y, x).
     axis_codes: orientation of the returned array, nearest directions of its x, y, z axes, such as `LPS`.
-    noise_hu: sd of the scanner's noise; None: drawn for the subject, 8 to 22.
+    noise_hu: std of the scanner's noise; None: drawn for the subject, 8 to 22.
     z_range_mm: lowest and highest slice relative to the top of the sacrum; None: drawn for the subject, about 400 mm
       from the upper femurs to the heart.
     origin_mm: RAS position of the middle of the field of view at the level of the top of the sacrum.
@@ -102,8 +102,8 @@ def make_phantom(
     for start, stop, step in zip((low, -back, -half_x), (high, front, half_x), body, strict=True)
   ]
   hu, label = _paint(subject, axes)
-  sd = subject.noise_hu if noise_hu is None else noise_hu
-  hu += _scanner_noise(subject, hu.shape, body, sd)
+  std = subject.noise_hu if noise_hu is None else noise_hu
+  hu += _scanner_noise(subject, hu.shape, body, std)
   affine = np.diag([body[2], body[1], body[0], 1.0])
   affine[:3, 3] = np.array([axes[2][0], axes[1][0], axes[0][0]]) + origin_mm
   ras = Grid(hu.shape, affine)
@@ -147,7 +147,7 @@ def _paint(subject: Subject, axes: list[np.ndarray]) -> tuple[np.ndarray, np.nda
   stretch = subject.stretch
   shape = tuple(len(axis) for axis in axes)
   shift = [
-    sum(sd * smooth_lattice(axes, step, subject.seed, f"warp {axis} {step}") for step, sd in _WARP_STEPS_MM)
+    sum(std * smooth_lattice(axes, step, subject.seed, f"warp {axis} {step}") for step, std in _WARP_STEPS_MM)
     for axis in "zyx"
   ]
   straight = [axis / s for axis, s in zip(axes, stretch[::-1], strict=True)]
@@ -191,14 +191,14 @@ def _paint_couch(subject: Subject, scan: Window, axes: list[np.ndarray]) -> None
 
 
 def _scanner_noise(
-  subject: Subject, shape: tuple[int, ...], spacing_mm: tuple[float, ...], sd: float
+  subject: Subject, shape: tuple[int, ...], spacing_mm: tuple[float, ...], std: float
 ) -> Float[np.ndarray, "z y x"]:
   """Noise with the grain of a reconstruction: correlated over about 1.5 mm, in the slice more than across."""
   rng = subject.rng("scanner", str(shape))
   white = rng.standard_normal(shape, dtype=np.float32)
   grain = gaussian_filter(white, [w / s for w, s in zip((1.0, 1.6, 1.6), spacing_mm, strict=True)], mode="wrap")
   grain /= max(float(grain.std()), 1e-6)
-  return np.float32(sd) * (0.85 * grain + 0.53 * white)
+  return np.float32(std) * (0.85 * grain + 0.53 * white)
 
 
 def write_phantoms(

@@ -113,15 +113,15 @@ class Subject:
     shift = np.clip(self.rng(name, "place").normal(0, sd_mm, 3), -2 * sd_mm, 2 * sd_mm)
     return np.asarray(point, float) + shift + (0, 0, hangs * self.breath_mm)
 
-  def size(self, name: str, radii: tuple[float, float, float], sd: float = 0.11) -> np.ndarray:
+  def size(self, name: str, radii: tuple[float, float, float], std: float = 0.11) -> np.ndarray:
     """Radii of this subject's organ: larger or smaller as a whole, and a little in each direction."""
     rng = self.rng(name, "size")
-    factor = rng.normal(1, sd) * rng.normal(1, sd / 2, 3)
-    return np.asarray(radii, float) * np.clip(factor, 1 - 2.2 * sd, 1 + 2.2 * sd)
+    factor = rng.normal(1, std) * rng.normal(1, std / 2, 3)
+    return np.asarray(radii, float) * np.clip(factor, 1 - 2.2 * std, 1 + 2.2 * std)
 
-  def turn(self, name: str, degrees: tuple[float, float, float] = (0, 0, 0), sd: float = 6.0) -> tuple:
+  def turn(self, name: str, degrees: tuple[float, float, float] = (0, 0, 0), std: float = 6.0) -> tuple:
     """Tilt of this subject's organ in degrees about x, y, z."""
-    return tuple(np.asarray(degrees, float) + np.clip(self.rng(name, "turn").normal(0, sd, 3), -2 * sd, 2 * sd))
+    return tuple(np.asarray(degrees, float) + np.clip(self.rng(name, "turn").normal(0, std, 3), -2 * std, 2 * std))
 
   def tissue(self, kind: str) -> Tissue:
     """The tissue with this subject's contrast, bone density and individual mean."""
