@@ -38,10 +38,8 @@ def add_to(commands: options.Commands) -> None:
   prompts.add_argument("--modes", type=options.names, metavar="S1,S2", help="of S1 to S6 (default: all)")
   prompts.add_argument("--window", default="soft_tissue", help="CT window: soft_tissue, lung, brain or bone")
   prompts.add_argument("--slice-step", type=options.positive_int, default=1, metavar="N", help="every Nth slice")
-  prompts.add_argument(
-    "--least-pixels", type=float, default=100.0, metavar="N",
-    help="leave out organs that are smaller in a slice, pixels of an image of 256 an edge (default: 100)",
-  )  # fmt: skip
+  smallest = "leave out organs that are smaller in a slice, pixels of an image of 256 an edge (default: 100)"
+  prompts.add_argument("--least-pixels", type=float, default=100.0, metavar="N", help=smallest)
   prompts.add_argument(
     "--grid", type=options.positive_int, default=32, metavar="N", help="points a side in everything mode (default: 32)"
   )

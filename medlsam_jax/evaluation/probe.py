@@ -30,9 +30,12 @@ ORGANS = ("liver", "spleen", "kidney_right", "kidney_left", "urinary_bladder", "
 TEMPLATE_SEEDS, QUERY_SEEDS = (2_000_001, 2_000_002, 2_000_003), (2_000_004, 2_000_005)
 
 _SCORES = {
-  "box_iou": "box_iou", "wall_mm": "wall_distance_mm", "ale_mm": "point_error_mm",
-  "baseline_iou": "baseline_box_iou", "baseline_wall_mm": "baseline_wall_distance_mm",
-}  # fmt: skip
+  "box_iou": "box_iou",
+  "wall_mm": "wall_distance_mm",
+  "ale_mm": "point_error_mm",
+  "baseline_iou": "baseline_box_iou",
+  "baseline_wall_mm": "baseline_wall_distance_mm",
+}
 """What figures are called, and the field of a row that each is the mean of."""
 
 _Search = Callable[[int, Volume], Mapping[str, Found]]
