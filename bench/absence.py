@@ -109,12 +109,12 @@ def measure(network: Network, bank: Bank, options: argparse.Namespace, found: It
 
 def _searched(network: Network, bank: Bank, preset: str, case: Case) -> Iterator[dict]:
   """All organs are looked for, as a user would; rows are of those whose state is known."""
-  found = search.find(network, bank, case.scan, settings=PRESETS[preset])
+  result = search.find(network, bank, case.scan, settings=PRESETS[preset])
   grid = case.scan.grid
-  said = doubt.measures(found, grid)
+  said = doubt.measures(result, grid)
   for organ, (state, box) in case.truth.items():
-    trust = found[organ].confidence
-    iou = None if box is None else score_box(found[organ].box, box, grid)[0]
+    trust = result[organ].confidence
+    iou = None if box is None else score_box(result[organ].box, box, grid)[0]
     kept = {name: getattr(trust, name) for name in ("visible", "similarity", "agent_spread_mm", "template_spread_mm")}
     yield {
       "query": case.query, "kind": case.kind, "organ": organ, "state": state, "iou": iou, "measures": said[organ],

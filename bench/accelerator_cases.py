@@ -305,8 +305,8 @@ def _work(width: int, scales: tuple[int, ...]) -> float:
 
 
 def _step_case(name: str, settings: Any, operands: str, tflop: float) -> Case:
-  found: dict[str, float] = {}
-  return Case(name, operands, partial(_step, settings, found), tflop, figures=lambda _: found)
+  result: dict[str, float] = {}
+  return Case(name, operands, partial(_step, settings, result), tflop, figures=lambda _: result)
 
 
 def _step(settings: Any, found: dict[str, float]) -> Callable[[], Any]:

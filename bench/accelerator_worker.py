@@ -22,22 +22,22 @@ FEW = 3
 
 def stages(cases: Any) -> dict[str, Callable[[Sizes], Iterator[Case]]]:
   """A side's stages by name; `cases` is its module."""
-  found: dict[str, Stage] = {
+  result: dict[str, Stage] = {
     name: getattr(cases, name)
     for name in ("ceilings", "forward", "head", "correlation", "bank", "encoder", "paint", "vit")
   }
-  found |= {"forward-many": cases.forward_many, "encoder-many": cases.encoder_many}
-  found["localize-few"] = lambda sizes: cases.localize(sizes.organs[0], sizes)
-  found["localize-many"] = lambda sizes: cases.localize(sizes.organs[1], sizes)
+  result |= {"forward-many": cases.forward_many, "encoder-many": cases.encoder_many}
+  result["localize-few"] = lambda sizes: cases.localize(sizes.organs[0], sizes)
+  result["localize-many"] = lambda sizes: cases.localize(sizes.organs[1], sizes)
   for suffix, operands in (("", "default"), ("-bfloat16", "bfloat16")):
-    found[f"step{suffix}"] = partial(cases.step, operands=operands)
-    found[f"published-step{suffix}"] = partial(cases.published_step, operands=operands)
-  found["step-untuned"] = found["step"]
-  found["published-step-highest"] = partial(cases.published_step, operands="highest")
+    result[f"step{suffix}"] = partial(cases.step, operands=operands)
+    result[f"published-step{suffix}"] = partial(cases.published_step, operands=operands)
+  result["step-untuned"] = result["step"]
+  result["published-step-highest"] = partial(cases.published_step, operands="highest")
   for name in ("exactness", "forward_compiled"):
     if hasattr(cases, name):
-      found[name.replace("_", "-")] = getattr(cases, name)
-  return found
+      result[name.replace("_", "-")] = getattr(cases, name)
+  return result
 
 
 def work(stage: str, side: str, tiny: bool) -> None:

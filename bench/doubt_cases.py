@@ -59,7 +59,7 @@ def states(
   cropped = crop_along_z(query.labels, *window).array
   axis = query.labels.grid.axes_to(WORKING_AXIS_CODES)[0][0]
   ends = np.moveaxis(query.labels.array, axis, 0)[[0, -1]]
-  found: dict[str, tuple[str, Box | None]] = {}
+  result: dict[str, tuple[str, Box | None]] = {}
   for organ in organs:
     value = query.values.get(organ)
     is_cut = bool((ends == value).any()) or (query.sound or {}).get(organ) == "cut"
@@ -68,8 +68,8 @@ def states(
     mask = cropped == value
     share = float(mask.sum() / (query.labels.array == value).sum())
     state = "gone" if share == 0 else "whole" if share >= WHOLE_SHARE and not is_cut else "cut"
-    found[organ] = (state, Box.of_mask(mask) if share else None)
-  return found
+    result[organ] = (state, Box.of_mask(mask) if share else None)
+  return result
 
 
 def crops(query: LabelledScan, organs: Sequence[str]) -> Iterator[Case]:

@@ -22,7 +22,7 @@ class Collective:
 
 def collectives(text: str) -> list[Collective]:
   """All collectives of `compiled.as_text()`; an asynchronous pair counts once."""
-  shapes, found, entry = dict[str, str](), [], False
+  shapes, result, entry = dict[str, str](), [], False
   for line in text.splitlines():
     if line and not line[0].isspace():
       entry = line.startswith("ENTRY")
@@ -34,8 +34,8 @@ def collectives(text: str) -> list[Collective]:
     kind = operation.removesuffix("-start")
     if kind in KINDS:
       arrays = [array for operand in re.findall(r"%([\w.-]+)", operands) for array in _arrays(shapes[operand])]
-      found.append(Collective(kind, tuple(arrays), not entry))
-  return found
+      result.append(Collective(kind, tuple(arrays), not entry))
+  return result
 
 
 def _arrays(shape: str) -> list[int]:

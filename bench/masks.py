@@ -79,8 +79,8 @@ def main() -> None:
 
 def label_boxes(person: Template) -> dict[str, GivenBoxes]:
   """The labels' own."""
-  found = {organ: Box.of_mask(person.labels.array == value) for organ, value in person.values.items()}
-  return {organ: GivenBoxes(organ, person.values[organ], (box,)) for organ, box in found.items() if box is not None}
+  boxes = {organ: Box.of_mask(person.labels.array == value) for organ, value in person.values.items()}
+  return {organ: GivenBoxes(organ, person.values[organ], (box,)) for organ, box in boxes.items() if box is not None}
 
 
 class Finder:
@@ -144,8 +144,8 @@ def print_table(rows: list[dict[str, Any]], sound: Mapping[str, Mapping[str, str
     own = [row for row in rows if row["way"] == way]
     means = {
       kind: [
-        np.mean(found)
-        if (found := [row["dice"][organ] for row in own if organ in row["dice"] and keep(row, organ)])
+        np.mean(result)
+        if (result := [row["dice"][organ] for row in own if organ in row["dice"] and keep(row, organ)])
         else np.nan
         for organ in organs
       ]

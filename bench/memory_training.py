@@ -45,8 +45,8 @@ def memory(width: int, scans: int, remat: bool) -> tuple[int, int]:
   batch = Batch(*(cast(Any, jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place)) for shape in shapes))
   with accelerator_convolution():
     lowered = cast(Any, make_step(settings, mesh)).lower(abstract_state(settings, mesh), batch)
-  found = lowered.compile().memory_analysis()
-  return found.argument_size_in_bytes, found.temp_size_in_bytes
+  result = lowered.compile().memory_analysis()
+  return result.argument_size_in_bytes, result.temp_size_in_bytes
 
 
 if __name__ == "__main__":

@@ -75,14 +75,14 @@ def command(name: str, place: Path, steps: int, every: int) -> list[str]:
 def _probed(probe: Probe, place: Path, steps: list[int]) -> dict[int, dict[str, float]]:
   """Figures by step; kept beside the run, so that they are worked out once."""
   kept = place / "probe.json"
-  found = {int(step): figures for step, figures in json.loads(kept.read_text()).items()} if kept.exists() else {}
+  result = {int(step): figures for step, figures in json.loads(kept.read_text()).items()} if kept.exists() else {}
   for step in steps:
-    if step not in found:
+    if step not in result:
       params, settings, _ = checkpoint.read_network(checkpoint_folder(place), step)
       network = network_of(params, settings, place.name)
-      found[step] = probe(network, parts=True)
-      kept.write_text(json.dumps(found, indent=1))
-  return {step: found[step] for step in steps}
+      result[step] = probe(network, parts=True)
+      kept.write_text(json.dumps(result, indent=1))
+  return {step: result[step] for step in steps}
 
 
 def as_table(results: dict[str, dict[int, dict[str, float]]]) -> str:

@@ -70,8 +70,8 @@ def similarity(scales: list[torch.Tensor], templates: list[torch.Tensor]) -> tor
   for scale, tap in zip(scales, templates, strict=True):
     points, edge = len(scale), tap.shape[-1]
     flat = functional.normalize(scale, dim=1).flatten(0, 1)[None]
-    found = functional.conv3d(flat, tap, padding=edge // 2, groups=points) / edge**3
-    total = total + functional.interpolate(found, size=(64, 64, 64), mode="trilinear")[0]
+    result = functional.conv3d(flat, tap, padding=edge // 2, groups=points) / edge**3
+    total = total + functional.interpolate(result, size=(64, 64, 64), mode="trilinear")[0]
   return total
 
 

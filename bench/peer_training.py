@@ -100,8 +100,8 @@ class PeerTraining:
       near = distance if stride == 1 else functional.interpolate(distance, scale_factor=1 / stride, mode="trilinear")
       z, y, x = (points // stride).T
       wanted = functional.normalize(template[:, :, z, y, x], dim=1)
-      found = functional.normalize(volume.flatten(2), dim=1)
-      total = total + _term(torch.einsum("ncp,ncv->npv", wanted, found), near.flatten(2), stride)
+      result = functional.normalize(volume.flatten(2), dim=1)
+      total = total + _term(torch.einsum("ncp,ncv->npv", wanted, result), near.flatten(2), stride)
     return total
 
 
@@ -117,14 +117,14 @@ def _uam(seen: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
 
 def _points(image: torch.Tensor, count: int) -> torch.Tensor:
   """`(count, 3)` voxels not air in more than half of the images `(n, 1, e, e, e)`, or the last of 20 tries."""
-  found = []
+  result = []
   for _ in range(count):
     for _ in range(TRIES):
       point = torch.randint(0, PATCH, (3,))
       if (image[:, 0, point[0], point[1], point[2]] >= POINT_SOLID).sum() > len(image) // 2:
         break
-    found.append(point)
-  return torch.stack(found)
+    result.append(point)
+  return torch.stack(result)
 
 
 def _term(cosine: torch.Tensor, distance: torch.Tensor, stride: int) -> torch.Tensor:

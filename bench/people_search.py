@@ -67,8 +67,8 @@ class Labelled:
     read = {each.name: each for each in read_templates(templates, organs)}
     read = {each: read[each] for each in template_names or read}
     known = list(organs or dict.fromkeys(organ for each in read.values() for organ in each.organs))
-    found = {each.name: each for each in read_labelled(queries, known, query_names) if each.name not in read}
-    return cls(name, read, found, tuple(known))
+    queries_by_name = {each.name: each for each in read_labelled(queries, known, query_names) if each.name not in read}
+    return cls(name, read, queries_by_name, tuple(known))
 
 
 class Study:
@@ -133,16 +133,16 @@ class Study:
     bank, mean_boxes = self._bank_of(data, task)
     settings = dataclasses.replace(self.settings, feature_scales=()) if task.how == "head" else self.settings
     began = time.perf_counter()
-    found: Mapping[str, Found]
+    result: Mapping[str, Found]
     if task.how == "features":
-      found = find_by_features(self.network, bank, query.scan, mean_boxes)
+      result = find_by_features(self.network, bank, query.scan, mean_boxes)
     else:
       key = self._number(data, query.name)
-      found = pipeline.localize(self.network, bank, query.scan, key=key, settings=settings)
+      result = pipeline.localize(self.network, bank, query.scan, key=key, settings=settings)
     seconds = time.perf_counter() - began
     values = {organ: query.values[organ] for organ in data.organs if organ in query.values}
-    scored = evaluate_case(query.name, found, None, query.labels, values, mean_boxes.place(query.scan))
-    swapped = set(swaps(found, query))
+    scored = evaluate_case(query.name, result, None, query.labels, values, mean_boxes.place(query.scan))
+    swapped = set(swaps(result, query))
     rows = [
       {
         "organ": row.organ, "whole": query.is_whole(row.organ), "verdict": row.verdict, "failed": bool(row.failure),

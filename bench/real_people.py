@@ -96,8 +96,10 @@ class Parts:
     data = self.headneck()
     drawn = {count: draws(list(data.templates), count, self.repeats) for count in COUNTS}
     tasks = [Task(names) for each in drawn.values() for names in each]
-    found = iter(self.searched(data, tasks))
-    lines = {f"{count} (drawn {len(each)} times)": merged([next(found) for _ in each]) for count, each in drawn.items()}
+    result = iter(self.searched(data, tasks))
+    lines = {
+      f"{count} (drawn {len(each)} times)": merged([next(result) for _ in each]) for count, each in drawn.items()
+    }
     note = "Differences are to one template. Intervals know of the people, not of the choice of templates."
     yield compared(f"Number of templates: {self.people}, WPL", lines, note)
 
@@ -117,13 +119,13 @@ class Parts:
 
   def searched(self, data: Labelled, tasks: Sequence[Task]) -> list[list[dict[str, Any]]]:
     """Results by task. Tasks take turns query by query where time is limited, so that each has the same people."""
-    found: list[list[dict[str, Any]]] = [[] for _ in tasks]
+    by_task: list[list[dict[str, Any]]] = [[] for _ in tasks]
     for query in list(data.queries)[: self.count]:
-      for task, results in zip(tasks, found, strict=True):
+      for task, results in zip(tasks, by_task, strict=True):
         one = self.study.one(data, task, query)
         if one is not None:
           results.append(one)
-    return found
+    return by_task
 
 
 def draws(names: Sequence[str], count: int, repeats: int) -> list[tuple[str, ...]]:
