@@ -31,6 +31,7 @@ from bench.real_people import FIVE, require
 from medlsam_jax.cli.terminal import Terminal
 from medlsam_jax.evaluation.labelled import LabelledScan, read_labelled
 from medlsam_jax.evaluation.localization import score_box
+from medlsam_jax.finding import FOUND, OUTSIDE, PARTLY_OUTSIDE, UNCERTAIN, Confidence, Finding
 from medlsam_jax.geometry import Grid
 from medlsam_jax.io.scans import list_scans, read_volume
 from medlsam_jax.io.templates import Template, read_templates
@@ -39,13 +40,12 @@ from medlsam_jax.loading import load
 from medlsam_jax.medlam.bank.bank import Bank
 from medlsam_jax.medlam.bank.kept import KeptOutputs
 from medlsam_jax.medlam.search import confidence, doubt, search
-from medlsam_jax.medlam.search.finding import Finding
 from medlsam_jax.medlam.search.search_settings import PRESETS
 from medlsam_jax.network import Network
 from medlsam_jax.phantom.people import make_phantom
 
 STATES = ("whole", "cut", "gone")
-VERDICTS = ("found", "partly outside", "outside field of view", "uncertain")
+VERDICTS = (FOUND, PARTLY_OUTSIDE, OUTSIDE, UNCERTAIN)
 PEOPLE_WITH_NONSENSE = 4
 """Nonsense is made of every n-th person, of so many."""
 
@@ -127,7 +127,7 @@ def judge(row: dict, calibration: doubt.Calibration | None, thresholds: confiden
   """What a calibration, or without one the thresholds, say of a row."""
   targets = np.array(row["targets"])
   grid = Grid(tuple(row["shape"]), np.diag([*row["spacing_mm"][::-1], 1.0]))
-  trust = confidence.Confidence(
+  trust = Confidence(
     targets=targets,
     outside=np.array(row["outside"]),
     visible=confidence.visible_share(confidence.target_box(targets), grid, thresholds.margin_mm),
@@ -150,16 +150,15 @@ def report(
   for state in STATES:
     print(f"{state:8}" + "".join(f"{counts[state, v]:24d}" for v in VERDICTS))
   gone, there = ([pair for pair in seen if (pair[0]["state"] == "gone") is wanted] for wanted in (True, False))
-  outside = VERDICTS[2]
   scores = [np.array([_gone(each) for _, each in pairs]) for pairs in (gone, there)]
   result: dict[str, Any] = {
     "rows": len(rows), "people": len({row["query"] for row, _ in seen}), "gone": len(gone), "there": len(there),
-    "sensitivity": _share(each.verdict == outside for _, each in gone),
-    "specificity": _share(each.verdict != outside for _, each in there),
+    "sensitivity": _share(each.verdict == OUTSIDE for _, each in gone),
+    "specificity": _share(each.verdict != OUTSIDE for _, each in there),
     "auc_gone": doubt_fit.auc(*scores),
     "sensitivity_at_specificity_0.98": _sensitivity_at(*scores),
     "auc_iou_below_0.4": _auc_below(there),
-    "share_found_right": _share(row["iou"] > 0.5 for row, each in there if each.verdict == "found"),
+    "share_found_right": _share(row["iou"] > 0.5 for row, each in there if each.verdict == FOUND),
     "share_right": _share(row["iou"] > 0.5 for row, _ in there),
   }  # fmt: skip
   if any(each.confidence.right_probability is not None for each in found):
@@ -223,7 +222,7 @@ def _nonsense(rows: list[dict], found: list[Finding], calibration: doubt.Calibra
     if own:
       result[kind] = {
         "scans": len({row["query"] for row, _ in own}),
-        "organs believed": round(_share(each.verdict in ("found", "partly outside") for _, each in own), 3),
+        "organs believed": round(_share(each.verdict in (FOUND, PARTLY_OUTSIDE) for _, each in own), 3),
         "named": dict(Counter(filter(None, _names(rows, own, kind, calibration)))),
       }
   return result

@@ -24,8 +24,8 @@ import numpy as np
 from bench.real_people import FIVE
 from medlsam_jax import pipeline
 from medlsam_jax.evaluation.case import evaluate_case
+from medlsam_jax.finding import OUTSIDE, Finding
 from medlsam_jax.geometry import Box
-from medlsam_jax.io.given import GivenBoxes
 from medlsam_jax.io.templates import Template, read_templates
 from medlsam_jax.medlam.bank.bank import Bank
 from medlsam_jax.medlam.bank.template_points import crops_of
@@ -77,10 +77,11 @@ def main() -> None:
   print_table(kept.rows, sound, organs)
 
 
-def label_boxes(person: Template) -> dict[str, GivenBoxes]:
+def label_boxes(person: Template) -> dict[str, Finding]:
   """The labels' own."""
   boxes = {organ: Box.of_mask(person.labels.array == value) for organ, value in person.values.items()}
-  return {organ: GivenBoxes(organ, person.values[organ], (box,)) for organ, box in boxes.items() if box is not None}
+  values = person.values
+  return {organ: Finding.of_boxes(organ, values[organ], [box]) for organ, box in boxes.items() if box is not None}
 
 
 class Finder:
@@ -104,14 +105,14 @@ class Finder:
 def paint(way: str, person: Template, boxes: Mapping[str, Any], crops: dict[str, list], is_label: bool) -> Any:
   """A label map of the organs in `boxes`."""
   if way == "templates":
-    inside = {organ: each.parts for organ, each in boxes.items() if each.verdict != pipeline.OUTSIDE}
+    inside = {organ: each.parts for organ, each in boxes.items() if each.verdict != OUTSIDE}
     values = {organ: each.value for organ, each in boxes.items()}
     return segment_by_templates(person.scan, inside, crops, values=values, exact=list(boxes) if is_label else ())
   if way == "slices":
     if not is_label:
       raise SystemExit("slices are of labels: --boxes label")
     tight = {organ: tight_boxes(person.labels.array == each.value, person.scan.grid) for organ, each in boxes.items()}
-    boxes = {organ: GivenBoxes(organ, boxes[organ].value, tuple(parts)) for organ, parts in tight.items()}
+    boxes = {organ: Finding.of_boxes(organ, boxes[organ].value, tuple(parts)) for organ, parts in tight.items()}
   return pipeline.segment(person.scan, boxes, masks="network", propagation=PROPAGATION.get(way))
 
 

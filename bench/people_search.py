@@ -16,7 +16,7 @@ from medlsam_jax.evaluation.baseline import MeanBoxes
 from medlsam_jax.evaluation.case import evaluate_case
 from medlsam_jax.evaluation.feature_search import find_by_features
 from medlsam_jax.evaluation.labelled import LabelledScan, read_labelled
-from medlsam_jax.evaluation.localization import OUTSIDE, Found
+from medlsam_jax.finding import OUTSIDE, Finding
 from medlsam_jax.geometry import Box
 from medlsam_jax.installation import version
 from medlsam_jax.io.templates import Template, read_templates
@@ -133,7 +133,7 @@ class Study:
     bank, mean_boxes = self._bank_of(data, task)
     settings = dataclasses.replace(self.settings, feature_scales=()) if task.how == "head" else self.settings
     began = time.perf_counter()
-    result: Mapping[str, Found]
+    result: Mapping[str, Finding]
     if task.how == "features":
       result = find_by_features(self.network, bank, query.scan, mean_boxes)
     else:
@@ -170,14 +170,13 @@ class Study:
     return self._banks[asked]
 
 
-def swaps(found: Mapping[str, Found], query: LabelledScan) -> Iterator[str]:
+def swaps(found: Mapping[str, Finding], query: LabelledScan) -> Iterator[str]:
   """Organs whose box lies rather on the truth of the organ of the other side."""
   where = find_labels(query.labels.array)
   truth = {}
   for organ, value in query.values.items():
     if (cut := where.get(value)) is not None:
-      z, y, x = cut
-      truth[organ] = Box((z.start, y.start, x.start), (z.stop - 1, y.stop - 1, x.stop - 1))
+      truth[organ] = Box.from_slices(cut)
   for organ, each in found.items():
     other = other_side(organ)
     if other in truth and organ in truth and each.verdict != OUTSIDE:

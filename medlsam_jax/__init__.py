@@ -13,6 +13,7 @@ from medlsam_jax import moved
 if TYPE_CHECKING:
   from medlsam_jax import errors as errors
   from medlsam_jax import metrics as metrics
+  from medlsam_jax.finding import Finding as Finding
   from medlsam_jax.geometry import Box as Box
   from medlsam_jax.geometry import Grid as Grid
   from medlsam_jax.geometry import Volume as Volume
@@ -46,6 +47,7 @@ _HOMES = {
   "load": "medlsam_jax.loading",
   "Bank": "medlsam_jax.medlam.bank.bank",
   "Box": "medlsam_jax.geometry",
+  "Finding": "medlsam_jax.finding",
   "Grid": "medlsam_jax.geometry",
   "Volume": "medlsam_jax.geometry",
   "KeptOutputs": "medlsam_jax.medlam.bank.kept",
@@ -68,6 +70,7 @@ __all__ = [
   "Bank",
   "Box",
   "EverythingSettings",
+  "Finding",
   "Grid",
   "KeptOutputs",
   "Predictor",

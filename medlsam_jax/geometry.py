@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Num, Shaped
@@ -35,6 +35,7 @@ FACES = ("min z", "min y", "min x", "max z", "max y", "max x")
 OFFSET_RANGE_MM = (1500.0, 600.0, 600.0)
 """Reach of the relative offset that two head outputs describe: `offset_mm = range * tanh(head(p) - head(q))`, z y x."""
 
+Value = TypeVar("Value")
 Convention = Literal["published", "consistent"]
 """How the working grid is laid over the scan.
 
@@ -197,7 +198,9 @@ class Grid:
     order = np.abs(whole).argmax(1)
     flip = whole[range(3), order] < 0
     start = np.where(flip, step - last[order], step)
-    relay = Relay(_triple(order, int), _triple(flip, bool), _triple(start, int), self.shape, other.shape)
+    relay = Relay(
+      _triple(order.tolist()), _triple(flip.tolist()), _triple(start.astype(int).tolist()), self.shape, other.shape
+    )
     low, high = relay.covered
     if (low > high).any():
       low, high = start, start + last[order]
@@ -215,8 +218,8 @@ class Grid:
     )
 
 
-def _triple(values: np.ndarray | Iterable[int], kind: type) -> tuple[Any, Any, Any]:
-  z, y, x = (kind(value) for value in values)
+def _triple(values: Iterable[Value]) -> tuple[Value, Value, Value]:
+  z, y, x = values
   return z, y, x
 
 
@@ -288,55 +291,6 @@ class Volume:
     return self.grid.spacing_mm
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class WorkingGrid:
-  """The tie between a scan's own voxels and its 3 mm LAS working grid; equal are those of the same numbers."""
-
-  scan: Grid
-  shape: tuple[int, int, int]
-  zoom: Float[np.ndarray, "3"]
-  """Working voxels per scan voxel along each working axis, (z, y, x): reoriented spacing / 3 mm."""
-  convention: Convention = "consistent"
-
-  def __eq__(self, other: object) -> bool:
-    if not isinstance(other, WorkingGrid):
-      return NotImplemented
-    same = (self.scan, self.shape, self.convention) == (other.scan, other.shape, other.convention)
-    return same and np.array_equal(self.zoom, other.zoom)
-
-  def __hash__(self) -> int:
-    return hash((self.scan, self.shape, self.convention))
-
-  @property
-  def _scan_shape(self) -> tuple[int, ...]:
-    order, _ = self.scan.axes_to(WORKING_AXIS_CODES)
-    return tuple(self.scan.shape[axis] for axis in order)
-
-  def to_scan(self, points: Num[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3"]:
-    """Working voxels to scan voxels, both (z, y, x). `published` rounds to whole voxels, `consistent` does not."""
-    points = np.asarray(points, float)
-    if self.convention == "published":
-      moved = np.around(points * (1.0 / self.zoom))
-    else:
-      moved = (points + 0.5) / self.zoom - 0.5
-    order, flip = self.scan.axes_to(WORKING_AXIS_CODES)
-    result = np.empty_like(moved)
-    for axis in range(3):
-      along = moved[..., axis]
-      result[..., order[axis]] = self._scan_shape[axis] - 1 - along if flip[axis] else along
-    return result
-
-  def from_scan(self, points: Num[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3"]:
-    """Scan voxels to fractional working voxels, both (z, y, x): the inverse of `to_scan` without its rounding."""
-    points = np.asarray(points, float)
-    order, flip = self.scan.axes_to(WORKING_AXIS_CODES)
-    result = np.empty_like(points)
-    for axis in range(3):
-      along = points[..., order[axis]]
-      result[..., axis] = self._scan_shape[axis] - 1 - along if flip[axis] else along
-    return result * self.zoom if self.convention == "published" else (result + 0.5) * self.zoom - 0.5
-
-
 @dataclasses.dataclass(frozen=True)
 class Box:
   """An axis-aligned box by its low and high corner, (z, y, x), both **inclusive** voxels; may reach outside a scan."""
@@ -349,31 +303,36 @@ class Box:
     return f"Box(low=({low}), high=({high}))"
 
   @classmethod
+  def from_corners(cls, low: Iterable[float], high: Iterable[float]) -> Box:
+    """By its low and high corner as anything that holds three numbers each, (z, y, x)."""
+    (z0, y0, x0), (z1, y1, x1) = low, high
+    return cls((float(z0), float(y0), float(x0)), (float(z1), float(y1), float(x1)))
+
+  @classmethod
+  def from_slices(cls, where: Iterable[slice]) -> Box:
+    """The box of the voxels that three slices of an array hold, as `label_boxes.find_labels` gives them."""
+    along = list(where)
+    return cls.from_corners([each.start for each in along], [each.stop - 1 for each in along])
+
+  @classmethod
   def of_mask(cls, mask: np.ndarray) -> Box | None:
     """Tight box of the true voxels, or None where there are none."""
     if not mask.any():
       return None
-    bounds = []
-    for axis in range(3):
-      hit = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-      bounds.append((float(hit[0]), float(hit[-1])))
-    low, high = zip(*bounds, strict=True)
-    return cls(low, high)
+    hits = [np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
+    return cls.from_corners([hit[0] for hit in hits], [hit[-1] for hit in hits])
 
   @classmethod
   def of_points(cls, points: Num[np.ndarray, "6 3"]) -> Box:
     """Box that six extreme points in the order of `FACES` span; corners are swapped on an axis where they crossed."""
     points = np.asarray(points, float)
     first, second = np.diagonal(points[:3]), np.diagonal(points[3:])
-    low, high = np.minimum(first, second), np.maximum(first, second)
-    return cls((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+    return cls.from_corners(np.minimum(first, second), np.maximum(first, second))
 
   @classmethod
   def around(cls, boxes: list[Box]) -> Box:
     """Smallest box that holds all `boxes`."""
-    low = np.min([b.low for b in boxes], axis=0)
-    high = np.max([b.high for b in boxes], axis=0)
-    return cls((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+    return cls.from_corners(np.min([b.low for b in boxes], axis=0), np.max([b.high for b in boxes], axis=0))
 
   def array(self) -> Float[np.ndarray, "2 3"]:
     """Low and high corner as an array."""
@@ -385,7 +344,7 @@ class Box:
     high = np.minimum(self.high, np.array(shape) - 1)
     if (low > high).any():
       return None
-    return Box((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+    return Box.from_corners(low, high)
 
 
 def faces_from_points(points: Num[np.ndarray, "6 3"]) -> Float[np.ndarray, "6 3"]:

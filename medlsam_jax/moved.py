@@ -21,7 +21,7 @@ ROOMS = {
   "objectives.contract": "medlam.objectives.contract",
   "objectives.uam": "medlam.objectives.uam",
   "preview": "io.preview",
-  "results.given": "io.given",
+  "results.given": "finding",
   "segmentation.everything": "sam.everything",
   "segmentation.predictor": "sam.predictor",
   "segmentation.prompts": "sam.prompts",

@@ -5,27 +5,29 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar, get_args
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 from jaxtyping import Num
 
 from medlsam_jax.errors import ConfigError, TemplateError
-from medlsam_jax.geometry import Box, Volume
+from medlsam_jax.finding import GIVEN, OUTSIDE, Finding
+from medlsam_jax.geometry import Volume
 from medlsam_jax.io import checks
 from medlsam_jax.io.labels import LabelMap
 from medlsam_jax.loading import load
 from medlsam_jax.medlam.bank.bank import Bank
 from medlsam_jax.medlam.search import search
 from medlsam_jax.medlam.search.confidence import Thresholds
-from medlsam_jax.medlam.search.finding import Findings
+from medlsam_jax.medlam.search.findings import Findings
 from medlsam_jax.medlam.search.search_settings import DEFAULT as DEFAULT_SEARCH
 from medlsam_jax.medlam.search.search_settings import PRESETS as SEARCH_PRESETS
 from medlsam_jax.medlam.search.search_settings import SearchSettings
 from medlsam_jax.medlam.search.starts import Key
 from medlsam_jax.network import Network
+from medlsam_jax.progress import Progress
 from medlsam_jax.sam.clean import clean_labels
 from medlsam_jax.sam.predictor import Predictor
 from medlsam_jax.sam.propagation import PropagationSettings, segment_along
@@ -41,33 +43,6 @@ PAINTER = "litemedsam"
 Masks = Literal["auto", "templates", "network"]
 """Where masks come from: the templates' own, brought into the scan; a network prompted by boxes; or `auto`: theirs for
 each organ that the templates have a mask of, unless a network is named."""
-
-OUTSIDE = "outside field of view"
-"""Verdict of an organ that is not in the scan; nothing is painted for it."""
-GIVEN = "given"
-"""Verdict of a box of the user's own."""
-
-Progress = Callable[[int, int], None]
-"""Called with what is done and what there is in all: points of a search, slices of a segmentation."""
-
-
-class Located(Protocol):
-  """What `segment` needs of a found organ: a `Finding` has it, and so has a box of the user's own."""
-
-  @property
-  def value(self) -> int:
-    """Label value."""
-    ...
-
-  @property
-  def parts(self) -> list[Box]:
-    """Boxes in scan voxels, one for each part."""
-    ...
-
-  @property
-  def verdict(self) -> str:
-    """Only `outside field of view` and `given` count here."""
-    ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +107,7 @@ def localize(
 
 def segment(
   scan: Volume,
-  found: Mapping[str, Located],
+  found: Mapping[str, Finding],
   model: str | os.PathLike[str] | Network | Predictor | None = None,
   *,
   masks: Masks = "auto",
@@ -147,7 +122,8 @@ def segment(
 
   Args:
     scan: in HU; the one that `found` belongs to.
-    found: of `localize`, or boxes of the user's own (`io.given`). An organ outside the field of view stays empty.
+    found: of `localize`, or boxes of the user's own (`read_boxes`, `Finding.of_boxes`). An organ outside the field
+      of view stays empty.
     model: a network of the SAM family: name or file as for `load`, or one that is loaded, or a `Predictor` of one's own
       settings. Compiled programs are kept over many scans. None: LiteMedSAM, and only where no template has a mask.
     masks: `templates`, `network`, or `auto`: templates for the organs that they have a mask of, if `model` is None.
@@ -190,7 +166,7 @@ def segment(
 
 
 def crops_of(
-  found: Mapping[str, Located], is_default: bool, masks: Masks = "auto", bank: Bank | None = None
+  found: Mapping[str, Finding], is_default: bool, masks: Masks = "auto", bank: Bank | None = None
 ) -> dict[str, Sequence[OrganCrop]]:
   """The templates' masks that `segment` would use, by organ; for the other organs it needs a network.
 

@@ -23,7 +23,6 @@ from medlsam_jax.geometry import (
   Convention,
   Grid,
   Volume,
-  WorkingGrid,
   reorient,
 )
 from medlsam_jax.label_boxes import find_labels
@@ -41,6 +40,55 @@ MAX_WORKING_VOXELS = 200_000_000
 """5.4 cubic metres at 3 mm: a body with all the air that a scanner can see around it is a tenth of that."""
 AIR_INTENSITY = 0.001
 """Working-grid intensity below which a voxel is air, where no agent starts and no training patch is centred."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class WorkingGrid:
+  """The tie between a scan's own voxels and its 3 mm LAS working grid; equal are those of the same numbers."""
+
+  scan: Grid
+  shape: tuple[int, int, int]
+  zoom: Float[np.ndarray, "3"]
+  """Working voxels per scan voxel along each working axis, (z, y, x): reoriented spacing / 3 mm."""
+  convention: Convention = "consistent"
+
+  def __eq__(self, other: object) -> bool:
+    if not isinstance(other, WorkingGrid):
+      return NotImplemented
+    same = (self.scan, self.shape, self.convention) == (other.scan, other.shape, other.convention)
+    return same and np.array_equal(self.zoom, other.zoom)
+
+  def __hash__(self) -> int:
+    return hash((self.scan, self.shape, self.convention))
+
+  @property
+  def _scan_shape(self) -> tuple[int, ...]:
+    order, _ = self.scan.axes_to(WORKING_AXIS_CODES)
+    return tuple(self.scan.shape[axis] for axis in order)
+
+  def to_scan(self, points: Num[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3"]:
+    """Working voxels to scan voxels, both (z, y, x). `published` rounds to whole voxels, `consistent` does not."""
+    points = np.asarray(points, float)
+    if self.convention == "published":
+      moved = np.around(points * (1.0 / self.zoom))
+    else:
+      moved = (points + 0.5) / self.zoom - 0.5
+    order, flip = self.scan.axes_to(WORKING_AXIS_CODES)
+    result = np.empty_like(moved)
+    for axis in range(3):
+      along = moved[..., axis]
+      result[..., order[axis]] = self._scan_shape[axis] - 1 - along if flip[axis] else along
+    return result
+
+  def from_scan(self, points: Num[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3"]:
+    """Scan voxels to fractional working voxels, both (z, y, x): the inverse of `to_scan` without its rounding."""
+    points = np.asarray(points, float)
+    order, flip = self.scan.axes_to(WORKING_AXIS_CODES)
+    result = np.empty_like(points)
+    for axis in range(3):
+      along = points[..., order[axis]]
+      result[..., axis] = self._scan_shape[axis] - 1 - along if flip[axis] else along
+    return result * self.zoom if self.convention == "published" else (result + 0.5) * self.zoom - 0.5
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medlsam_jax.geometry import Box, Grid, Volume, WorkingGrid, faces_from_points, reorient
+from medlsam_jax.geometry import Box, Grid, Volume, faces_from_points, reorient
+from medlsam_jax.working_grid import WorkingGrid
 
 ORIENTATIONS = ("LPS", "RAS", "LAS", "RPI", "SAR", "PIL")
 

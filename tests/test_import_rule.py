@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[1] / "medlsam_jax"
 
 LEVEL = {
-  "display": 0, "errors": 0, "geometry": 0, "relay": 0, "metrics": 0, "notices": 0, "installation": 0, "platform": 0,
-  "moved": 0, "network": 0, "label_boxes": 0, "working_grid": 0,
+  "display": 0, "errors": 0, "finding": 0, "geometry": 0, "relay": 0, "metrics": 0, "notices": 0, "progress": 0,
+  "installation": 0, "platform": 0, "moved": 0, "network": 0, "label_boxes": 0, "working_grid": 0,
   "io": 1,
   "phantom": 2,
   "train": 3,
@@ -22,7 +22,7 @@ LEVEL = {
   "cli": 8,
 }  # fmt: skip
 STILL_UPHILL = {
-  ("io", "medlam"), ("io", "pipeline"), ("train", "medlam"), ("train", "sam"), ("sam", "medlam"),
+  ("train", "medlam"), ("train", "sam"), ("sam", "medlam"),
 }  # fmt: skip
 """Left from the tree by layers, until results and the training engine know no network."""
 FILE_LIBRARIES = {"nibabel", "pydicom", "grain", "ml_collections"}

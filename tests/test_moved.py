@@ -26,3 +26,12 @@ def test_names_of_it_can_be_imported_as_the_page_said():
 def test_what_never_was_is_not_found():
   with pytest.raises(ModuleNotFoundError, match=r"medlsam_jax\.data\.anything"):
     importlib.import_module("medlsam_jax.data.anything")
+
+
+def test_boxes_are_still_made_by_the_name_that_an_earlier_notebook_used():
+  code = (
+    "from medlsam_jax.results.given import GivenBoxes; import medlsam_jax as ml\n"
+    "each = GivenBoxes('liver', 3, (ml.Box((0, 5, 5), (3, 9, 8)),))\n"
+    "assert isinstance(each, ml.Finding) and each.verdict == 'given'"
+  )
+  subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)

@@ -8,8 +8,8 @@ from box_painter import BoxPainter
 
 from medlsam_jax import pipeline
 from medlsam_jax.errors import ConfigError, InputError, TemplateError, WeightsError
+from medlsam_jax.finding import Finding
 from medlsam_jax.geometry import Box, Grid, Volume
-from medlsam_jax.io.given import GivenBoxes
 from medlsam_jax.medlam.search.confidence import Thresholds
 from medlsam_jax.sam.propagation import PropagationSettings
 from medlsam_jax.sam.volume import LITEMEDSAM
@@ -23,7 +23,7 @@ def scan():
 
 
 def given(organ, value, low, high, verdict="found"):
-  return GivenBoxes(organ, value, (Box(low, high),), verdict)
+  return Finding.of_boxes(organ, value, (Box(low, high),), verdict)
 
 
 def test_every_organ_is_named_and_the_one_outside_stays_empty(scan):

@@ -35,6 +35,7 @@ def test_every_promised_name_is_there():
     "Bank",
     "Box",
     "EverythingSettings",
+    "Finding",
     "Grid",
     "KeptOutputs",
     "Predictor",

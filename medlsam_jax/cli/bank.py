@@ -11,8 +11,8 @@ from medlsam_jax.cli import options
 if TYPE_CHECKING:
   from medlsam_jax.cli.terminal import Terminal
   from medlsam_jax.evaluation.case import Row
+  from medlsam_jax.finding import Finding
   from medlsam_jax.io.templates import Template
-  from medlsam_jax.medlam.search.finding import Finding
 
 
 def add_to(commands: options.Commands) -> None:
@@ -150,7 +150,7 @@ def score_template(template: Template, findings: Mapping[str, Finding]) -> list[
     if organ in findings:
       ordered = faces_from_points(points)
       low, high = np.rint(points.min(0)), np.rint(points.max(0))
-      box = Box((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+      box = Box.from_corners(low, high)
       scores = score_finding(findings[organ], box, ordered, template.scan.grid)
       rows.append(Row(template.name, organ, True, findings[organ].verdict, "", **vars(scores)))
   return rows

@@ -15,16 +15,16 @@ from medlsam_jax.cli import provenance, sources
 from medlsam_jax.cli import settings as config
 from medlsam_jax.cli.terminal import Terminal
 from medlsam_jax.errors import ConfigError, InputError
+from medlsam_jax.finding import Finding
 from medlsam_jax.geometry import Volume
 from medlsam_jax.io import box_input, writing
-from medlsam_jax.io.given import GivenBoxes, Shown
 from medlsam_jax.io.labels import LabelMap
 from medlsam_jax.io.scans import ListedScan
 from medlsam_jax.loading import load
 from medlsam_jax.medlam.bank.bank import Bank
 from medlsam_jax.medlam.bank.kept import KeptOutputs
-from medlsam_jax.medlam.search import finding
-from medlsam_jax.medlam.search.finding import Findings
+from medlsam_jax.medlam.search import findings as results
+from medlsam_jax.medlam.search.findings import Findings
 from medlsam_jax.medlam.search.search_settings import DEFAULT as DEFAULT_SEARCH
 from medlsam_jax.medlam.search.search_settings import PRESETS as SEARCH_PRESETS
 from medlsam_jax.network import Network
@@ -149,7 +149,7 @@ def given_boxes(
   title: str,
   terminal: Terminal,
   read: Callable[[ListedScan], Volume],
-) -> tuple[Volume, dict[str, GivenBoxes]]:
+) -> tuple[Volume, dict[str, Finding]]:
   """Reads a scan and the user's boxes for it.
 
   Raises:
@@ -180,21 +180,21 @@ def tell(
   terminal: Terminal,
   title: str,
   scan: Volume,
-  found: Mapping[str, Shown],
+  found: Mapping[str, Finding],
   labels: LabelMap | None,
   files: Sequence[Path],
 ) -> None:
   """One scan's findings as a table, what speaks against them, and where its files are."""
   if terminal.quiet:
     return
-  rows = finding.table(found)
+  rows = results.table(found)
   if labels is not None:
     volumes_ml = labels.volumes_ml()
     rows = [[*rows[0], "ml"], *([*row, f"{volumes_ml[row[0]]:.1f}"] for row in rows[1:])]
   terminal.say(f"{title}:")
   terminal.table(rows)
   if any(each.confidence is not None for each in found.values()):
-    terminal.say_once(f"({finding.COLUMNS})")
+    terminal.say_once(f"({results.COLUMNS})")
   for doubt in scan.doubts:
     terminal.say(f"doubtful: {doubt}")
   for organ, each in found.items():

@@ -11,8 +11,8 @@ from medlsam_jax import pipeline
 from medlsam_jax.cli import provenance, sources
 from medlsam_jax.cli.terminal import Terminal
 from medlsam_jax.errors import ConfigError
+from medlsam_jax.finding import Finding
 from medlsam_jax.geometry import Volume
-from medlsam_jax.io.given import Shown
 from medlsam_jax.io.labels import LabelMap
 from medlsam_jax.io.packaged import NAMES
 from medlsam_jax.loading import load
@@ -56,7 +56,7 @@ class Painter:
       painter.bank = _bank(arguments, terminal)
     return painter
 
-  def run(self, scan: Volume, found: Mapping[str, Shown], title: str) -> tuple[LabelMap, dict[str, Any]]:
+  def run(self, scan: Volume, found: Mapping[str, Finding], title: str) -> tuple[LabelMap, dict[str, Any]]:
     """The label map of a scan, and where its masks come from."""
     crops = pipeline.crops_of(found, True, self.masks, self.bank)
     rest = [organ for organ in found if organ not in crops]

@@ -10,7 +10,7 @@ from medlsam_jax.cli import options
 
 if TYPE_CHECKING:
   from medlsam_jax.cli.terminal import Terminal
-  from medlsam_jax.io.given import Shown
+  from medlsam_jax.finding import Finding
   from medlsam_jax.io.scans import ListedScan
 
 
@@ -106,7 +106,7 @@ def segment_all(arguments: argparse.Namespace, settings: Any, queries: list[List
     painter.bank = search.bank
 
   def work(listed: ListedScan, name: str, title: str) -> tuple[str, ...]:
-    found: Mapping[str, Shown]
+    found: Mapping[str, Finding]
     if search is not None:
       scan, found = search.run(listed, title, terminal, read)
       provenance = search.provenance()

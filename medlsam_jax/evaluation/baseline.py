@@ -58,9 +58,9 @@ def body_box(scan: Volume) -> Box:
   if not count:
     raise InputError(f"{scan.source}: nothing above {BODY_HU:.0f} HU, so there is no body to place boxes in")
   where = ndimage.find_objects(pieces)[int(np.argmax(np.bincount(pieces.ravel())[1:]))]
-  low = tuple(float(s.start * step) for s, step in zip(where, steps, strict=True))
+  low = [s.start * step for s, step in zip(where, steps, strict=True)]
   last = [min(s.stop * step, n) - 1.0 for s, step, n in zip(where, steps, scan.grid.shape, strict=True)]
-  return Box((low[0], low[1], low[2]), (last[0], last[1], last[2]))
+  return Box.from_corners(low, last)
 
 
 def _edges(box: Box) -> Fractions:
@@ -87,7 +87,7 @@ def _placed(fractions: Fractions, body: Box, grid: Grid) -> Box:
   low, high = _edges(body)
   faces = low + _turned(fractions, back, tuple(flip[i] for i in back)) * (high - low)
   first, last = faces[0] + 0.5, faces[1] - 0.5
-  return Box((first[0], first[1], first[2]), (last[0], last[1], last[2]))
+  return Box.from_corners(first, last)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -103,21 +103,18 @@ class MeanBoxes:
     Raises:
       InputError: if a template shows no body.
     """
-    found: dict[str, list[Fractions]] = {}
+    each_organ: dict[str, list[Fractions]] = {}
     for template in templates:
       body, grid = body_box(template.scan), template.scan.grid
       for organ, points in template.points.items():
-        low, high = np.min(points, axis=0), np.max(points, axis=0)
-        box = Box((low[0], low[1], low[2]), (high[0], high[1], high[2]))
-        found.setdefault(organ, []).append(_relative(box, body, grid))
+        box = Box.from_corners(np.min(points, axis=0), np.max(points, axis=0))
+        each_organ.setdefault(organ, []).append(_relative(box, body, grid))
       where = find_labels(template.labels.array) if template.labels is not None else {}
       for organ, value in template.values.items():
         cut = where.get(value)
         if cut is not None and organ not in template.points:
-          z, y, x = cut
-          box = Box((z.start, y.start, x.start), (z.stop - 1, y.stop - 1, x.stop - 1))
-          found.setdefault(organ, []).append(_relative(box, body, grid))
-    return cls({organ: np.mean(each, axis=0) for organ, each in found.items()})
+          each_organ.setdefault(organ, []).append(_relative(Box.from_slices(cut), body, grid))
+    return cls({organ: np.mean(each, axis=0) for organ, each in each_organ.items()})
 
   def place(self, scan: Volume) -> dict[str, Box]:
     """Boxes in voxels of a query scan, whose labels are not looked at.

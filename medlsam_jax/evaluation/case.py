@@ -4,37 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 
 from medlsam_jax.errors import InputError
-from medlsam_jax.evaluation.localization import OUTSIDE, Found, score_box, score_finding, truth_points
+from medlsam_jax.evaluation.localization import score_box, score_finding, truth_points
 from medlsam_jax.evaluation.segmentation import LabelBoxes, score_mask
+from medlsam_jax.finding import OUTSIDE, Finding
 from medlsam_jax.geometry import Box, Grid, Volume
 from medlsam_jax.io.alignment import align_labels
+from medlsam_jax.io.labels import LabelMap
 
 Task = Literal["boxes", "masks"]
 SCAN_FAILED = "scan failed"
-
-
-class Labelled(Protocol):
-  """What is used of a `io.labels.LabelMap`."""
-
-  @property
-  def array(self) -> np.ndarray:
-    """Label values (z, y, x)."""
-    ...
-
-  @property
-  def grid(self) -> Grid:
-    """Where the voxels lie."""
-    ...
-
-  @property
-  def names(self) -> Mapping[str, int]:
-    """Organ to value."""
-    ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +46,8 @@ class Row:
 
 def evaluate_case(
   name: str,
-  findings: Mapping[str, Found] | None,
-  label_map: Labelled | Volume | None,
+  findings: Mapping[str, Finding] | None,
+  label_map: LabelMap | Volume | None,
   truth: Volume,
   values: Mapping[str, int],
   baseline_boxes: Mapping[str, Box] | None = None,
@@ -97,7 +80,7 @@ def evaluate_case(
   case = _Case(
     findings=findings,
     ours=None if label_map is None else LabelBoxes(_integers(name, "label map", _on_truth(name, label_map, truth))),
-    names=dict(getattr(label_map, "names", values)),
+    names=dict(label_map.names if isinstance(label_map, LabelMap) else values),
     truth=LabelBoxes(_integers(name, "truth", truth.array)),
     grid=truth.grid,
     baseline_boxes=baseline_boxes,
@@ -110,7 +93,7 @@ def evaluate_case(
 class _Case:
   """All that is known of one scan; label maps as boxes of their values."""
 
-  findings: Mapping[str, Found] | None
+  findings: Mapping[str, Finding] | None
   ours: LabelBoxes | None
   names: Mapping[str, int]
   truth: LabelBoxes
@@ -119,23 +102,23 @@ class _Case:
   expected: tuple[Task, ...]
 
   def row(self, scan: str, organ: str, value: int) -> Row:
-    found = self.findings.get(organ) if self.findings is not None else None
+    finding = self.findings.get(organ) if self.findings is not None else None
     where = self.truth.slices(value)
     failures: list[str] = []
     scores: dict[str, float] = {}
     if "boxes" in self.expected:
-      failures += _missing_box(self.findings, found, where is not None)
+      failures += _missing_box(self.findings, finding, where is not None)
       if where is not None:
         box, points = _truth_of(self.truth, value, where, self.grid)
-        scores |= dataclasses.asdict(score_finding(found, box, points, self.grid))
+        scores |= dataclasses.asdict(score_finding(finding, box, points, self.grid))
     if where is not None and self.baseline_boxes is not None:
-      iou, wall_mm = score_box(self.baseline_boxes.get(organ), _box_of(where), self.grid)
+      iou, wall_mm = score_box(self.baseline_boxes.get(organ), Box.from_slices(where), self.grid)
       scores |= {"baseline_box_iou": iou, "baseline_wall_distance_mm": wall_mm}
     if "masks" in self.expected:
       painted = self._score_mask(organ, value, where is not None)
       failures += painted[0]
       scores |= painted[1]
-    verdict = found.verdict if found is not None else ""
+    verdict = finding.verdict if finding is not None else ""
     return Row(scan, organ, where is not None, verdict, "; ".join(dict.fromkeys(failures)), **scores)
 
   def _score_mask(self, organ: str, value: int, present: bool) -> tuple[list[str], dict[str, float]]:
@@ -151,7 +134,7 @@ class _Case:
     return failures, scores
 
 
-def _on_truth(name: str, label_map: Labelled | Volume, truth: Volume) -> np.ndarray:
+def _on_truth(name: str, label_map: LabelMap | Volume, truth: Volume) -> np.ndarray:
   """The label map's values on the voxels of truth."""
   if label_map.grid.is_same(truth.grid):
     return label_map.array
@@ -165,25 +148,20 @@ def _integers(name: str, what: str, array: np.ndarray) -> np.ndarray:
   return array
 
 
-def _missing_box(findings: Mapping[str, Found] | None, found: Found | None, present: bool) -> list[str]:
+def _missing_box(findings: Mapping[str, Finding] | None, finding: Finding | None, present: bool) -> list[str]:
   """Why the box of an organ is missing, if it is."""
   if findings is None:
     return [SCAN_FAILED]
-  if present and found is None:
+  if present and finding is None:
     return ["no finding"]
-  if present and found is not None and found.verdict == OUTSIDE:
+  if present and finding is not None and finding.verdict == OUTSIDE:
     return ["called outside the field of view"]
   return []
 
 
-def _box_of(where: tuple[slice, ...]) -> Box:
-  low, high = [float(s.start) for s in where], [s.stop - 1.0 for s in where]
-  return Box((low[0], low[1], low[2]), (high[0], high[1], high[2]))
-
-
 def _truth_of(labels: LabelBoxes, value: int, where: tuple[slice, ...], grid: Grid) -> tuple[Box, np.ndarray]:
   """Box and extreme points of an organ in scan voxels, computed inside its own box."""
-  box = _box_of(where)
+  box = Box.from_slices(where)
   return box, truth_points(labels.array[where] == value, Grid(_shape(where), grid.affine)) + np.array(box.low)
 
 

@@ -11,15 +11,16 @@ from jaxtyping import Float
 
 from medlsam_jax import working_grid
 from medlsam_jax.evaluation.baseline import MeanBoxes
-from medlsam_jax.evaluation.localization import PlacedPoints
-from medlsam_jax.geometry import FACES, Box, Volume, WorkingGrid
+from medlsam_jax.finding import FOUND, Finding
+from medlsam_jax.geometry import FACES, Box, Volume
 from medlsam_jax.medlam.bank.bank import Bank
 from medlsam_jax.medlam.search import boxes, fine, programs
 from medlsam_jax.medlam.search.search_settings import SearchSettings
 from medlsam_jax.network import Network
+from medlsam_jax.working_grid import WorkingGrid
 
 
-def find_by_features(network: Network, bank: Bank, scan: Volume, mean_boxes: MeanBoxes) -> dict[str, PlacedPoints]:
+def find_by_features(network: Network, bank: Bank, scan: Volume, mean_boxes: MeanBoxes) -> dict[str, Finding]:
   """Organs that `mean_boxes` has, in the bank's order.
 
   Args:
@@ -43,12 +44,13 @@ def find_by_features(network: Network, bank: Bank, scan: Volume, mean_boxes: Mea
   padded = working_grid.pad_for_patches(working.intensity)
   taps = [organ.taps for organ in organs]
   voxels, _ = fine.settle(module, variables, padded, np.concatenate(targets), taps, SearchSettings())
-  result, start = {}, 0
+  findings, start = {}, 0
   for organ in organs:
     own = voxels[start : start + len(organ.mean_positions)] - working_grid.PATCH_MARGIN
     start += len(organ.mean_positions)
-    result[organ.organ] = PlacedPoints(boxes.points_to_scan(own[organ.faces], working.grid), "found")
-  return result
+    points = boxes.points_to_scan(own[organ.faces], working.grid)
+    findings[organ.organ] = Finding(organ.organ, organ.value, points, FOUND)
+  return findings
 
 
 def _face_centres(box: Box, grid: WorkingGrid) -> Float[np.ndarray, "6 3"]:

@@ -18,7 +18,7 @@ from medlsam_jax.evaluation.baseline import MeanBoxes
 from medlsam_jax.evaluation.case import Row, evaluate_case
 from medlsam_jax.evaluation.feature_search import find_by_features
 from medlsam_jax.evaluation.labelled import LabelledScan, read_labelled
-from medlsam_jax.evaluation.localization import Found
+from medlsam_jax.finding import Finding
 from medlsam_jax.geometry import Volume
 from medlsam_jax.io.templates import Template, read_templates
 from medlsam_jax.medlam.bank.bank import Bank
@@ -38,7 +38,7 @@ _SCORES = {
 }
 """What figures are called, and the field of a row that each is the mean of."""
 
-_Search = Callable[[int, Volume], Mapping[str, Found]]
+_Search = Callable[[int, Volume], Mapping[str, Finding]]
 """The query's number and its scan -> findings."""
 
 

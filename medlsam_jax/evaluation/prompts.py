@@ -9,7 +9,7 @@ does not say which mask is which organ: there is only an oracle.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -19,6 +19,7 @@ from scipy.spatial import distance
 from medlsam_jax import metrics
 from medlsam_jax.evaluation import prompt_making as making
 from medlsam_jax.evaluation.mask_factors import Factors, factors_of
+from medlsam_jax.progress import Progress
 from medlsam_jax.sam.everything import EverythingSettings, segment_everything
 from medlsam_jax.sam.labelled_slices import LabelledSlices, Shown
 from medlsam_jax.sam.predictor import EncodedImage, Predictor
@@ -28,8 +29,6 @@ CHOICES = ("oracle", "predicted", "single")
 FACTORS = tuple(field.name for field in dataclasses.fields(Factors))
 _AT_ONCE = 16
 """Prompts of one run of the decoder: a single program serves the whole study."""
-
-Progress = Callable[[int, int], None]
 
 
 @dataclasses.dataclass(frozen=True)

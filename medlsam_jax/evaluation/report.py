@@ -14,7 +14,7 @@ import numpy as np
 
 from medlsam_jax.errors import OutputError
 from medlsam_jax.evaluation.case import SCAN_FAILED, Row
-from medlsam_jax.evaluation.localization import OUTSIDE, UNCERTAIN
+from medlsam_jax.finding import OUTSIDE, UNCERTAIN
 from medlsam_jax.io.atomic import replacing
 
 NOTE = "These are figures of these scans alone. Research use only, not a medical device."

@@ -6,23 +6,24 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from medlsam_jax import notices
 from medlsam_jax.errors import InputError
 from medlsam_jax.evaluation.case import Row, Task, evaluate_case
-from medlsam_jax.evaluation.localization import PlacedPoints
+from medlsam_jax.finding import GIVEN, Finding
 from medlsam_jax.geometry import Box, Volume
 from medlsam_jax.io import oblique
 from medlsam_jax.io.alignment import align_labels
 from medlsam_jax.io.boxes_file import WRITTEN, from_dict, label_of, scan_grid
+from medlsam_jax.io.labels import LabelMap
 from medlsam_jax.io.nifti import read_label_nifti
 from medlsam_jax.io.point_files import read_json
 
 
-def findings_from_dict(data: Mapping[str, Any], source: str = "<dict>") -> dict[str, PlacedPoints]:
+def findings_from_dict(data: Mapping[str, Any], source: str = "<dict>") -> dict[str, Finding]:
   """Findings of a parsed `NAME_boxes.json`.
 
   Args:
@@ -38,13 +39,13 @@ def findings_from_dict(data: Mapping[str, Any], source: str = "<dict>") -> dict[
   result = {}
   for organ, entry in organs.items():
     try:
-      points = np.asarray(entry["points_vox"], float)
-      verdict = str(entry["verdict"])
+      points, verdict = np.asarray(entry["points_vox"], float), str(entry["verdict"])
     except (KeyError, TypeError, ValueError) as error:
       raise InputError(f'{source}: {organ}: needs "verdict" and "points_vox" ({error!r})') from error
     if points.ndim != 3 or points.shape[1:] != (6, 3) or not len(points) or not np.isfinite(points).all():
       raise InputError(f'{source}: {organ}: "points_vox" must be parts x 6 x 3 finite numbers, got {points.shape}')
-    result[organ] = PlacedPoints(points, verdict)
+    value = label_of(entry, 0, f"{source}: {organ}") if "label" in entry else 0
+    result[organ] = Finding(organ, value, points, verdict)
   return result
 
 
@@ -64,7 +65,7 @@ def evaluate_saved(
   Scored is on the voxels of the scan, which the boxes file tells (its `scan` entry), else `scan`: truth and label map
   are laid on them (`io.alignment`), so that scores do not depend on how either is stored. Where neither tells, truth
   and label map are scored on the larger of the two. The label map is taken to have the label values that the boxes file
-  lists for each organ (`"label"`), else `values`.
+  lists for each organ (`"label"`), else `values` where no organ of the file has that value.
 
   Args:
     scan: the scan itself, whose voxels `baseline_boxes` count.
@@ -73,21 +74,23 @@ def evaluate_saved(
   Raises:
     InputError: if a file that exists cannot be used, or does not lie on the voxels of the scan.
   """
-  findings, written, labels, names = None, None, None, dict(values)
+  findings, written, labels, names = None, None, None, values
   if boxes_file is not None and Path(boxes_file).exists():
     data = read_json(Path(boxes_file))
     findings = findings_from_dict(data, str(boxes_file))
     written = _scan_of(data, str(boxes_file))
-    entries = cast(Mapping[str, Mapping[str, Any]], data["organs"])  # `findings_from_dict` has read them
-    stated = {organ: entry for organ, entry in entries.items() if "label" in entry}
-    names |= {organ: label_of(entry, 0, f"{boxes_file}: {organ}") for organ, entry in stated.items()}
+    stated = {organ: each.value for organ, each in findings.items() if each.value}
+    names = stated | {o: v for o, v in values.items() if o not in stated and v not in stated.values()}
   if labels_file is not None and Path(labels_file).exists():
     labels = read_label_nifti(labels_file)
   place = written or scan or _larger(labels, truth)
   if findings is not None:
     if written is None:
       notices.warn(f"{boxes_file}: says nothing of its scan; its points are counted on the voxels of {place.source}")
-    findings = {o: PlacedPoints(oblique.points_from_file(f.points, place), f.verdict) for o, f in findings.items()}
+    findings = {
+      organ: dataclasses.replace(each, points=oblique.points_from_file(each.points, place))
+      for organ, each in findings.items()
+    }
     findings |= _corrected(data, place, str(boxes_file))
   if baseline_boxes is not None and scan is not None:
     baseline_boxes = {organ: oblique.move_box(box, scan.grid, place.grid) for organ, box in baseline_boxes.items()}
@@ -95,21 +98,17 @@ def evaluate_saved(
   assert laid_truth is not None
   given: dict[Task, object] = {"boxes": boxes_file, "masks": labels_file}
   expected = tuple(task for task, file in given.items() if file is not None)
-  label_map = None if laid is None else SavedLabels(laid, names)
+  label_map = None if laid is None else LabelMap(laid.array, laid.grid, names)
   return evaluate_case(name, findings, label_map, laid_truth, values, baseline_boxes, expected=expected or None)
 
 
-def _corrected(data: Mapping[str, Any], place: Volume, source: str) -> dict[str, PlacedPoints]:
+def _corrected(data: Mapping[str, Any], place: Volume, source: str) -> dict[str, Finding]:
   """Organs whose box was changed by hand in a file of ours: scored is that box, not the points found before."""
   whole = {organ: entry for organ, entry in data["organs"].items() if entry.keys() >= WRITTEN}
   if not whole:
     return {}
   read = from_dict({"scan": data.get("scan"), "organs": whole}, place, source)
-  changed = {
-    organ: PlacedPoints(each.points, each.verdict)
-    for organ, each in read.items()
-    if each.verdict == "given" and whole[organ]["verdict"] != "given"
-  }
+  changed = {organ: each for organ, each in read.items() if each.verdict == GIVEN and whole[organ]["verdict"] != GIVEN}
   if changed:
     notices.warn(f"{source}: {', '.join(changed)}: the box was changed by hand; it is scored, not the points beside it")
   return changed
@@ -140,21 +139,3 @@ def _laid(labels: Volume, place: Volume, resample: bool) -> Volume:
   if labels is place:
     return labels
   return align_labels(labels, place.grid, place.source, place.file_grid, resample=resample)
-
-
-@dataclasses.dataclass(frozen=True)
-class SavedLabels:
-  """A label map read from a file, with the organs' values."""
-
-  volume: Volume
-  names: dict[str, int]
-
-  @property
-  def array(self) -> np.ndarray:
-    """Label values (z, y, x)."""
-    return self.volume.array
-
-  @property
-  def grid(self):
-    """Where the voxels lie."""
-    return self.volume.grid

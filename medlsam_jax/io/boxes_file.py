@@ -1,4 +1,4 @@
-"""Found organs -> `NAME_boxes.json`, and back after a user has corrected a box in it.
+"""Results -> `NAME_boxes.json`, and back after a user has corrected a box in it.
 
 Two frames, named in every key: `_vox` are voxels (z, y, x) of the scan's file, a box being its **inclusive** low and
 high corner voxel; `_world_mm` are RAS millimetres (x, y, z), a box being its outer faces. `docs/file_formats.md` shows
@@ -20,10 +20,9 @@ from jaxtyping import Float
 
 from medlsam_jax import notices
 from medlsam_jax.errors import InputError
+from medlsam_jax.finding import GIVEN, Agreement, Confidence, Finding
 from medlsam_jax.geometry import Box, Grid, HeaderForms, Volume
 from medlsam_jax.io import checks, oblique
-from medlsam_jax.io.given import GivenBoxes, Shown
-from medlsam_jax.medlam.search.confidence import Agreement, Confidence
 
 FORMAT = "medlsam_jax boxes 1"
 DECIMALS = 3
@@ -56,13 +55,13 @@ def box_from_world(corners: Float[np.ndarray, "2 3"], grid: Grid) -> Box:
   # a box thinner than a voxel is the voxel that holds it
   middle = (first + last) / 2
   first, last = np.minimum(first, middle), np.maximum(last, middle)
-  return Box((first[0], first[1], first[2]), (last[0], last[1], last[2]))
+  return Box.from_corners(first, last)
 
 
 def to_dict(
   name: str,
   scan: Volume,
-  found: Mapping[str, Shown],
+  findings: Mapping[str, Finding],
   volumes_ml: Mapping[str, float] | None,
   provenance: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -86,23 +85,23 @@ def to_dict(
       "doubts": list(scan.doubts),
       "notes": list(scan.notes),
     },
-    "organs": {organ: _organ(each, scan, (volumes_ml or {}).get(organ)) for organ, each in found.items()},
+    "organs": {organ: _organ(each, scan, (volumes_ml or {}).get(organ)) for organ, each in findings.items()},
     "provenance": dict(provenance),
   }
 
 
-def _organ(found: Shown, scan: Volume, volume_ml: float | None) -> dict[str, Any]:
+def _organ(finding: Finding, scan: Volume, volume_ml: float | None) -> dict[str, Any]:
   entry: dict[str, Any] = {
-    "label": found.value,
-    "verdict": found.verdict,
-    "doubts": list(found.doubts),
-    **_stated(found.parts, scan),
-    "parts_world_mm": _rounded(np.stack([box_to_world(part, scan.grid) for part in found.parts])),
-    "extreme_points_vox": _rounded(oblique.points_to_file(found.whole_points, scan)),
-    "extreme_points_world_mm": _rounded(scan.grid.world_from_voxel(found.whole_points)),
-    "points_vox": _rounded(oblique.points_to_file(found.points, scan)),
+    "label": finding.value,
+    "verdict": finding.verdict,
+    "doubts": list(finding.doubts),
+    **_stated(finding.parts, scan),
+    "parts_world_mm": _rounded(np.stack([box_to_world(part, scan.grid) for part in finding.parts])),
+    "extreme_points_vox": _rounded(oblique.points_to_file(finding.whole_points, scan)),
+    "extreme_points_world_mm": _rounded(scan.grid.world_from_voxel(finding.whole_points)),
+    "points_vox": _rounded(oblique.points_to_file(finding.points, scan)),
   }
-  trust = found.confidence
+  trust = finding.confidence
   if trust is not None:
     entry["confidence"] = {
       "similarity": _number(trust.similarity),
@@ -149,10 +148,10 @@ def _stated(parts: list[Box], scan: Volume) -> dict[str, Any]:
 def to_text(content: Mapping[str, Any]) -> str:
   """JSON with one line for each row of numbers, so that people can read and edit it."""
   text = json.dumps(content, indent=1, allow_nan=False)
-  return _NUMBERS.sub(lambda found: "[" + re.sub(r"\s+", " ", found[1]) + "]", text) + "\n"
+  return _NUMBERS.sub(lambda row: "[" + re.sub(r"\s+", " ", row[1]) + "]", text) + "\n"
 
 
-def from_dict(content: Mapping[str, Any], scan: Volume, source: str) -> dict[str, GivenBoxes]:
+def from_dict(content: Mapping[str, Any], scan: Volume, source: str) -> dict[str, Finding]:
   """Boxes of a file that this program wrote, as the user left them.
 
   `box_vox`, `box_world_mm` and `parts_vox` say the same thing, as does `parts_world_mm`, which they are held against:
@@ -168,18 +167,18 @@ def from_dict(content: Mapping[str, Any], scan: Volume, source: str) -> dict[str
   if not isinstance(organs, dict) or not organs:
     raise InputError(f"{source}: names no organs")
   scan = _as_written(content.get("scan"), scan, source)
-  found = {}
+  findings = {}
   for number, (organ, entry) in enumerate(organs.items(), 1):
     if not isinstance(entry, dict):
       raise InputError(f"{source}: {organ}: expected an object with box_vox, found {type(entry).__name__}")
     parts, edited = _parts(entry, scan, f"{source}: {organ}")
     label = label_of(entry, number, f"{source}: {organ}")
-    verdict = "given" if edited or "verdict" not in entry else str(entry["verdict"])
+    verdict = GIVEN if edited or "verdict" not in entry else str(entry["verdict"])
     # doubts of the search do not hold of a box that the user put somewhere else
-    said = [] if verdict == "given" else entry.get("doubts", [])
+    said = [] if verdict == GIVEN else entry.get("doubts", [])
     doubts = tuple(map(str, said)) if isinstance(said, list) else ()
-    found[organ] = GivenBoxes(organ, label, tuple(parts), verdict, doubts=doubts)
-  return found
+    findings[organ] = Finding.of_boxes(organ, label, parts, verdict, doubts=doubts)
+  return findings
 
 
 def label_of(entry: Mapping[str, Any], otherwise: int, place: str) -> int:
@@ -242,7 +241,7 @@ def _same(first: list[Box], second: list[Box]) -> bool:
 
 def _box(value: Any, place: str) -> Box:
   low, high = _sorted(_corners(value, place), "zyx", place)
-  return Box((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+  return Box.from_corners(low, high)
 
 
 def _world_corners(value: Any, place: str) -> Float[np.ndarray, "2 3"]:

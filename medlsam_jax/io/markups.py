@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from medlsam_jax.finding import Finding
 from medlsam_jax.geometry import Grid
 from medlsam_jax.io.boxes_file import box_to_world
-from medlsam_jax.io.given import Shown
 
 SCHEMA = (
   "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"
@@ -29,7 +29,7 @@ _FLIP = np.array([-1.0, -1.0, 1.0])
 _UPRIGHT_RAS_IN_LPS = [-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0]
 
 
-def rois(found: Mapping[str, Shown], grid: Grid) -> dict[str, Any]:
+def rois(found: Mapping[str, Finding], grid: Grid) -> dict[str, Any]:
   """The content of a markups file with a box ROI for each organ; the description of its point is verdict and doubts."""
   items = []
   for number, (organ, each) in enumerate(found.items()):

@@ -119,8 +119,7 @@ def move_box(box: Box, source: Grid, target: Grid) -> Box:
   low, high = box.array() + np.array([[-0.5], [0.5]])
   corners = np.array(np.meshgrid(*zip(low, high, strict=True))).reshape(3, -1).T
   moved = _points(corners, source, target)
-  low, high = moved.min(0) + 0.5, moved.max(0) - 0.5
-  return Box((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+  return Box.from_corners(moved.min(0) + 0.5, moved.max(0) - 0.5)
 
 
 def _resampled(array: np.ndarray, source: Grid, target: Grid, order: int, fill: float) -> np.ndarray:

@@ -16,12 +16,11 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
+from medlsam_jax.finding import OUTSIDE, Finding
 from medlsam_jax.geometry import DISPLAY_AXIS_CODES, Box, Grid, Volume, display_view
-from medlsam_jax.io.given import Shown
 from medlsam_jax.io.labels import LabelMap
 from medlsam_jax.io.markups import COLOURS
 from medlsam_jax.label_boxes import LabelBox, find_labels
-from medlsam_jax.pipeline import OUTSIDE
 
 SOFT_TISSUE_HU = (-160.0, 240.0)
 LUNG_HU = (-1350.0, 150.0)
@@ -107,7 +106,7 @@ class _Scene:
 
 
 def write_preview(
-  path: str | os.PathLike[str], name: str, scan: Volume, found: Mapping[str, Shown], labels: LabelMap | None
+  path: str | os.PathLike[str], name: str, scan: Volume, found: Mapping[str, Finding], labels: LabelMap | None
 ) -> None:
   """Writes a PNG; organs outside the field of view are listed under it.
 
@@ -149,7 +148,7 @@ def verdict_colour(verdict: str, scan: Volume) -> str:
   return DOUBT_COLOUR if scan.doubts and colour == VERDICT_COLOURS["found"] else colour
 
 
-def _reasons(found: Shown, scan: Volume, width_inches: float) -> list[str]:
+def _reasons(found: Finding, scan: Volume, width_inches: float) -> list[str]:
   """What speaks against an organ besides the doubts of the scan, which stand at the top of the picture."""
   own = [doubt for doubt in found.doubts if doubt not in scan.doubts]
   return _wrapped("; ".join(own), width_inches)
@@ -192,7 +191,7 @@ def _organ(
   figure: Figure | SubFigure,
   area: tuple[float, float, float, float],
   heading: _Heading,
-  found: Shown,
+  found: Finding,
   scene: _Scene,
   colour: tuple[float, float, float],
 ) -> None:

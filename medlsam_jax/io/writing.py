@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from medlsam_jax import display
+from medlsam_jax.finding import Finding
 from medlsam_jax.geometry import Volume
 from medlsam_jax.io import boxes_file, markups, preview
-from medlsam_jax.io.given import Shown
 from medlsam_jax.io.labels import LabelMap
 from medlsam_jax.io.staging import staged
 
@@ -46,7 +46,7 @@ def write_result(
   directory: str | os.PathLike[str],
   name: str,
   scan: Volume,
-  found: Mapping[str, Shown],
+  found: Mapping[str, Finding],
   labels: LabelMap | None,
   provenance: Mapping[str, Any],
 ) -> list[Path]:

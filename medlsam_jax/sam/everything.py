@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num, UInt8
 
 from medlsam_jax.errors import ConfigError
+from medlsam_jax.progress import Progress
 from medlsam_jax.sam.predictor import EncodedImage, Predictor
 from medlsam_jax.sam.prompts import Prompt, check_image
 from medlsam_jax.sam.run_lengths import RunLengths, encode
@@ -28,9 +29,6 @@ MASKS_AT_ONCE = 16
 """Masks that are upsampled and measured by one run on the device."""
 EDGE_PX = 20.0
 """A mask that ends this close to a crop's edge was probably cut by it."""
-
-Progress = Callable[[int, int], None]
-"""Called with crops done and crops in all."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,11 +17,12 @@ from jaxtyping import Bool, Float, Integer
 from medlsam_jax.errors import ConfigError
 from medlsam_jax.geometry import Box, Grid, Volume, display_view, reorient
 from medlsam_jax.io.labels import LabelMap, label_values, warn_of_swapped
+from medlsam_jax.progress import Progress
 from medlsam_jax.sam import volume as slicewise
 from medlsam_jax.sam.clean import clean_labels
 from medlsam_jax.sam.predictor import Predictor
 from medlsam_jax.sam.slices import ImageFit
-from medlsam_jax.sam.volume import LITEMEDSAM, Progress, SegmentationSettings, segment_volume
+from medlsam_jax.sam.volume import LITEMEDSAM, SegmentationSettings, segment_volume
 
 AXES = {"axial": "LPS", "coronal": "LIP", "sagittal": "PIL"}
 """Directions of rising column, row and slice, by the planes that are looked at."""
@@ -100,7 +101,7 @@ def turned_to(volume: Volume, boxes: Mapping[str, Sequence[Box]], codes: str) ->
       if flip[axis]:
         corners[:, axis] = array.shape[axis] - 1 - corners[:, axis]
     low, high = corners.min(0), corners.max(0)
-    return Box((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+    return Box.from_corners(low, high)
 
   return Volume(array, grid, volume.source), {organ: [moved(box) for box in parts] for organ, parts in boxes.items()}
 

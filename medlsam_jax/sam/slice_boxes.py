@@ -87,5 +87,5 @@ def tight_boxes(mask: Bool[np.ndarray, "z y x"], grid: Grid) -> list[Box]:
     if box is not None:
       low, high = list(box.low), list(box.high)
       low[axis] = high[axis] = float(index)
-      boxes.append(Box((low[0], low[1], low[2]), (high[0], high[1], high[2])))
+      boxes.append(Box.from_corners(low, high))
   return boxes

@@ -8,7 +8,7 @@ memory does not grow with the scan or with the number of organs.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Literal
 
@@ -19,13 +19,11 @@ from medlsam_jax import notices
 from medlsam_jax.errors import ConfigError, InputError
 from medlsam_jax.geometry import Box, Volume, display_view
 from medlsam_jax.io.labels import LabelMap, label_values, warn_of_swapped
+from medlsam_jax.progress import Progress
 from medlsam_jax.sam.clean import clean_labels
 from medlsam_jax.sam.predictor import Predictor
 from medlsam_jax.sam.slice_boxes import boxes_by_slice
 from medlsam_jax.sam.slices import ImageFit, window_to_bytes
-
-Progress = Callable[[int, int], None]
-"""Called with slices done and slices in all."""
 
 Images = list[tuple[int, Float[np.ndarray, "s s 3"] | None]]
 

@@ -18,14 +18,12 @@ from jaxtyping import Array, Bool, Float, Float32
 from medlsam_jax.errors import ConfigError
 from medlsam_jax.geometry import Box, Volume
 from medlsam_jax.io.labels import LabelMap, label_values, warn_of_swapped
+from medlsam_jax.progress import Progress
 from medlsam_jax.template_masks import lattices
 from medlsam_jax.template_masks.evidence import around_kernels, combined
 from medlsam_jax.template_masks.lattices import Lattice
 from medlsam_jax.template_masks.organ_crops import OrganCrop, intensity_of, sample_intensity
 from medlsam_jax.template_masks.registration import NODES, gaussian, moved, register
-
-Progress = Callable[[int, int], None]
-"""Called with templates laid over organs, and how many there are in all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,5 +191,4 @@ def segment_by_templates(
 
 def _around(parts: Sequence[Box]) -> Box:
   corners = np.concatenate([np.sort(part.array(), 0) for part in parts])
-  low, high = corners.min(0), corners.max(0)
-  return Box((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+  return Box.from_corners(corners.min(0), corners.max(0))

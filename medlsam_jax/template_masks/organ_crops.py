@@ -38,9 +38,7 @@ class OrganCrop:
   @classmethod
   def of(cls, scan: Volume, labels: Integer[np.ndarray, "z y x"], value: int, where: LabelBox) -> OrganCrop:
     """An organ of a scan in HU; `labels` are on the scan's voxels, `where` is the box of `value` in them."""
-    z, y, x = where
-    box = Box((z.start, y.start, x.start), (z.stop - 1.0, y.stop - 1.0, x.stop - 1.0))
-    edges, spacing_mm = lattices.turned_edges(box, scan.grid), lattices.turned_spacing_mm(scan.grid)
+    edges, spacing_mm = lattices.turned_edges(Box.from_slices(where), scan.grid), lattices.turned_spacing_mm(scan.grid)
     extent_mm = (edges[1] - edges[0]) * spacing_mm
     margin_mm = np.maximum(MARGIN_MM, MARGIN_SHARE * extent_mm)
     z, y, x = np.clip(np.ceil((extent_mm + 2 * margin_mm) / WORKING_SPACING_MM).astype(int), 1, MOST_NODES).tolist()

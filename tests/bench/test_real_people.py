@@ -9,7 +9,7 @@ from template_files import SHAPE, cells, save, write_table
 
 from bench import people_search, people_tables, real_people
 from medlsam_jax.evaluation.labelled import LabelledScan
-from medlsam_jax.evaluation.localization import PlacedPoints
+from medlsam_jax.finding import FOUND, Finding
 from medlsam_jax.geometry import Grid, Volume
 from medlsam_jax.medlam.search.search_settings import SearchSettings
 
@@ -76,7 +76,7 @@ def boxed(low, high):
   points = np.tile((low + high) / 2, (6, 1))
   for face in range(6):
     points[face, face % 3] = (low, high)[face // 3][face % 3]
-  return PlacedPoints(points[None], "found")
+  return Finding("kidney", 1, points[None], FOUND)
 
 
 def query():

@@ -24,14 +24,14 @@ def test_bank_check_scores_templates_of_points(mini_templates):
   import numpy as np
 
   from medlsam_jax.cli.bank import score_template
+  from medlsam_jax.finding import Finding
   from medlsam_jax.geometry import Box
-  from medlsam_jax.io.given import GivenBoxes
   from medlsam_jax.io.templates import Template, read_templates
 
   scan = read_templates(mini_templates)[0].scan
   points = np.array([[2, 8, 8], [8, 3, 8], [8, 8, 4], [12, 8, 8], [8, 13, 8], [8, 8, 14]], float)
   template = Template("t", scan, None, {}, {"alpha": points}, {"alpha": 1})
-  found = GivenBoxes("alpha", 1, (Box((2, 3, 4), (12, 13, 14)),), "found", points)
+  found = Finding.of_boxes("alpha", 1, [Box((2, 3, 4), (12, 13, 14))], "found", points=points)
   (row,) = score_template(template, {"alpha": found})
   assert (row.box_iou, row.point_error_mm) == (1.0, 0.0)
   assert score_template(dataclasses.replace(template, points={}), {"alpha": found}) == []

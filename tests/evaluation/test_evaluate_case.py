@@ -8,8 +8,10 @@ import pytest
 from medlsam_jax import metrics
 from medlsam_jax.errors import InputError
 from medlsam_jax.evaluation.case import evaluate_case
-from medlsam_jax.evaluation.localization import PlacedPoints, truth_points
+from medlsam_jax.evaluation.localization import truth_points
+from medlsam_jax.finding import Finding
 from medlsam_jax.geometry import Box, Grid, Volume
+from medlsam_jax.io.labels import LabelMap
 
 VALUES = {"liver": 2, "spleen": 5, "tail": 9}
 SPACING = (4.0, 2.0, 3.0)
@@ -21,13 +23,6 @@ AFFINES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Labels:
-  array: np.ndarray
-  grid: Grid
-  names: dict
-
-
 def _truth(codes="RAS"):
   array = np.zeros((10, 12, 14), np.int16)
   array[2:7, 3:9, 4:12] = 2
@@ -36,7 +31,7 @@ def _truth(codes="RAS"):
 
 
 def _finding(points, verdict="found"):
-  return PlacedPoints(np.asarray(points, float).reshape(-1, 6, 3), verdict)
+  return Finding("liver", 2, np.asarray(points, float).reshape(-1, 6, 3), verdict)
 
 
 def _perfect(truth, organ):
@@ -110,7 +105,7 @@ def test_missing_results_are_scored_as_failures_and_never_dropped():
   truth = _truth()
   diagonal = metrics.diagonal_mm(truth.grid)
   findings = {"liver": dataclasses.replace(_perfect(truth, "liver"), verdict="outside field of view")}
-  empty = Labels(np.zeros_like(truth.array), truth.grid, {"liver": 2})
+  empty = LabelMap(np.zeros_like(truth.array), truth.grid, {"liver": 2})
   liver, spleen, tail = evaluate_case("a", findings, empty, truth, VALUES)
   for row in (liver, spleen):
     assert (row.box_iou, row.box_iou_published, row.dice) == (0, 0, 0)
@@ -135,7 +130,7 @@ def test_label_map_is_read_with_its_own_values_and_painted_absent_organs_show():
   array = np.zeros_like(truth.array)
   array[truth.array == 2] = 40
   array[0, 0, :5] = 41
-  labels = Labels(array, truth.grid, {"liver": 40, "tail": 41})
+  labels = LabelMap(array, truth.grid, {"liver": 40, "tail": 41})
   liver, spleen, tail = evaluate_case("a", None, labels, truth, VALUES)
   assert liver.dice == 1 and liver.box_iou is None
   assert spleen.dice == 0 and spleen.failure == "empty mask"

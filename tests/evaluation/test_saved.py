@@ -15,9 +15,9 @@ from rearranging import rearranged
 from medlsam_jax.errors import InputError
 from medlsam_jax.evaluation.localization import truth_points
 from medlsam_jax.evaluation.saved import evaluate_saved, findings_from_dict
+from medlsam_jax.finding import Finding
 from medlsam_jax.geometry import Box, Grid, Volume
 from medlsam_jax.io import boxes_file, oblique
-from medlsam_jax.io.given import GivenBoxes
 
 AFFINE = np.diag([3.0, 2.0, 4.0, 1.0])
 
@@ -105,7 +105,7 @@ def write_results(folder, affine):
   array = organs()
   scan = oblique.straighten(Volume(array.astype(np.float32), Grid(array.shape, affine), "q_ct.nii.gz"))
   boxes = {"liver": Box((1, 3, 4), (7, 9, 11)), "spleen": Box((6, 1, 1), (9, 3, 4))}
-  found = {o: GivenBoxes(o, v, (boxes[o],), "found") for o, v in (("liver", 1), ("spleen", 9))}
+  found = {o: Finding.of_boxes(o, v, (boxes[o],), "found") for o, v in (("liver", 1), ("spleen", 9))}
   text = boxes_file.to_text(boxes_file.to_dict("q", scan, found, None, {}))
   (folder / "q_boxes.json").write_text(text)
   painted = np.roll(np.select([array == 2, array == 5], [1, 9]).astype(np.uint8), 1, 2)

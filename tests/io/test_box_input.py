@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from medlsam_jax.errors import InputError
+from medlsam_jax.finding import Finding
 from medlsam_jax.geometry import Box, Grid, Volume
 from medlsam_jax.io import box_input, markups
-from medlsam_jax.io.given import GivenBoxes
 from medlsam_jax.sam.slice_boxes import boxes_by_slice
 
 GRID = Grid((20, 20, 20), np.diag([-2.0, 3.0, 5.0, 1.0]))
@@ -47,7 +47,7 @@ def test_values_come_from_labels_json_else_count_on(tmp_path):
 
 
 def test_rois_and_points_may_share_a_file(tmp_path):
-  content = markups.rois({"liver": GivenBoxes("liver", 1, (Box((1, 2, 3), (4, 5, 6)),))}, GRID)
+  content = markups.rois({"liver": Finding.of_boxes("liver", 1, (Box((1, 2, 3), (4, 5, 6)),))}, GRID)
   lps = GRID.world_from_voxel(FACES) * [-1, -1, 1]
   controls = [{"label": f"spleen-{i}", "position": p.tolist()} for i, p in enumerate(lps, 1)]
   content["markups"].append({"type": "Fiducial", "coordinateSystem": "LPS", "controlPoints": controls})
@@ -57,13 +57,13 @@ def test_rois_and_points_may_share_a_file(tmp_path):
 
 
 def test_box_outside_the_scan_is_refused(tmp_path):
-  content = markups.rois({"liver": GivenBoxes("liver", 1, (Box((1, 2, 30), (4, 5, 36)),))}, GRID)
+  content = markups.rois({"liver": Finding.of_boxes("liver", 1, (Box((1, 2, 30), (4, 5, 36)),))}, GRID)
   with pytest.raises(InputError, match=r"far.mrk.json: liver: its box lies outside the scan scan.nii.gz"):
     box_input.read_boxes(save(tmp_path / "far.mrk.json", content), SCAN)
 
 
 def test_box_partly_outside_is_taken(tmp_path):
-  content = markups.rois({"liver": GivenBoxes("liver", 1, (Box((1, 2, -5), (4, 5, 6)),))}, GRID)
+  content = markups.rois({"liver": Finding.of_boxes("liver", 1, (Box((1, 2, -5), (4, 5, 6)),))}, GRID)
   assert box_input.read_boxes(save(tmp_path / "a.mrk.json", content), SCAN)["liver"].box.low[2] == -5
 
 
@@ -106,7 +106,7 @@ def test_a_list_called_as_its_scan_names_no_organ(tmp_path):
 
 
 def test_rulers_beside_boxes_are_left_out_once(tmp_path):
-  content = markups.rois({"liver": GivenBoxes("liver", 1, (Box((1, 2, 3), (4, 5, 6)),))}, GRID)
+  content = markups.rois({"liver": Finding.of_boxes("liver", 1, (Box((1, 2, 3), (4, 5, 6)),))}, GRID)
   content["markups"].append({"type": "Line", "name": "L", "controlPoints": []})
   with pytest.warns(UserWarning, match="the Line L is left out") as said:
     assert list(box_input.read_boxes(save(tmp_path / "a.mrk.json", content), SCAN)) == ["liver"]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from medlsam_jax.errors import InputError
+from medlsam_jax.finding import Finding
 from medlsam_jax.geometry import Box, Grid, Volume
 from medlsam_jax.io import boxes_file, oblique
-from medlsam_jax.io.given import GivenBoxes
 
 ORIENTATIONS = {
   "LPS": [[-1, 0, 0], [0, -1, 0], [0, 0, 1]],
@@ -30,7 +30,10 @@ def scan(codes="LPS", origin=(10.0, -20.0, 30.0), shape=(16, 20, 24)):
 
 @pytest.fixture
 def written():
-  found = {"liver": GivenBoxes("liver", 5, PARTS, "found"), "brain": GivenBoxes("brain", 7, PARTS[:1], "uncertain")}
+  found = {
+    "liver": Finding.of_boxes("liver", 5, PARTS, "found"),
+    "brain": Finding.of_boxes("brain", 7, PARTS[:1], "uncertain"),
+  }
   content = boxes_file.to_dict("scan", scan(), found, {"liver": 1.5, "brain": 0.0}, {"seed": 1})
   return json.loads(boxes_file.to_text(content))
 
@@ -119,7 +122,7 @@ def test_edited_voxel_box_wins(written):
 
 @pytest.mark.parametrize("codes", ORIENTATIONS)
 def test_edited_world_box_wins(codes):
-  content = boxes_file.to_dict("scan", scan(codes), {"liver": GivenBoxes("liver", 5, PARTS)}, None, {})
+  content = boxes_file.to_dict("scan", scan(codes), {"liver": Finding.of_boxes("liver", 5, PARTS)}, None, {})
   target = Box((1, 2, 3), (9, 9, 12))
   content["organs"]["liver"]["box_world_mm"] = boxes_file.box_to_world(target, scan(codes).grid).tolist()
   assert np.allclose(read(content, codes)["liver"].box.array(), target.array())
@@ -215,7 +218,7 @@ def tilted_scan():
 @pytest.fixture
 def written_tilted():
   volume = tilted_scan()
-  found = {"liver": GivenBoxes("liver", 5, PARTS, "found")}
+  found = {"liver": Finding.of_boxes("liver", 5, PARTS, "found")}
   return volume, json.loads(boxes_file.to_text(boxes_file.to_dict("scan", volume, found, None, {})))
 
 
@@ -269,7 +272,7 @@ REASONS = ("similarity 0.20 is below 0.5", "one template alone")
 
 def doubtful_file():
   volume = dataclasses.replace(scan(), doubts=("its values are no HU",), notes=("left out a slice",))
-  found = {"liver": GivenBoxes("liver", 5, PARTS, "found", doubts=REASONS).in_doubtful_scan(volume.doubts)}
+  found = {"liver": Finding.of_boxes("liver", 5, PARTS, "found", doubts=REASONS).in_doubtful_scan(volume.doubts)}
   return volume, json.loads(boxes_file.to_text(boxes_file.to_dict("scan", volume, found, None, {})))
 
 

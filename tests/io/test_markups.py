@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from medlsam_jax.errors import InputError
+from medlsam_jax.finding import Finding
 from medlsam_jax.geometry import Box, Grid
 from medlsam_jax.io import markups, slicer_files
-from medlsam_jax.io.given import GivenBoxes
 
 GRID = Grid((10, 10, 10), np.diag([-2.0, 3.0, 5.0, 1.0]))
-FOUND = {"liver": GivenBoxes("liver", 1, (Box((1, 2, 3), (4, 5, 6)),), "uncertain")}
+FOUND = {"liver": Finding.of_boxes("liver", 1, (Box((1, 2, 3), (4, 5, 6)),), "uncertain")}
 FILE = Path("x.mrk.json")
 
 
@@ -65,7 +65,7 @@ def test_missing_name_is_taken_from_the_point_or_the_file(content):
 
 @pytest.mark.parametrize("organ", ["R", "R_1", "P", "ROI", "F"])
 def test_an_organ_that_is_called_as_slicer_calls_boxes_is_read_back_as_written(organ):
-  one = GivenBoxes(organ, 1, (Box((1, 2, 3), (4, 5, 6)),))
+  one = Finding.of_boxes(organ, 1, (Box((1, 2, 3), (4, 5, 6)),))
   assert list(slicer_files.read_rois(markups.rois({organ: one}, GRID), FILE)) == [organ]
 
 

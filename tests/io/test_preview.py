@@ -6,9 +6,9 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from medlsam_jax.finding import Finding
 from medlsam_jax.geometry import Box, Grid, Volume
 from medlsam_jax.io import preview
-from medlsam_jax.io.given import GivenBoxes
 from medlsam_jax.io.labels import LabelMap
 
 ORIENTATIONS = {
@@ -31,7 +31,7 @@ def case(codes, spacing=(2.0, 2.0, 4.0)):
   where = np.stack(np.meshgrid(*[np.arange(n) for n in grid.shape], indexing="ij"), -1)
   ball = np.linalg.norm(grid.world_from_voxel(where) - [30, 10, -20], axis=-1) <= 12
   scan = Volume(np.where(ball, 200, -200).astype(np.float32), grid, "ball")
-  found = {"ball": GivenBoxes("ball", 3, (Box.of_mask(ball),), "found")}
+  found = {"ball": Finding.of_boxes("ball", 3, (Box.of_mask(ball),), "found")}
   return scan, found, LabelMap(np.where(ball, 3, 0).astype(np.uint8), grid, {"ball": 3})
 
 
@@ -78,8 +78,8 @@ def test_right_of_the_patient_is_on_the_left_of_the_picture(tmp_path):
 
 def test_organs_outside_and_boxes_beyond_the_scan_do_not_break_it(tmp_path):
   scan, found, labels = case("LPS")
-  found["gone"] = GivenBoxes("gone", 4, (Box((-90, 0, 0), (-80, 5, 5)),), "outside field of view")
-  found["far"] = GivenBoxes("far", 5, (Box((-90, 0, 0), (-80, 5, 5)),), "uncertain")
+  found["gone"] = Finding.of_boxes("gone", 4, (Box((-90, 0, 0), (-80, 5, 5)),), "outside field of view")
+  found["far"] = Finding.of_boxes("far", 5, (Box((-90, 0, 0), (-80, 5, 5)),), "uncertain")
   preview.write_preview(tmp_path / "p.png", "ball", scan, found, labels)
   nothing = {"gone": found["gone"]}
   preview.write_preview(tmp_path / "q.png", "ball", scan, nothing, labels)
@@ -89,7 +89,7 @@ def test_organs_outside_and_boxes_beyond_the_scan_do_not_break_it(tmp_path):
 def test_thin_scan_of_one_slice_is_drawn(tmp_path):
   grid = Grid((1, 40, 50), np.diag([-1.0, -1.0, 5.0, 1.0]))
   scan = Volume(np.zeros(grid.shape, np.float32), grid, "thin")
-  found = {"a": GivenBoxes("a", 1, (Box((0, 5, 5), (0, 20, 20)),))}
+  found = {"a": Finding.of_boxes("a", 1, (Box((0, 5, 5), (0, 20, 20)),))}
   preview.write_preview(tmp_path / "p.png", "thin", scan, found, None)
   assert (tmp_path / "p.png").exists()
 

@@ -51,12 +51,3 @@ def test_points_of_the_scan_come_back_from_the_working_grid(make_grid):
     points = _points((4, 8, 12), (20, 24, 28))
     back = boxes.points_to_scan(boxes.points_from_scan(points, working), working)
     assert np.allclose(back, points)
-
-
-def test_the_whole_organ_takes_the_outermost_point_of_its_parts():
-  parts = np.stack([_points((0, 5, 5), (3, 9, 8)), _points((3, 4, 6), (7, 8, 10))])
-  whole = boxes.whole_points(parts)
-  assert whole[0].tolist() == parts[0, 0].tolist()
-  assert whole[1].tolist() == parts[1, 1].tolist()
-  assert whole[3].tolist() == parts[1, 3].tolist()
-  assert Box.of_points(whole) == Box.around(boxes.part_boxes(parts))

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
+from medlsam_jax.finding import Confidence
 from medlsam_jax.geometry import Box
 from medlsam_jax.medlam.search import confidence
-from medlsam_jax.medlam.search.confidence import Confidence, Thresholds
+from medlsam_jax.medlam.search.confidence import Thresholds
 
 
 def _confidence(**changes) -> Confidence:
@@ -80,18 +81,3 @@ def test_what_speaks_against_a_finding_is_said_in_words(changes, words):
 def test_every_reason_is_kept_when_there_are_several():
   weak = _confidence(similarity=0.1, agent_spread_mm=1e3, template_spread_mm=1e3, visible=0.5)
   assert len(confidence.doubts(weak, Thresholds())) == 4
-
-
-@pytest.mark.parametrize(
-  ("verdict", "in_doubt"),
-  [
-    ("found", "uncertain"),
-    ("partly outside", "uncertain"),
-    ("uncertain", "uncertain"),
-    ("outside field of view", "outside field of view"),
-    ("given", "given"),
-  ],
-)
-def test_a_doubtful_scan_finds_nothing_for_certain(verdict, in_doubt):
-  assert confidence.doubted(verdict, ("no HU",)) == in_doubt
-  assert confidence.doubted(verdict, ()) == verdict

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from medlsam_jax.errors import WeightsError
+from medlsam_jax.finding import Agreement, Confidence, Finding
 from medlsam_jax.geometry import Grid
 from medlsam_jax.medlam.search import doubt
-from medlsam_jax.medlam.search.confidence import Agreement, Confidence, Thresholds
-from medlsam_jax.medlam.search.finding import Finding
+from medlsam_jax.medlam.search.confidence import Thresholds
 from medlsam_jax.network import Network
 
 SCAN = Grid((40, 40, 40), np.diag([3.0, 3.0, 3.0, 1.0]))

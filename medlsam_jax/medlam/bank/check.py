@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from medlsam_jax.errors import TemplateError
+from medlsam_jax.finding import Finding
 from medlsam_jax.medlam.bank.bank import Bank
 from medlsam_jax.medlam.search import search
 from medlsam_jax.medlam.search.confidence import Thresholds
-from medlsam_jax.medlam.search.finding import Finding
 from medlsam_jax.medlam.search.search_settings import SearchSettings
 from medlsam_jax.medlam.search.starts import Key
 from medlsam_jax.network import Network
+from medlsam_jax.progress import Progress
 
 if TYPE_CHECKING:
   from medlsam_jax.io.templates import Template
@@ -26,7 +27,7 @@ def leave_one_out(
   key: Key = 0,
   settings: SearchSettings | None = None,
   thresholds: Thresholds | None = None,
-  progress: Callable[[int, int], None] | None = None,
+  progress: Progress | None = None,
 ) -> Iterator[tuple[Template, dict[str, Finding]]]:
   """Search each template with what the others left in the bank; no scan goes through the network as a template again.
 

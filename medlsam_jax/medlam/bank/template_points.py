@@ -11,13 +11,14 @@ from jaxtyping import Bool, Float32, Int
 
 from medlsam_jax import label_boxes, notices, working_grid
 from medlsam_jax.errors import TemplateError
-from medlsam_jax.geometry import PATCH_EDGE, WORKING_SPACING_MM, Convention, WorkingGrid
+from medlsam_jax.geometry import PATCH_EDGE, WORKING_SPACING_MM, Convention
 from medlsam_jax.io import label_values
 from medlsam_jax.medlam.bank import points, template_order
 from medlsam_jax.medlam.bank.kept import KeptOutputs, TemplateOutputs
 from medlsam_jax.medlam.search import boxes, programs
 from medlsam_jax.network import Network
 from medlsam_jax.template_masks.organ_crops import OrganCrop
+from medlsam_jax.working_grid import WorkingGrid
 
 if TYPE_CHECKING:
   from medlsam_jax.io.templates import Template

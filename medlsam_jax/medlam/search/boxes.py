@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Num
 
-from medlsam_jax.geometry import FACES, WORKING_AXIS_CODES, Box, WorkingGrid
+from medlsam_jax.geometry import FACES, WORKING_AXIS_CODES
+from medlsam_jax.working_grid import WorkingGrid
 
 _OUTWARD = np.array([[-1, 0, 0], [0, -1, 0], [0, 0, -1], [1, 0, 0], [0, 1, 0], [0, 0, 1]], float)
 """Direction out of the organ for each of `FACES`."""
@@ -54,17 +55,3 @@ def order_faces(points: Num[np.ndarray, "*n 6 3"]) -> Float[np.ndarray, "*n 6 3"
     points[..., axis, :] = np.where(crossed, high, low)
     points[..., half + axis, :] = np.where(crossed, low, high)
   return points
-
-
-def part_boxes(points: Num[np.ndarray, "parts 6 3"]) -> list[Box]:
-  """The box that each part's six points span."""
-  return [Box.of_points(part) for part in points]
-
-
-def whole_points(points: Num[np.ndarray, "parts 6 3"]) -> Float[np.ndarray, "6 3"]:
-  """Six points of the whole organ: for each face, the outermost of its parts' points (the first among equals)."""
-  points = np.asarray(points, float)
-  half = len(FACES) // 2
-  chosen = [points[:, axis, axis].argmin() for axis in range(half)]
-  chosen += [points[:, half + axis, axis].argmax() for axis in range(half)]
-  return points[chosen, np.arange(len(FACES))]

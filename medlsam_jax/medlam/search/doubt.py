@@ -1,4 +1,4 @@
-"""How likely a found box is right, and whether the organ is there: fitted on real scans, kept in the network's header.
+"""How likely a result's box is right, and the organ there: fitted on real scans, kept in the network's header.
 
 Each is a logistic model over what a search says of itself anyway (`measures`). The coefficients belong to the weights:
 `python -m bench.absence --fit` finds them on labelled scans and writes them into the header of the weights file. A
@@ -18,10 +18,10 @@ import numpy as np
 from jaxtyping import Float
 
 from medlsam_jax.errors import WeightsError
+from medlsam_jax.finding import FOUND, OUTSIDE, PARTLY_OUTSIDE, UNCERTAIN, Confidence, Finding, Verdict
 from medlsam_jax.geometry import Grid
 from medlsam_jax.medlam.search import confidence
-from medlsam_jax.medlam.search.confidence import Thresholds, Verdict
-from medlsam_jax.medlam.search.finding import Finding
+from medlsam_jax.medlam.search.confidence import Thresholds
 from medlsam_jax.network import Network
 
 HEADER_KEY = "doubt"
@@ -132,14 +132,14 @@ def measures(findings: Mapping[str, Finding], scan: Grid) -> dict[str, dict[str,
   return result
 
 
-def _moves_mm(found: Finding, scan: Grid) -> Float[np.ndarray, "points 3"]:
+def _moves_mm(finding: Finding, scan: Grid) -> Float[np.ndarray, "points 3"]:
   """From the coarse targets to the points found, mm along the scan's axes."""
-  return ((found.points - found.confidence.targets) * scan.spacing_mm).reshape(-1, 3)
+  return ((finding.points - trust_in(finding).targets) * scan.spacing_mm).reshape(-1, 3)
 
 
-def _of_search(found: Finding, scan: Grid) -> dict[str, float]:
-  trust = found.confidence
-  target, box = confidence.target_box(trust.targets), found.box
+def _of_search(finding: Finding, scan: Grid) -> dict[str, float]:
+  trust = trust_in(finding)
+  target, box = confidence.target_box(trust.targets), finding.box
   middle = target.array().mean(0)
   depth_mm = (np.minimum(middle + 0.5, np.array(scan.shape) - 0.5 - middle) * scan.spacing_mm).min()
   edges = [(each.array()[1] - each.array()[0]) * scan.spacing_mm + 3.0 for each in (box, target)]
@@ -184,30 +184,31 @@ def judged(
   }
 
 
-def judge(found: Finding, known: Mapping[str, float], calibration: Calibration, thresholds: Thresholds) -> Finding:
+def judge(finding: Finding, known: Mapping[str, float], calibration: Calibration, thresholds: Thresholds) -> Finding:
   """One finding by its measures; as it was where the search does not give all that the calibration rests on.
 
   A search that compares with the mean of the templates has no spread over them. Only `company` may be missing, which
   takes several organs.
   """
   if not {*calibration.right.measures, *calibration.gone.measures} <= {*known, "company"}:
-    return found
+    return finding
   right, gone = calibration.right(known), calibration.gone(known)
-  trust = dataclasses.replace(found.confidence, right_probability=right, gone_probability=gone)
-  kept = [text for text in found.doubts if text not in confidence.doubts(found.confidence, thresholds)]
+  searched = trust_in(finding)
+  trust = dataclasses.replace(searched, right_probability=right, gone_probability=gone)
+  kept = [text for text in finding.doubts if text not in confidence.doubts(searched, thresholds)]
   verdict, doubts = _verdict(trust, calibration, thresholds), _doubts(trust, calibration, thresholds)
-  return dataclasses.replace(found, confidence=trust, verdict=verdict, doubts=(*doubts, *kept))
+  return dataclasses.replace(finding, confidence=trust, verdict=verdict, doubts=(*doubts, *kept))
 
 
-def _verdict(trust: confidence.Confidence, calibration: Calibration, thresholds: Thresholds) -> Verdict:
+def _verdict(trust: Confidence, calibration: Calibration, thresholds: Thresholds) -> Verdict:
   if cast(float, trust.gone_probability) >= calibration.gone_from:
-    return "outside field of view"
+    return OUTSIDE
   if cast(float, trust.right_probability) < calibration.uncertain_below:
-    return "uncertain"
-  return "found" if trust.visible >= thresholds.found_visible else "partly outside"
+    return UNCERTAIN
+  return FOUND if trust.visible >= thresholds.found_visible else PARTLY_OUTSIDE
 
 
-def _doubts(trust: confidence.Confidence, calibration: Calibration, thresholds: Thresholds) -> tuple[str, ...]:
+def _doubts(trust: Confidence, calibration: Calibration, thresholds: Thresholds) -> tuple[str, ...]:
   said = []
   right, gone = cast(float, trust.right_probability), cast(float, trust.gone_probability)
   if gone >= calibration.gone_from:
@@ -219,7 +220,7 @@ def _doubts(trust: confidence.Confidence, calibration: Calibration, thresholds: 
 
 def is_doubtful(findings: Mapping[str, Finding]) -> bool:
   """Whether of the organs of a scan rather more boxes are wrong than right: reason to look at it turned."""
-  known = [p for each in findings.values() if (p := each.confidence.right_probability) is not None]
+  known = [p for each in findings.values() if (p := trust_in(each).right_probability) is not None]
   return bool(known) and float(np.median(known)) < 0.5
 
 
@@ -245,7 +246,13 @@ def named(
   return {organ: each.in_doubtful_scan((text,)) for organ, each in findings.items()}
 
 
+def trust_in(finding: Finding) -> Confidence:
+  """What a search says of itself; every finding of one has it."""
+  assert finding.confidence is not None, f"{finding.organ} was not searched for"
+  return finding.confidence
+
+
 def median_similarity(findings: Mapping[str, Finding]) -> float:
   """Over the organs of a search; NaN where no features were used."""
-  known = [each.confidence.similarity for each in findings.values() if each.confidence.similarity is not None]
+  known = [s for each in findings.values() if (s := trust_in(each).similarity) is not None]
   return float(np.median(known)) if known else math.nan

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int, Num
 
 from medlsam_jax import notices, working_grid
 from medlsam_jax.errors import ConfigError
-from medlsam_jax.geometry import OFFSET_RANGE_MM, WORKING_SPACING_MM, Volume, WorkingGrid
+from medlsam_jax.finding import Agreement, Confidence, Finding
+from medlsam_jax.geometry import OFFSET_RANGE_MM, WORKING_SPACING_MM, Volume
 from medlsam_jax.medlam.bank.bank import Bank, OrganBank
 from medlsam_jax.medlam.network.medlam import MedLAM
 from medlsam_jax.medlam.search import boxes, confidence, doubt, fine, programs, shapes, voting
-from medlsam_jax.medlam.search.finding import Finding
 from medlsam_jax.medlam.search.search_settings import SearchSettings
 from medlsam_jax.medlam.search.starts import Key, draw_starts, given_starts, moved
 from medlsam_jax.medlam.search.voting import Votes
 from medlsam_jax.network import Network
+from medlsam_jax.progress import Progress
+from medlsam_jax.working_grid import WorkingGrid
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,7 +52,7 @@ def find(
   starts: Num[np.ndarray, "agents 3"] | Sequence[Sequence[int]] | None = None,
   settings: SearchSettings | None = None,
   thresholds: confidence.Thresholds | None = None,
-  progress: Callable[[int, int], None] | None = None,
+  progress: Progress | None = None,
 ) -> dict[str, Finding]:
   """Locate every organ of a bank in a scan.
 
@@ -118,7 +120,7 @@ def _look(
   thresholds: confidence.Thresholds,
   padded: Float[np.ndarray, "z y x"],
   starts: Int[np.ndarray, "agents 3"],
-  progress: Callable[[int, int], None] | None = None,
+  progress: Progress | None = None,
 ) -> dict[str, Finding]:
   """Coarse and fine step for all organs, judged by thresholds."""
   targets = _coarse(module, variables, padded, starts, np.concatenate([o.mean_positions for o in organs]))
@@ -171,7 +173,7 @@ def _settle(
   targets: Int[np.ndarray, "points 3"],
   organs: Sequence[OrganBank],
   settings: SearchSettings,
-  progress: Callable[[int, int], None] | None,
+  progress: Progress | None,
 ) -> tuple[Num[np.ndarray, "points 3"], Float[np.ndarray, " points"] | None, Votes | None]:
   """The fine step: where points end, how similar they are there, and what single templates say if asked."""
   if not settings.centred or not settings.scales(module.feature_scales):
@@ -189,11 +191,11 @@ def _trust(
   rows: slice,
   grid: WorkingGrid,
   thresholds: confidence.Thresholds,
-) -> confidence.Confidence:
+) -> Confidence:
   """What one organ's rows of the search are worth."""
   sent_to = boxes.points_to_scan((targets.voxels[rows] - working_grid.PATCH_MARGIN)[organ.faces], grid)
   by_template_mm = targets.start_mm + offset_mm(organ.positions, targets.query_position)
-  return confidence.Confidence(
+  return Confidence(
     targets=sent_to,
     outside=confidence.outside_scan(sent_to, grid.scan),
     visible=confidence.visible_share(confidence.target_box(sent_to), grid.scan, thresholds.margin_mm),
@@ -204,10 +206,10 @@ def _trust(
   )
 
 
-def _agreement(organ: OrganBank, votes: Votes, grid: WorkingGrid) -> confidence.Agreement:
+def _agreement(organ: OrganBank, votes: Votes, grid: WorkingGrid) -> Agreement:
   """What the templates of an organ say, each on its own, in scan voxels."""
   places = np.moveaxis(votes.voxels, 1, 0) - working_grid.PATCH_MARGIN
-  return confidence.Agreement(
+  return Agreement(
     templates=organ.templates,
     points=boxes.points_to_scan(places[:, organ.faces], grid),
     similarity=votes.similarity.T[:, organ.faces],
