@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from unittest import mock
 
-from medlsam_jax.medlam.network import convolution
+from medlsam_jax.volume_layers import convolution
 
 
 @contextlib.contextmanager

@@ -83,7 +83,7 @@ def test_the_first_of_equal_maxima_in_c_order_is_taken():
 def test_resizing_the_larger_map_is_half_pixel_linear():
   """65 -> 64 by hand along one axis: output i samples (i + .5) * 65 / 64 - .5."""
   ramp = np.broadcast_to(np.arange(65.0, dtype=np.float32)[:, None, None], (65, 65, 65))
-  from medlsam_jax.medlam.network import ops
+  from medlsam_jax.volume_layers import ops
 
   got = np.asarray(ops.resize_linear(jnp.asarray(ramp), (64, 64, 64), axes=(0, 1, 2)))[:, 0, 0]
   assert np.allclose(got, (np.arange(64) + 0.5) * 65 / 64 - 0.5, atol=1e-4)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from medlsam_jax.loading import load
-from medlsam_jax.medlam.network import convolution, ops
 from medlsam_jax.medlam.network.medlam import MedLAM, init_variables
+from medlsam_jax.volume_layers import convolution, ops
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SAMPLED = {4: ("feature0", 4), 2: ("feature1", 8), 1: ("feature2", 16)}

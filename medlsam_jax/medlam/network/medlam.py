@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from medlsam_jax.medlam.network import convolution, ops
+from medlsam_jax.volume_layers import convolution, ops
 
 FEATURE_STRIDES = (4, 2, 1)
 """Decoder outputs by voxel stride: 4 is the published `feature0`, 2 `feature1`, 1 `feature2`."""

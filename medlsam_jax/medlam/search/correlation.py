@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from medlsam_jax.medlam.network import ops
+from medlsam_jax.volume_layers import ops
 
 _SMALLEST_NORM = 1e-12
 

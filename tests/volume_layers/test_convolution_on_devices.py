@@ -7,7 +7,7 @@ import sys
 PROGRAM = """
 import jax, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from medlsam_jax.medlam.network.convolution import conv3
+from medlsam_jax.volume_layers.convolution import conv3
 mesh = jax.make_mesh((8,), ("data",))
 split, whole = (NamedSharding(mesh, PartitionSpec(*spec)) for spec in (("data",), ()))
 rng = np.random.default_rng(0)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medlsam_jax.medlam.network import ops
+from medlsam_jax.volume_layers import ops
 
 SHAPE = (2, 4, 6, 8, 3)
 
