@@ -386,14 +386,15 @@ def paint(sizes: Sizes) -> Iterator[Case]:
   from bench.stages_sam import random_sam
   from medlsam_jax.sam.network.sam import LITEMEDSAM
   from medlsam_jax.sam.predictor import Predictor
-  from medlsam_jax.sam.volume import segment_volume
+  from medlsam_jax.sam.volume import paint_volume
 
   scan, boxes, _ = boxes_to_paint(sizes.paint_organs, sizes.paint_slices)
+  values = {organ: number for number, organ in enumerate(boxes, 1)}
   network = random_sam(LITEMEDSAM)
 
   def make(operands: str) -> Callable[[], Any]:
     predictor = Predictor(network, _dtype(operands))
-    return lambda: segment_volume(scan, boxes, predictor) and None
+    return lambda: paint_volume(scan, boxes, values, predictor) is None
 
   for operands in (_said("float32"), "bfloat16"):
     yield Case(f"paint {scan.array.shape[0]} slices, {len(boxes)} organs", operands, partial(make, operands), runs=3)

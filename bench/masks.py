@@ -26,12 +26,13 @@ from medlsam_jax import pipeline
 from medlsam_jax.evaluation.case import evaluate_case
 from medlsam_jax.finding import OUTSIDE, Finding
 from medlsam_jax.geometry import Box
+from medlsam_jax.io.labels import LabelMap
 from medlsam_jax.io.templates import Template, read_templates
 from medlsam_jax.medlam.bank.bank import Bank
 from medlsam_jax.medlam.bank.template_points import crops_of
 from medlsam_jax.sam.propagation import PropagationSettings
 from medlsam_jax.sam.slice_boxes import tight_boxes
-from medlsam_jax.template_masks.masks import segment_by_templates
+from medlsam_jax.template_masks.masks import paint_by_templates
 
 PROPAGATION = {"propagate": PropagationSettings(mode="middle-out"), "axes": PropagationSettings(axes="all")}
 WAYS = ("templates", "network", "slices", *PROPAGATION)
@@ -107,7 +108,8 @@ def paint(way: str, person: Template, boxes: Mapping[str, Any], crops: dict[str,
   if way == "templates":
     inside = {organ: each.parts for organ, each in boxes.items() if each.verdict != OUTSIDE}
     values = {organ: each.value for organ, each in boxes.items()}
-    return segment_by_templates(person.scan, inside, crops, values=values, exact=list(boxes) if is_label else ())
+    array = paint_by_templates(person.scan, inside, crops, values, exact=list(boxes) if is_label else ())
+    return LabelMap(array, person.scan.grid, values)
   if way == "slices":
     if not is_label:
       raise SystemExit("slices are of labels: --boxes label")

@@ -8,7 +8,7 @@ import medlsam_jax as ml
 from bench.timing import peak_memory_gib
 from medlsam_jax.geometry import Box, Grid, Volume
 from medlsam_jax.sam.predictor import Predictor
-from medlsam_jax.sam.volume import segment_volume
+from medlsam_jax.sam.volume import paint_volume
 
 
 def main() -> None:
@@ -17,8 +17,9 @@ def main() -> None:
   array[:, 100:400, 80:430] = rng.normal(40, 15, (400, 300, 350))
   scan = Volume(array, Grid((400, 512, 512), np.diag([0.8, 0.8, 1.5, 1.0])), "<block>")
   boxes = {f"organ_{i}": [Box((180.0, 150.0 + 60 * i, 150.0), (219.0, 200.0 + 60 * i, 260.0))] for i in range(3)}
+  values = {organ: number for number, organ in enumerate(boxes, 1)}
   began = time.perf_counter()
-  segment_volume(scan, boxes, Predictor(ml.load("litemedsam")))
+  paint_volume(scan, boxes, values, Predictor(ml.load("litemedsam")))
   print(time.perf_counter() - began, peak_memory_gib())
 
 

@@ -45,12 +45,12 @@ def released_encoder() -> float | None:
 def paint() -> Iterator[Row]:
   """A scan with 13 organs; the peer encodes each slice of each organ again, and only that is counted for it."""
   from medlsam_jax.loading import load
-  from medlsam_jax.pipeline import LITEMEDSAM
   from medlsam_jax.sam.predictor import Predictor
-  from medlsam_jax.sam.volume import segment_volume
+  from medlsam_jax.sam.volume import paint_volume
 
   (scan, boxes, slices), predictor = boxes_to_paint(len(ORGANS)), Predictor(load("litemedsam"))
-  taken = seconds(lambda: segment_volume(scan, boxes, predictor, LITEMEDSAM) and None, 1)
+  values = {organ: number for number, organ in enumerate(boxes, 1)}
+  taken = seconds(lambda: paint_volume(scan, boxes, values, predictor) is None, 1)
   once = released_encoder()
   note = f"{scan.array.shape[0]} slices; peer: {slices} encodings alone, extrapolated from one"
   yield Row(f"segment a scan, {len(boxes)} organs, LiteMedSAM", taken, once and once * slices, 0.1, note=note)

@@ -11,7 +11,7 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from medlsam_jax.pipeline import PipelineSettings
-from medlsam_jax.sam.volume import PRESETS
+from medlsam_jax.sam.segmentation_settings import PRESETS
 
 
 def get_config(mode: str = "litemedsam") -> ConfigDict:

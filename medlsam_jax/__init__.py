@@ -33,8 +33,8 @@ if TYPE_CHECKING:
   from medlsam_jax.sam.predictor import Predictor as Predictor
   from medlsam_jax.sam.prompts import Prompt as Prompt
   from medlsam_jax.sam.propagation import PropagationSettings as PropagationSettings
+  from medlsam_jax.sam.segmentation_settings import SegmentationSettings as SegmentationSettings
   from medlsam_jax.sam.slices import window_to_bytes as window_to_bytes
-  from medlsam_jax.sam.volume import SegmentationSettings as SegmentationSettings
   from medlsam_jax.template_masks.masks import VoteSettings as VoteSettings
 
 moved.find_them()
@@ -54,7 +54,7 @@ _HOMES = {
   "SearchSettings": "medlsam_jax.medlam.search.search_settings",
   "Thresholds": "medlsam_jax.medlam.search.confidence",
   "VoteSettings": "medlsam_jax.template_masks.masks",
-  "SegmentationSettings": "medlsam_jax.sam.volume",
+  "SegmentationSettings": "medlsam_jax.sam.segmentation_settings",
   "PropagationSettings": "medlsam_jax.sam.propagation",
   "Predictor": "medlsam_jax.sam.predictor",
   "Prompt": "medlsam_jax.sam.prompts",

@@ -16,7 +16,7 @@ from medlsam_jax.errors import ConfigError, TemplateError
 from medlsam_jax.finding import GIVEN, OUTSIDE, Finding
 from medlsam_jax.geometry import Volume
 from medlsam_jax.io import checks
-from medlsam_jax.io.labels import LabelMap
+from medlsam_jax.io.labels import LabelMap, check_values, warn_of_swapped
 from medlsam_jax.loading import load
 from medlsam_jax.medlam.bank.bank import Bank
 from medlsam_jax.medlam.search import search
@@ -30,9 +30,10 @@ from medlsam_jax.network import Network
 from medlsam_jax.progress import Progress
 from medlsam_jax.sam.clean import clean_labels
 from medlsam_jax.sam.predictor import Predictor
-from medlsam_jax.sam.propagation import PropagationSettings, segment_along
-from medlsam_jax.sam.volume import LITEMEDSAM, PRESETS, SegmentationSettings
-from medlsam_jax.template_masks.masks import VoteSettings, segment_by_templates
+from medlsam_jax.sam.propagation import PropagationSettings
+from medlsam_jax.sam.segmentation_settings import LITEMEDSAM, PRESETS, SegmentationSettings
+from medlsam_jax.sam.volume import paint_volume
+from medlsam_jax.template_masks.masks import VoteSettings, paint_by_templates
 from medlsam_jax.template_masks.organ_crops import OrganCrop
 
 Settings = TypeVar("Settings")
@@ -150,19 +151,24 @@ def segment(
   if clean_up:
     settings = dataclasses.replace(settings, largest_component=True, fill_holes=True)
   values = {organ: each.value for organ, each in found.items()}
+  check_values(values)
   inside = {organ: each.parts for organ, each in found.items() if each.verdict != OUTSIDE}
+  warn_of_swapped(scan, inside)
   crops = crops_of(found, model is None, masks, bank)
   by_vote = {organ: parts for organ, parts in inside.items() if organ in crops}
   by_network = {organ: parts for organ, parts in inside.items() if organ not in crops}
-  by_hand = [organ for organ, each in found.items() if each.verdict == GIVEN]
-  labels = segment_by_templates(scan, by_vote, crops, vote, values, progress, by_hand)
-  if clean_up:
-    clean_labels(labels.array, True, True)
+  painted = []
+  if by_vote:
+    by_hand = [organ for organ, each in found.items() if each.verdict == GIVEN]
+    painted.append(paint_by_templates(scan, by_vote, crops, values, vote, progress, by_hand))
+    if clean_up:
+      clean_labels(painted[0], True, True)
   if by_network or not by_vote:
     painter = predictor_of(PAINTER if model is None else model)
-    painted = segment_along(scan, by_network, painter, settings, values, progress, propagation)
-    labels = painted if not by_vote else _filled(labels, painted)
-  return LabelMap(labels.array, scan.grid, values, scan.file_grid)
+    painted.append(paint_volume(scan, by_network, values, painter, settings, propagation, progress))
+  # the network fills what the templates left
+  array = painted[0] if len(painted) == 1 else np.where(painted[0] > 0, *painted)
+  return LabelMap(array, scan.grid, values, scan.file_grid)
 
 
 def crops_of(
@@ -191,12 +197,6 @@ def crops_of(
       "let a network paint"
     )
   return crops
-
-
-def _filled(first: LabelMap, second: LabelMap) -> LabelMap:
-  """The first map, and the second where it has no organ."""
-  array = np.where(first.array > 0, first.array, second.array)
-  return dataclasses.replace(first, array=array)
 
 
 def predictor_of(model: str | os.PathLike[str] | Network | Predictor) -> Predictor:

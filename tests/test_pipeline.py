@@ -12,7 +12,7 @@ from medlsam_jax.finding import Finding
 from medlsam_jax.geometry import Box, Grid, Volume
 from medlsam_jax.medlam.search.confidence import Thresholds
 from medlsam_jax.sam.propagation import PropagationSettings
-from medlsam_jax.sam.volume import LITEMEDSAM
+from medlsam_jax.sam.segmentation_settings import LITEMEDSAM
 
 GRID = Grid((12, 16, 16), np.diag([-2.0, -2.0, 2.0, 1.0]))
 
@@ -48,8 +48,8 @@ def test_all_organs_outside_gives_an_empty_map(scan):
 
 def test_clean_up_adds_to_the_settings(scan, monkeypatch):
   seen = []
-  original = pipeline.segment_along
-  monkeypatch.setattr(pipeline, "segment_along", lambda *a: (seen.append(a[3]), original(*a))[1])
+  original = pipeline.paint_volume
+  monkeypatch.setattr(pipeline, "paint_volume", lambda *a: (seen.append(a[4]), original(*a))[1])
   found = {"liver": given("liver", 5, (2, 4, 4), (5, 9, 9))}
   pipeline.segment(scan, found, BoxPainter(), clean_up=True)
   pipeline.segment(scan, found, BoxPainter(), settings="medlsam")

@@ -29,7 +29,7 @@ from medlsam_jax.medlam.search.search_settings import DEFAULT as DEFAULT_SEARCH
 from medlsam_jax.medlam.search.search_settings import PRESETS as SEARCH_PRESETS
 from medlsam_jax.network import Network
 from medlsam_jax.pipeline import PipelineSettings
-from medlsam_jax.sam.volume import PRESETS
+from medlsam_jax.sam.segmentation_settings import PRESETS
 
 
 def settings_of(arguments: argparse.Namespace) -> PipelineSettings:

@@ -20,7 +20,7 @@ from medlsam_jax.medlam.bank.bank import Bank
 from medlsam_jax.pipeline import PAINTER, PipelineSettings
 from medlsam_jax.sam.predictor import Predictor
 from medlsam_jax.sam.propagation import PropagationSettings
-from medlsam_jax.sam.volume import LITEMEDSAM
+from medlsam_jax.sam.segmentation_settings import LITEMEDSAM
 
 
 @dataclasses.dataclass

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from medlsam_jax.sam.prompts import Prompt
+from medlsam_jax.sam.slices import tight_edges
 
 MODES = ("S1", "S2", "S3", "S4", "S5", "S6")
 MODE_TITLES = {
@@ -45,7 +46,7 @@ def positive_points(mask: Bool[np.ndarray, "row column"], count: int = POINTS) -
 
 def negative_points(mask: Bool[np.ndarray, "row column"], count: int = POINTS) -> Float[np.ndarray, "count 2"]:
   """Centres of pixels evenly along the list of those in the box of twice the size that are not of the mask."""
-  x0, y0, x1, y1 = tight_box(mask)
+  x0, y0, x1, y1 = tight_edges(mask)
   half_x, half_y = (x1 - x0) / 2, (y1 - y0) / 2
   around = np.zeros_like(mask)
   around[max(0, int(y0 - half_y)) : int(np.ceil(y1 + half_y)), max(0, int(x0 - half_x)) : int(np.ceil(x1 + half_x))] = 1
@@ -59,15 +60,9 @@ def _evenly(length: int, count: int) -> np.ndarray:
   return ((np.arange(count) + 0.5) * length / max(count, 1)).astype(int)
 
 
-def tight_box(mask: Bool[np.ndarray, "row column"]) -> Float[np.ndarray, "4"]:
-  """Edges (x0, y0, x1, y1) of the mask's pixels."""
-  y, x = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-  return np.array([x[0], y[0], x[-1] + 1, y[-1] + 1], float)
-
-
 def prompt_of(mode: str, mask: Bool[np.ndarray, "row column"]) -> Prompt:
   """The prompt of a mode, S2 to S6."""
-  box = tight_box(mask) if mode in ("S5", "S6") else None
+  box = tight_edges(mask) if mode in ("S5", "S6") else None
   if mode == "S5":
     return Prompt(box=box)
   points = positive_points(mask, 1 if mode in ("S2", "S6") else POINTS)

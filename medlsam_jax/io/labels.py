@@ -96,22 +96,6 @@ def check_values(names: Mapping[str, int]) -> None:
     owners[value] = organ
 
 
-def label_values(boxes: Mapping[str, Sequence[Box]], values: Mapping[str, int] | None) -> dict[str, int]:
-  """The given label values, or 1, 2, ... in the order of `boxes`.
-
-  Raises:
-    InputError: an organ without one, or two with the same.
-  """
-  if values is None:
-    return {organ: number for number, organ in enumerate(boxes, 1)}
-  missing = [organ for organ in boxes if organ not in values]
-  if missing:
-    raise InputError(f"no label value for {', '.join(missing)}; give each organ one, or none at all")
-  names = {organ: int(values[organ]) for organ in boxes}
-  check_values(names)
-  return names
-
-
 def warn_of_swapped(volume: Volume, boxes: Mapping[str, Sequence[Box]]) -> None:
   """Says which boxes have their corners swapped: sorting them mends a slip of the hand, or hides a wrong number."""
   for organ, parts in boxes.items():

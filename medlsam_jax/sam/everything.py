@@ -23,7 +23,7 @@ from medlsam_jax.progress import Progress
 from medlsam_jax.sam.predictor import EncodedImage, Predictor
 from medlsam_jax.sam.prompts import Prompt, check_image
 from medlsam_jax.sam.run_lengths import RunLengths, encode
-from medlsam_jax.sam.slices import ImageFit
+from medlsam_jax.sam.slices import ImageFit, tight_edges
 
 MASKS_AT_ONCE = 16
 """Masks that are upsampled and measured by one run on the device."""
@@ -311,8 +311,10 @@ def _cleaned(found: list[FoundMask], settings: EverythingSettings) -> list[Found
 
 
 def _box_of(mask: Bool[np.ndarray, "row column"]) -> tuple[int, int, int, int]:
-  rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-  return (int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])) if len(rows) else (0, 0, 0, 0)
+  if not mask.any():
+    return 0, 0, 0, 0
+  x0, y0, x1, y1 = (int(edge) for edge in tight_edges(mask))
+  return x0, y0, x1 - 1, y1 - 1
 
 
 def without_small_regions(

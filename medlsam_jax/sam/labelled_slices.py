@@ -15,7 +15,7 @@ from medlsam_jax.errors import ConfigError, InputError
 from medlsam_jax.geometry import Volume, display_view
 from medlsam_jax.io.alignment import align_labels
 from medlsam_jax.label_boxes import count_labels, find_labels
-from medlsam_jax.sam.slices import ImageFit, Pixels, window_to_bytes
+from medlsam_jax.sam.slices import ImageFit, Pixels, tight_edges, window_to_bytes
 
 WINDOWS_HU = {
   "soft_tissue": (-160.0, 240.0),
@@ -151,9 +151,8 @@ class LabelledSlices:
 
   def box(self, item: Shown, organ: str, rng: np.random.Generator | None = None, jitter_px: int = 0) -> Box2D:
     """Tight box in pixels of the network's image, its edges moved outward by up to `jitter_px` of `AREA_FRAME`."""
-    fit, mask = self.fit_of(item), self.mask(item, organ)
-    y, x = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    box = np.floor(fit.box_to_image(np.array([x[0], y[0], x[-1] + 1, y[-1] + 1])))
+    fit = self.fit_of(item)
+    box = np.floor(fit.box_to_image(tight_edges(self.mask(item, organ))))
     if rng is not None and jitter_px:
       reach = rng.integers(0, round(jitter_px * fit.image_size / AREA_FRAME) + 1, 4)
       box = box + reach * (-1, -1, 1, 1)

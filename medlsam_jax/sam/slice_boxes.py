@@ -8,11 +8,11 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from medlsam_jax.geometry import DISPLAY_AXIS_CODES, Box, Grid
-from medlsam_jax.sam.slices import box_to_display
+from medlsam_jax.sam.slices import box_in_slices
 
 
 def boxes_by_slice(
-  parts: Sequence[Box], grid: Grid, extra_slices: int = 0, fill_gaps: bool = True
+  parts: Sequence[Box], grid: Grid, extra_slices: int = 0, fill_gaps: bool = True, codes: str = DISPLAY_AXIS_CODES
 ) -> dict[int, Float[np.ndarray, "4"]]:
   """One box for each slice that an organ's parts cover.
 
@@ -24,27 +24,28 @@ def boxes_by_slice(
     grid: of the scan.
     extra_slices: slices added at the organ's lower and upper end; a negative number takes away.
     fill_gaps: whether slices between parts get a box; False for boxes that were given slice by slice.
+    codes: directions of rising column, row and slice.
 
   Returns:
-    Slice index in display order -> edges (x0, y0, x1, y1); empty when nothing lies in the scan.
+    Slice index -> edges (x0, y0, x1, y1); empty when nothing lies in the scan.
   """
-  edges = _union_by_slice(parts, grid)
+  edges = _union_by_slice(parts, grid, codes)
   if not edges:
     return {}
   if fill_gaps:
     edges = _with_gaps_filled(edges)
   edges = _with_extra_ends(edges, extra_slices)
-  count, rows, columns = _display_shape(grid)
+  count, rows, columns = _shape_along(grid, codes)
   limits = np.array([columns, rows, columns, rows])
   clipped = {index: np.clip(box, 0, limits) for index, box in sorted(edges.items()) if 0 <= index < count}
   return {index: box for index, box in clipped.items() if (box[2:] > box[:2]).all()}
 
 
-def _union_by_slice(parts: Sequence[Box], grid: Grid) -> dict[int, np.ndarray]:
+def _union_by_slice(parts: Sequence[Box], grid: Grid, codes: str) -> dict[int, np.ndarray]:
   edges: dict[int, np.ndarray] = {}
-  count = _display_shape(grid)[0]
+  count = _shape_along(grid, codes)[0]
   for part in parts:
-    (first, last), box = box_to_display(part, grid)
+    (first, last), box = box_in_slices(part, grid, codes)
     # One slice beyond the scan on each side is enough to interpolate and clip; a stray corner costs no loop.
     for index in range(max(first, -1), min(last, count) + 1):
       held = edges.get(index, box)
@@ -67,8 +68,8 @@ def _with_extra_ends(edges: dict[int, np.ndarray], extra: int) -> dict[int, np.n
   return {**below, **kept, **above}
 
 
-def _display_shape(grid: Grid) -> tuple[int, int, int]:
-  order, _ = grid.axes_to(DISPLAY_AXIS_CODES)
+def _shape_along(grid: Grid, codes: str) -> tuple[int, int, int]:
+  order, _ = grid.axes_to(codes)
   return grid.shape[order[0]], grid.shape[order[1]], grid.shape[order[2]]
 
 

@@ -27,8 +27,12 @@ _SAM_MEAN = np.array((123.675, 116.28, 103.53), np.float32)
 _SAM_SD = np.array((58.395, 57.12, 57.375), np.float32)
 
 
-def box_to_display(box: Box, grid: Grid) -> tuple[tuple[int, int], Float[np.ndarray, "4"]]:
+def box_in_slices(
+  box: Box, grid: Grid, codes: str = DISPLAY_AXIS_CODES
+) -> tuple[tuple[int, int], Float[np.ndarray, "4"]]:
   """A box in scan voxels (z, y, x) -> its first and last slice, and its edges in pixels of the slice.
+
+  `codes` are the directions of rising column, row and slice.
 
   The box holds its corner voxels: one that spans columns 3 to 5 has the edges 3 and 6. Crossed corners are swapped;
   nothing is clipped.
@@ -36,9 +40,15 @@ def box_to_display(box: Box, grid: Grid) -> tuple[tuple[int, int], Float[np.ndar
   Raises:
     InputError: a corner is NaN or infinite.
   """
-  low, high = reorient_corners(box, grid, DISPLAY_AXIS_CODES)
+  low, high = reorient_corners(box, grid, codes)
   first, last = int(np.floor(low[0] + 0.5)), int(np.floor(high[0] + 0.5))
   return (first, last), np.array([low[2], low[1], high[2] + 1, high[1] + 1])
+
+
+def tight_edges(mask: Bool[np.ndarray, "row column"]) -> Float[np.ndarray, "4"]:
+  """Edges of the tight box of a mask that has a pixel."""
+  rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+  return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], float)
 
 
 def window_to_bytes(hu: Num[np.ndarray, "*n"], window_hu: tuple[float, float]) -> UInt8[np.ndarray, "*n"]:

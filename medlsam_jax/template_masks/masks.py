@@ -1,6 +1,6 @@
 """Masks of the templates brought into a scan: no network paints, and none has to be fetched.
 
-Around an organ's found box the query and each template are laid on the same nodes, boxes upon each other; each template
+Around an organ's box the query and each template are laid on the same nodes, boxes upon each other; each template
 is registered to the query from there (`registration`) and its mask carried over, and what templates and intensities say
 is put together (`evidence`).
 """
@@ -13,11 +13,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Float32
+from jaxtyping import Array, Bool, Float, Float32, Integer
 
 from medlsam_jax.errors import ConfigError
 from medlsam_jax.geometry import Box, Volume
-from medlsam_jax.io.labels import LabelMap, label_values, warn_of_swapped
 from medlsam_jax.progress import Progress
 from medlsam_jax.template_masks import lattices
 from medlsam_jax.template_masks.evidence import around_kernels, combined
@@ -60,7 +59,7 @@ _SIZES_STD = 0.12
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Frame:
-  """The nodes around one organ's found box."""
+  """The nodes around one organ's box."""
 
   lattice: Lattice
   edges: Float[np.ndarray, "2 3"]
@@ -78,17 +77,17 @@ class _Frame:
     return cls(lattice, edges, lattice.step * spacing_mm, intensity_of(image), image > 0)
 
   def seen_in(self, crop: OrganCrop, box_error_mm: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A template's intensity, its mask, and which nodes lie in its scan: its box in the middle of the found one.
+    """A template's intensity, its mask, and which nodes lie in its scan: its box in the middle of this one.
 
     Of the template's own size and the box's each counts by what it is worth: the variance between people against that
     of two faces of the box.
     """
     per_node_mm = self.step_mm / self.lattice.step  # of a turned voxel
-    found_mm = (self.edges[1] - self.edges[0]) * per_node_mm
+    box_mm = (self.edges[1] - self.edges[0]) * per_node_mm
     own_mm = (crop.edges[1] - crop.edges[0]) * crop.step_mm
     # of a normal distribution the standard deviation is 1.25 times the mean error
-    error = np.sqrt(2) * 1.2533 * box_error_mm / np.maximum((found_mm + own_mm) / 2, 5.0)
-    size_mm = own_mm * (found_mm / own_mm) ** (_SIZES_STD**2 / (_SIZES_STD**2 + error**2))
+    error = np.sqrt(2) * 1.2533 * box_error_mm / np.maximum((box_mm + own_mm) / 2, 5.0)
+    size_mm = own_mm * (box_mm / own_mm) ** (_SIZES_STD**2 / (_SIZES_STD**2 + error**2))
     half = size_mm / per_node_mm / 2
     middle = self.edges.mean(0)
     lattice = self.lattice.carried(np.stack([middle - half, middle + half]), crop.edges.astype(float))
@@ -139,35 +138,33 @@ def _carried(image: Array, mask: Array, by_mm: Array, step_mm: Array) -> tuple[A
   return moved(image, by), moved(mask, by)
 
 
-def segment_by_templates(
+def paint_by_templates(
   scan: Volume,
   boxes: Mapping[str, Sequence[Box]],
   crops: Mapping[str, Sequence[OrganCrop]],
+  values: Mapping[str, int],
   settings: VoteSettings | None = None,
-  values: Mapping[str, int] | None = None,
   progress: Progress | None = None,
   exact: Collection[str] = (),
-) -> LabelMap:
+) -> Integer[np.ndarray, "z y x"]:
   """Paints each organ where it is likelier than not; the likeliest wins where organs overlap.
 
   Args:
     scan: HU.
     boxes: organ -> its parts in scan voxels (z, y, x); an organ is looked for around the box of all of them.
     crops: organ -> its templates' crops, at least one each.
+    values: organ -> label value, of these organs at least.
     settings: None takes the measured ones.
-    values: organ -> label value; by default 1, 2, ... in the order of `boxes`.
     progress: called after each template of each organ.
     exact: organs whose boxes are the user's own.
 
   Returns:
-    Label map on the scan's grid, in the smallest unsigned integer type.
+    Label values in the order of the scan's voxels, in the smallest unsigned integer type.
 
   Raises:
-    InputError: a box with NaN, or an organ without a label value.
+    InputError: a box with NaN.
   """
   settings = settings or VoteSettings()
-  names = label_values(boxes, values)
-  warn_of_swapped(scan, boxes)
   asked = {organ: parts for organ, parts in boxes.items() if parts}
   count, done = sum(len(crops[organ]) for organ in asked), 0
 
@@ -177,7 +174,7 @@ def segment_by_templates(
     if progress is not None:
       progress(done, count)
 
-  array = np.zeros(scan.array.shape, np.min_scalar_type(max(names.values(), default=0)))
+  array = np.zeros(scan.array.shape, np.min_scalar_type(max((values[organ] for organ in boxes), default=0)))
   labels = lattices.turned(array, scan.grid)
   best = np.full(labels.shape, 0.5, np.float32)
   for organ, parts in asked.items():
@@ -185,8 +182,8 @@ def segment_by_templates(
     window, shares = lattices.spread(likely, lattice, labels.shape)
     more = shares > best[window]
     best[window][more] = shares[more]
-    labels[window][more] = names[organ]
-  return LabelMap(array, scan.grid, names, scan.file_grid)
+    labels[window][more] = values[organ]
+  return array
 
 
 def _around(parts: Sequence[Box]) -> Box:

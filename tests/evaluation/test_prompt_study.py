@@ -9,7 +9,7 @@ from medlsam_jax import metrics
 from medlsam_jax.evaluation import mask_factors, prompt_making, prompt_report, prompts
 from medlsam_jax.geometry import Grid, Volume
 from medlsam_jax.sam.labelled_slices import LabelledScan, LabelledSlices
-from medlsam_jax.sam.slices import ImageFit
+from medlsam_jax.sam.slices import ImageFit, tight_edges
 
 ROWS, COLUMNS = 40, 60
 
@@ -49,7 +49,7 @@ def test_first_point_is_the_centre_of_mass_only_where_that_is_inside():
 def test_negative_points_lie_in_the_box_of_twice_the_size_outside_the_mask():
   points = prompt_making.negative_points(disc(6))
   assert len(points) == 5 and not at(disc(6), points).any()
-  x0, y0, x1, y1 = prompt_making.tight_box(disc(6))
+  x0, y0, x1, y1 = tight_edges(disc(6))
   centre, half = np.array([(x0 + x1) / 2, (y0 + y1) / 2]), np.array([x1 - x0, y1 - y0])
   assert (np.abs(points - centre) <= half + 1).all() and (np.abs(points - centre) > half / 2).any()
 

@@ -5,13 +5,16 @@ import types
 
 import numpy as np
 import pytest
+from painted import segment_volume
 
 from medlsam_jax.errors import ConfigError
-from medlsam_jax.geometry import Box, Grid, Volume, reorient
-from medlsam_jax.sam.propagation import AXES, PropagationSettings, majority, segment_along, turned_to
+from medlsam_jax.geometry import Box, Grid, Volume
+from medlsam_jax.sam.propagation import AXES, PropagationSettings
+from medlsam_jax.sam.segmentation_settings import LITEMEDSAM
 from medlsam_jax.sam.slice_boxes import boxes_by_slice
-from medlsam_jax.sam.slices import ImageFit
-from medlsam_jax.sam.volume import LITEMEDSAM
+from medlsam_jax.sam.sliced_scan import SlicedScan
+from medlsam_jax.sam.slices import ImageFit, tight_edges
+from medlsam_jax.sam.volume import majority
 
 PLAIN = dataclasses.replace(LITEMEDSAM, margin_px=0)
 EDGE = 16
@@ -58,9 +61,9 @@ def test_box_of_the_middle_slice_follows_the_organ_up_and_down():
   # right in the middle slice alone: the organ leaves this box on both sides
   box = Box((2.0, 6.0, 6.0), (10.0, 9.0, 9.0))
   network = ThresholdInBox()
-  plain = segment_along(scan, {"bar": [box]}, network, PLAIN)["bar"]
+  plain = segment_volume(scan, {"bar": [box]}, network, PLAIN)["bar"]
   asked = network.encoded
-  led = segment_along(scan, {"bar": [box]}, network, PLAIN, propagation=LED)["bar"]
+  led = segment_volume(scan, {"bar": [box]}, network, PLAIN, propagation=LED)["bar"]
   assert network.encoded == 2 * asked == 18  # each slice once
   np.testing.assert_array_equal(led[2:11], truth[2:11])
   assert not led[:2].any() and not led[11:].any()
@@ -75,7 +78,7 @@ def test_first_box_is_taken_again_after_an_empty_mask():
   scan.array[8, 6:10, 6:10] = 500
   box = Box((5.0, 6.0, 6.0), (8.0, 9.0, 9.0))
   network = ThresholdInBox()
-  led = segment_along(scan, {"bar": [box]}, network, PLAIN, propagation=LED)["bar"]
+  led = segment_volume(scan, {"bar": [box]}, network, PLAIN, propagation=LED)["bar"]
   assert not led[7].any() and led[8].sum() == 16
 
 
@@ -83,14 +86,14 @@ def test_result_is_on_the_scans_own_grid():
   scan, truth = slanted()
   turned = Volume(scan.array[:, ::-1, ::-1].copy(), Grid(scan.grid.shape, np.diag([1.0, 1, 1, 1])))
   boxes = {"bar": [Box((2.0, 6.0, 6.0), (10.0, 9.0, 9.0))]}
-  labels = segment_along(turned, boxes, ThresholdInBox(), PLAIN, propagation=LED)
+  labels = segment_volume(turned, boxes, ThresholdInBox(), PLAIN, propagation=LED)
   np.testing.assert_array_equal(labels["bar"][2:11], truth[2:11, ::-1, ::-1])
 
 
 def test_organs_with_other_middles_keep_their_own_way():
   scan, truth = slanted()
   boxes = {"low": [Box((1.0, 6.0, 3.0), (5.0, 9.0, 6.0))], "high": [Box((6.0, 6.0, 8.0), (10.0, 9.0, 11.0))]}
-  labels = segment_along(scan, boxes, ThresholdInBox(), PLAIN, propagation=LED)
+  labels = segment_volume(scan, boxes, ThresholdInBox(), PLAIN, propagation=LED)
   np.testing.assert_array_equal(labels["low"][1:6], truth[1:6])
   np.testing.assert_array_equal(labels["high"][6:11], truth[6:11])
 
@@ -99,7 +102,7 @@ def test_boxes_on_a_few_slices_are_markers_for_those_between():
   scan, truth = slanted()
   markers = [Box((float(z), 6.0, float(z)), (float(z), 9.0, float(z + 3))) for z in (0, 5, 11)]
   assert set(boxes_by_slice(markers, scan.grid)) == set(range(12))
-  labels = segment_along(scan, {"bar": markers}, ThresholdInBox(), PLAIN)
+  labels = segment_volume(scan, {"bar": markers}, ThresholdInBox(), PLAIN)
   shared = (labels["bar"] & truth).sum()
   assert 2 * shared / (labels["bar"].sum() + truth.sum()) > 0.95
 
@@ -110,21 +113,25 @@ def test_slices_along_other_axes_fill_the_same_box(axes):
   scan.array[...] = np.random.default_rng(0).choice([-1000, 500], scan.array.shape)
   box = Box((2.0, 5.0, 4.0), (9.0, 10.0, 8.0))
   network = ThresholdInBox()
-  found = segment_along(scan, {"a": [box]}, network, PLAIN, propagation=PropagationSettings(axes=axes))["a"]
+  found = segment_volume(scan, {"a": [box]}, network, PLAIN, propagation=PropagationSettings(axes=axes))["a"]
   assert network.encoded == (6 if axes == "coronal" else 5)
   expected = np.zeros(found.shape, bool)
   expected[2:10, 5:11, 4:9] = scan.array[2:10, 5:11, 4:9] > 0
   np.testing.assert_array_equal(found, expected)
 
 
-def test_turned_scan_shows_the_plane_in_display_order():
+@pytest.mark.parametrize("plane", AXES)
+def test_slices_of_a_plane_and_boxes_in_them_are_cut_from_the_scan_alike(plane):
   scan, _ = slanted((2.0, -1.0, -3.0))
-  for codes in AXES.values():
-    turned, moved = turned_to(scan, {"a": [Box((1.0, 2.0, 3.0), (4.0, 6.0, 8.0))]}, codes)
-    assert turned.grid.axis_codes == "LPS"
-    mask = np.zeros(scan.array.shape, bool)
-    mask[1:5, 2:7, 3:9] = True
-    assert Box.of_mask(reorient(mask, scan.grid, codes)) == moved["a"][0]
+  slices = SlicedScan(scan, AXES[plane], ThresholdInBox(), PLAIN)
+  array, labels = slices.blank({"a": 1})
+  assert np.shares_memory(slices.hu, scan.array) and np.shares_memory(labels, array)
+  array[1:5, 2:7, 3:9] = 1
+  plan = slices.plan({"a": [Box((1.0, 2.0, 3.0), (4.0, 6.0, 8.0))]})
+  assert sorted(plan) == np.flatnonzero(labels.any((1, 2))).tolist()
+  for index, ((organ, edges),) in plan.items():
+    assert organ == "a"
+    np.testing.assert_array_equal(edges, tight_edges(labels[index] == 1))
 
 
 def test_two_of_three_maps_decide():

@@ -8,7 +8,7 @@ import pytest
 from medlsam_jax.errors import InputError
 from medlsam_jax.geometry import Box, display_view
 from medlsam_jax.sam.resampling import resize_cubic
-from medlsam_jax.sam.slices import ImageFit, area_matrix, box_to_display, linear_matrix, window_to_bytes
+from medlsam_jax.sam.slices import ImageFit, area_matrix, box_in_slices, linear_matrix, window_to_bytes
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SERIES = Path(__file__).parents[3] / "shared" / "data" / "dicom" / "series"
@@ -29,7 +29,7 @@ def test_a_box_surrounds_the_same_voxels_in_display_order(make_grid, codes):
   grid = make_grid(codes)
   mask = np.zeros(grid.shape, bool)
   mask[1:3, 2:6, 3:4] = True
-  (first, last), (x0, y0, x1, y1) = box_to_display(Box.of_mask(mask), grid)
+  (first, last), (x0, y0, x1, y1) = box_in_slices(Box.of_mask(mask), grid)
   shown = np.zeros_like(display_view(mask, grid))
   shown[first : last + 1, int(y0) : int(y1), int(x0) : int(x1)] = True
   np.testing.assert_array_equal(shown, display_view(mask, grid))
@@ -37,14 +37,14 @@ def test_a_box_surrounds_the_same_voxels_in_display_order(make_grid, codes):
 
 def test_crossed_corners_are_swapped(make_grid):
   grid = make_grid("RPI")
-  straight, crossed = (box_to_display(b, grid) for b in (Box((1, 2, 0), (3, 4, 5)), Box((3, 4, 0), (1, 2, 5))))
+  straight, crossed = (box_in_slices(b, grid) for b in (Box((1, 2, 0), (3, 4, 5)), Box((3, 4, 0), (1, 2, 5))))
   assert straight[0] == crossed[0]
   np.testing.assert_array_equal(straight[1], crossed[1])
 
 
 def test_a_box_with_nan_is_refused(make_grid):
   with pytest.raises(InputError, match="not a finite number"):
-    box_to_display(Box((0, float("nan"), 0), (1, 1, 1)), make_grid())
+    box_in_slices(Box((0, float("nan"), 0), (1, 1, 1)), make_grid())
 
 
 @pytest.mark.parametrize("name", ["shrink", "enlarge", "half"])

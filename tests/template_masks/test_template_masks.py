@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+from painted import segment_by_templates
 
 from medlsam_jax.errors import ConfigError
 from medlsam_jax.geometry import Box, Grid, Volume
 from medlsam_jax.label_boxes import find_labels
 from medlsam_jax.metrics import dice
 from medlsam_jax.template_masks import masks as template_masks
-from medlsam_jax.template_masks.masks import VoteSettings, segment_by_templates
+from medlsam_jax.template_masks.masks import VoteSettings
 from medlsam_jax.template_masks.organ_crops import OrganCrop
 
 SHAPE = (40, 44, 48)
