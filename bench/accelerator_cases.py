@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bench import common
+from medlsam_jax import platform
 from medlsam_jax.medlam.search import programs
 
 OPERANDS = ("highest", "default", "bfloat16")
@@ -141,7 +142,7 @@ def _forward(module: Any, variables: Any, given: Any, scales: tuple[int, ...], o
     out = module.apply(variables, patch[None], feature_scales=scales)
     return out.position[0], {stride: volume[0] for stride, volume in out.features.items()}
 
-  run = jax.jit(lambda v, p: programs._each(partial(one, v), p, len(p)))
+  run = jax.jit(lambda v, p: programs.each(partial(one, v), p, platform.patches_together()))
   variables, given = jax.device_put((variables, given))
   return _traced(operands, lambda: run(variables, given))
 
@@ -202,7 +203,9 @@ def correlation(sizes: Sizes) -> Iterator[Case]:
   work, exact = sizes.points * 2 * 512 * channels * 64**3 / 1e12, list[Any]()
 
   def make(operands: str) -> Callable[[], Any]:
-    run = jax.jit(lambda f, t: programs._each(lambda pair: correlate(*pair, _dtype(operands)), (f, t), sizes.points))
+    run = jax.jit(
+      lambda *both: programs.each(lambda pair: correlate(*pair, _dtype(operands)), both, platform.patches_together())
+    )
     return _traced(operands, lambda: run(features, taps))
 
   def error(operands: str, result: Any) -> dict[str, float]:

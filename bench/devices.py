@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.hlo import Collective, collectives
-from bench.lowering import accelerator_convolution
+from bench.lowering import as_on_accelerator
 from medlsam_jax.medlam.pretraining.pairs import Batch
 from medlsam_jax.medlam.pretraining.step import init_state, make_step, make_validation
 from medlsam_jax.train import sharding
@@ -74,7 +74,7 @@ def measure(width: int) -> dict[str, Any]:
   settings = small(width)
   mesh, compiled = sharding.make_mesh(settings.mesh), []
   jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: compiled.append(event == _COMPILED))
-  with accelerator_convolution():
+  with as_on_accelerator():
     state, step, validate = init_state(settings, mesh), make_step(settings, mesh), make_validation(settings)
     held_out = sharding.put_replicated(_batch(settings, 0), mesh)
     compiled.clear()

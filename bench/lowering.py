@@ -1,17 +1,23 @@
 """Programs as accelerators run them, compiled for a CPU where a platform's compiler is not at hand."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 from unittest import mock
 
-from medlsam_jax.volume_layers import convolution
+import jax
+
+from medlsam_jax import platform
+
+R = TypeVar("R")
+
+
+def _of_accelerator(*arrays: jax.Array, accelerator: Callable[..., R], **_: Callable[..., R]) -> R:
+  return accelerator(*arrays)
 
 
 @contextlib.contextmanager
-def accelerator_convolution() -> Iterator[None]:
-  """XLA's own 3D convolution in place of the CPU's plane-wise one, in all that is traced meanwhile."""
-  native = {
-    "_conv3_cpu": convolution._conv3_native, "_kernel_gradient_cpu": convolution._kernel_gradient_native,
-  }  # fmt: skip
-  with mock.patch.multiple(convolution, **native):
+def as_on_accelerator() -> Iterator[None]:
+  """The ways of accelerators, XLA's own 3D convolution first, in place of the CPU's in all that is traced meanwhile."""
+  with mock.patch.object(platform, "by_backend", _of_accelerator):
     yield

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
-from bench.lowering import accelerator_convolution
+from bench.lowering import as_on_accelerator
 from medlsam_jax.medlam.pretraining.pairs import Batch
 from medlsam_jax.medlam.pretraining.step import abstract_state, make_step
 from medlsam_jax.train import sharding
@@ -43,7 +43,7 @@ def memory(width: int, scans: int, remat: bool) -> tuple[int, int]:
   place = sharding.batch_sharding(mesh)
   shapes = ((scans, 2, edge, edge, edge), (scans, 2, 3))
   batch = Batch(*(cast(Any, jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place)) for shape in shapes))
-  with accelerator_convolution():
+  with as_on_accelerator():
     lowered = cast(Any, make_step(settings, mesh)).lower(abstract_state(settings, mesh), batch)
   result = lowered.compile().memory_analysis()
   return result.argument_size_in_bytes, result.temp_size_in_bytes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from typing import Any
+from typing import Any, TypeAlias
 
 import flax.linen as nn
 import numpy as np
@@ -13,13 +13,16 @@ from flax.traverse_util import flatten_dict
 
 from medlsam_jax import display
 
+Variables: TypeAlias = dict[str, Any]
+"""Of a module: collections by name, `params` and what else it has, each a tree of arrays in dicts by name."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Network:
   """A Flax module with the variables that fill it. Two networks are the same when their `sha256` are."""
 
   module: nn.Module
-  variables: dict[str, Any]
+  variables: Variables
   """Collections by name: `params`, and `batch_stats` where batch norm is kept."""
   kind: str
   """`medlam`, `litemedsam`, `sam-vit-b`, ..."""
@@ -39,7 +42,7 @@ class Network:
     return display.html_table(repr(self), [["header", ""], *self.header.items()] if self.header else [])
 
   @property
-  def params(self) -> dict[str, Any]:
+  def params(self) -> Variables:
     """The trainable collection."""
     return self.variables["params"]
 

@@ -1,6 +1,15 @@
-"""Programs say how exact their products are: read where they are lowered for machines that are not at hand."""
+"""Programs are the ones of the machine they are lowered for, and say how exact their products are: read in their text.
 
+And what is set by backend without a program: memory, and how much goes into a call.
+"""
+
+import ctypes
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +22,7 @@ from medlsam_jax.medlam.pretraining.pairs import Batch
 from medlsam_jax.medlam.pretraining.step import abstract_state, make_step
 from medlsam_jax.medlam.search import programs
 from medlsam_jax.network import Network
+from medlsam_jax.sam.network.image_encoder import Block
 from medlsam_jax.sam.network.sam import LITEMEDSAM, Sam
 from medlsam_jax.sam.predictor import Predictor
 from medlsam_jax.train import sharding
@@ -20,6 +30,9 @@ from medlsam_jax.train.settings import PretrainSettings, from_mapping
 
 SCALES, POINTS = (4, 2), programs.POINTS_PER_CALL
 PLATFORMS = ("cuda", "tpu")
+PROGRAMS = ("positions", "template_outputs", "best_moves", "template_moves")
+SOURCES = Path(platform.__file__).parent
+_CONVOLVED = re.compile(r"stablehlo\.convolution\b.*: \(tensor<([\dx]+x\w+)>, ")
 _PRODUCT = re.compile(r"stablehlo\.(convolution|dot_general)\b.*")
 _OPERANDS = re.compile(r": \(tensor<[\dx]*x?(\w+)>, tensor<[\dx]*x?(\w+)>\)")
 
@@ -33,56 +46,169 @@ def products(text):
   return found
 
 
-def lowered(jitted, arguments, platform):
-  return products(jitted.trace(*arguments).lower(lowering_platforms=(platform,)).as_text())
+def text_of(jitted, arguments, target):
+  """A program lowered for a machine that is not at hand. Asking for the backend that traces it fails."""
+  asked = AssertionError("the backend was asked for while tracing")
+  with mock.patch.object(jax, "default_backend", side_effect=asked):
+    return jitted.trace(*arguments).lower(lowering_platforms=(target,)).as_text()
+
+
+def lowered(jitted, arguments, target):
+  return products(text_of(jitted, arguments, target))
+
+
+def convolved(text):
+  """Shapes of what convolutions run over, without their kernels."""
+  return {tuple(map(int, shape.split("x")[:-1])) for shape in _CONVOLVED.findall(text)}
 
 
 def shaped(*shape, dtype=jnp.float32):
   return jax.ShapeDtypeStruct(shape, dtype)
 
 
-def search_arguments(name, dtype):
+def search_arguments(name, dtype, backend="gpu"):
+  """What a program takes: the network as `prepare` gives it where that backend runs, and shapes."""
   module = MedLAM(base_channels=1, feature_scales=SCALES, dtype=jnp.dtype(dtype))
   variables = jax.eval_shape(lambda: init_variables(module, jax.random.key(0)))
+  network = programs.Prepared(module, variables, platform.patches_together(backend))
   patches = shaped(POINTS, 64, 64, 64, 1)
   if name == "positions":
-    return module, variables, patches
+    return network, patches
   if name == "template_outputs":
-    return module, variables, patches, shaped(POINTS, dtype=jnp.bool_), SCALES, 8
+    return network, patches, shaped(POINTS, dtype=jnp.bool_), SCALES, 8
   if name == "template_moves":
     taps = {s: shaped(POINTS, 2, 3, *(8 // s,) * 3, 4) for s in SCALES}
-    return module, variables, patches, shaped(POINTS, 2, 3, dtype=jnp.bool_), taps, 12, dtype
+    return network, patches, shaped(POINTS, 2, 3, dtype=jnp.bool_), taps, 12
   taps = {s: shaped(POINTS, 2, *(8 // s,) * 3, 4) for s in SCALES}
-  return module, variables, patches, shaped(POINTS, 2, dtype=jnp.bool_), taps, dtype
+  return network, patches, shaped(POINTS, 2, dtype=jnp.bool_), taps
 
 
-@pytest.mark.parametrize("platform", PLATFORMS)
-@pytest.mark.parametrize("name", ["positions", "template_outputs", "best_moves", "template_moves"])
-def test_an_exact_search_multiplies_in_float32_everywhere(name, platform):
-  found = lowered(getattr(programs, name), search_arguments(name, "float32"), platform)
+@pytest.mark.parametrize("target", PLATFORMS)
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_search_for_an_accelerator_is_xlas_own_convolution_of_all_patches_at_once(name, target):
+  shapes = convolved(text_of(getattr(programs, name), search_arguments(name, "bfloat16"), target))
+  assert (POINTS, 64, 64, 64, 1) in shapes and (POINTS, 4, 4, 4, 8) in shapes
+  assert {(len(shape), shape[0]) for shape in shapes} == {(5, POINTS)}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_search_for_a_cpu_convolves_planes_of_one_patch_at_a_time(name):
+  shapes = convolved(text_of(getattr(programs, name), search_arguments(name, "float32", "cpu"), "cpu"))
+  assert {len(shape) for shape in shapes} == {4}
+  assert max(np.prod(shape) for shape in shapes) < POINTS * 64**3
+
+
+@pytest.mark.parametrize(("target", "ranks"), [("cpu", {4}), ("cuda", {5}), ("tpu", {5})])
+def test_a_network_and_its_gradient_are_those_of_the_machine_they_are_lowered_for(target, ranks):
+  module = MedLAM(base_channels=4, feature_scales=(4,), patch_edge=32)
+
+  def loss(variables, patches):
+    out = module.apply(variables, patches)
+    return out.position.sum() + out.features[4].sum()
+
+  variables = jax.eval_shape(lambda: init_variables(module, jax.random.key(0)))
+  text = text_of(jax.jit(jax.value_and_grad(loss)), (variables, shaped(2, 32, 32, 32, 1)), target)
+  assert {len(shape) for shape in convolved(text)} == ranks
+
+
+@pytest.mark.parametrize(("target", "loops"), [("cpu", True), ("cuda", False), ("tpu", False)])
+def test_an_image_encoder_attends_head_by_head_on_a_cpu_alone(target, loops):
+  block = Block(heads=4, window=0, grid=8, dtype=jnp.float32)
+  x = shaped(2, 8, 8, 16)
+  variables = jax.eval_shape(block.init, jax.random.key(0), x)
+  assert ("stablehlo.while" in text_of(jax.jit(block.apply), (variables, x), target)) == loops
+
+
+def test_no_other_file_decides_by_the_backend():
+  words = re.compile(r"default_backend|platform_dependent|mallopt|JAX_PLATFORMS")
+  found = {p.name for p in SOURCES.rglob("*.py") if words.search(p.read_text())}
+  assert found == {"platform.py"}
+
+
+def test_what_goes_into_a_call_depends_on_the_backend():
+  assert [platform.fast_dtype(name) for name in ("cpu", "gpu", "tpu")] == ["float32", "bfloat16", "bfloat16"]
+  assert [platform.patches_together(name) for name in ("cpu", "gpu", "tpu")] == [False, True, True]
+  assert platform.compiler_options_for_one_run("gpu") is None
+  with mock.patch.object(jax, "default_backend", lambda: "gpu"):
+    assert platform.fast_dtype() == "bfloat16" and platform.patches_together() and platform.images_at_once() > 1
+  with mock.patch.object(jax, "default_backend", lambda: "cpu"):
+    assert platform.fast_dtype() == "float32" and not platform.patches_together() and platform.images_at_once() == 1
+
+
+def test_importing_it_loads_no_jax():
+  code = "import sys, medlsam_jax.platform; assert not {'jax', 'numpy'} & set(sys.modules)"
+  subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.fixture
+def allocator(monkeypatch):
+  """What is asked of a stand-in for the C library's allocator, in an environment that asks for nothing."""
+  told = []
+  library = type("C", (), {"mallopt": staticmethod(lambda option, value: told.append((option, value)))})
+  monkeypatch.setattr(ctypes, "CDLL", lambda _: library)
+  monkeypatch.setattr(os, "confstr", lambda _: "glibc")
+  monkeypatch.setattr(platform.importlib.util, "find_spec", lambda _: None)
+  for name in [n for n in os.environ if n.startswith("MALLOC_") or n in ("GLIBC_TUNABLES", "JAX_PLATFORMS")]:
+    monkeypatch.delenv(name)
+  return told
+
+
+@pytest.mark.parametrize(
+  ("plugin", "wanted", "kept"),
+  [
+    (None, "", True), (None, "cpu", True), ("jax_plugins", "cpu", True), ("jax_plugins", "cpu,cuda", True),
+    ("jax_plugins", "", False), ("libtpu", "", False), ("jax_plugins", "cuda,cpu", False), (None, "tpu", False),
+  ],
+)  # fmt: skip
+def test_freed_memory_is_kept_where_jax_can_run_on_a_cpu_alone(allocator, monkeypatch, plugin, wanted, kept):
+  monkeypatch.setenv("JAX_PLATFORMS", wanted)
+  monkeypatch.setattr(platform.importlib.util, "find_spec", lambda name: name == plugin or None)
+  platform.keep_freed_memory()
+  assert ((-8, 1) in allocator) == kept and bool(allocator) == kept
+
+
+def test_settings_of_the_users_own_win(allocator, monkeypatch):
+  monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
+  platform.keep_freed_memory()
+  assert allocator == []
+
+
+def test_another_c_library_is_left_alone(allocator, monkeypatch):
+  def no_such_setting(_):
+    raise ValueError("unrecognized configuration name")
+
+  monkeypatch.setattr(os, "confstr", no_such_setting)
+  platform.keep_freed_memory()
+  assert allocator == []
+
+
+@pytest.mark.parametrize("target", PLATFORMS)
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_an_exact_search_multiplies_in_float32_everywhere(name, target):
+  found = lowered(getattr(programs, name), search_arguments(name, "float32"), target)
   assert {kind for kind, *_ in found} == {"convolution", "dot_general"}
   assert {(a, b, highest) for _, a, b, highest in found} == {("f32", "f32", True)}
 
 
-@pytest.mark.parametrize("platform", PLATFORMS)
+@pytest.mark.parametrize("target", PLATFORMS)
 @pytest.mark.parametrize("name", ["positions", "best_moves", "template_moves"])
-def test_a_fast_search_has_bfloat16_operands_and_asks_for_nothing_of_them(name, platform):
-  found = lowered(getattr(programs, name), search_arguments(name, "bfloat16"), platform)
+def test_a_fast_search_has_bfloat16_operands_and_asks_for_nothing_of_them(name, target):
+  found = lowered(getattr(programs, name), search_arguments(name, "bfloat16"), target)
   convolutions = {each for each in found if each[0] == "convolution"}
   assert convolutions == {("convolution", "bf16", "bf16", False)}
   assert not any(highest for _, a, _, highest in found if a == "bf16")
 
 
-@pytest.mark.parametrize("platform", PLATFORMS)
+@pytest.mark.parametrize("target", PLATFORMS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_predictor_multiplies_as_its_dtype_says(dtype, platform):
+def test_a_predictor_multiplies_as_its_dtype_says(dtype, target):
   module = Sam(LITEMEDSAM, folded=True)
   shapes = jax.eval_shape(lambda k: module.init(k, jnp.zeros((1, 256, 256, 3)), jnp.zeros((1, 4))), jax.random.key(0))
   zeros = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
   predictor = Predictor(Network(module, zeros, "litemedsam", "<zeros>"), jnp.dtype(dtype))
-  encoded = lowered(predictor._encode, (zeros, shaped(1, 256, 256, 3)), platform)
+  encoded = lowered(predictor._encode, (zeros, shaped(1, 256, 256, 3)), target)
   prompts = (shaped(64, 64, 256), shaped(1, 2, 2), shaped(1, 2, dtype=jnp.int32), None, False)
-  decoded = lowered(predictor._decode, (zeros, *prompts), platform)
+  decoded = lowered(predictor._decode, (zeros, *prompts), target)
   for found in (encoded, decoded):
     assert len(found) > 10
     if dtype == "float32":
@@ -102,12 +228,12 @@ def step_of(**network):
   return make_step(settings, mesh), (abstract_state(settings, mesh), batch)
 
 
-@pytest.mark.parametrize("platform", PLATFORMS)
-def test_the_published_step_multiplies_in_float32_and_another_may_ask_for_less(platform):
-  exact = lowered(*step_of(), platform)
+@pytest.mark.parametrize("target", PLATFORMS)
+def test_the_published_step_multiplies_in_float32_and_another_may_ask_for_less(target):
+  exact = lowered(*step_of(), target)
   assert {kind for kind, *_ in exact} == {"convolution", "dot_general"}
   assert {(a, b, highest) for _, a, b, highest in exact} == {("f32", "f32", True)}
-  quick = lowered(*step_of(precision="default"), platform)
+  quick = lowered(*step_of(precision="default"), target)
   assert [each[:3] for each in quick] == [each[:3] for each in exact]
   assert not any(highest for kind, *_, highest in quick if kind == "convolution")
 

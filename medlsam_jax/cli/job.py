@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from medlsam_jax import pipeline
 from medlsam_jax.cli import provenance, sources
 from medlsam_jax.cli import settings as config
@@ -29,6 +27,7 @@ from medlsam_jax.medlam.search.search_settings import DEFAULT as DEFAULT_SEARCH
 from medlsam_jax.medlam.search.search_settings import PRESETS as SEARCH_PRESETS
 from medlsam_jax.network import Network
 from medlsam_jax.pipeline import PipelineSettings
+from medlsam_jax.platform import backend
 from medlsam_jax.sam.segmentation_settings import PRESETS
 
 
@@ -80,7 +79,7 @@ class Search:
     sources.fetch(arguments.network, terminal)
     network = load(arguments.network)
     bank, source, kept = sources.bank_of(arguments, network, terminal)
-    if text := bank.mixed_with(settings.search.operands, jax.default_backend()):
+    if text := bank.mixed_with(settings.search.operands, backend()):
       terminal.say(text)
     return cls(network, bank, source, settings, arguments.seed, kept)
 

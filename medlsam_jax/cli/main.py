@@ -30,6 +30,7 @@ from medlsam_jax.cli.parsing import Parser
 from medlsam_jax.errors import MedlsamError
 
 COMMANDS = (demo, weights, convert, bank, localize, segment, evaluate, data, pretrain, finetune, probe, study, export)
+TRAINING = ("pretrain", "finetune")
 OK, SOME_FAILED, BAD_INPUT, INTERRUPTED, STOPPED_BY = 0, 1, 2, 130, 128
 
 _DESCRIPTION = """\
@@ -87,7 +88,7 @@ def _run(arguments: argparse.Namespace) -> int:
   from medlsam_jax.cli.terminal import Terminal
 
   terminal = Terminal(quiet=getattr(arguments, "quiet", False))
-  startup.prepare(terminal.warn)
+  startup.prepare(terminal.warn, training=arguments.command in TRAINING)
   try:
     with terminal.stops_on_signals(), terminal.warnings_as_lines():
       return arguments.run(arguments, terminal)

@@ -9,12 +9,12 @@ import platform
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from medlsam_jax.installation import version
 from medlsam_jax.medlam.bank.bank import Bank
 from medlsam_jax.network import Network
+from medlsam_jax.platform import backend
 
 LIBRARIES = ("medlsam_jax", "jax", "jaxlib", "flax", "numpy", "scipy", "nibabel")
 
@@ -67,5 +67,5 @@ def of_settings(settings: Any) -> dict[str, Any]:
 
 def of_machine() -> dict[str, str]:
   """Versions of what computed, and on what kind of device."""
-  versions = {"python": platform.python_version(), "device": jax.default_backend()}
+  versions = {"python": platform.python_version(), "device": backend()}
   return versions | {name: version(name) for name in LIBRARIES}

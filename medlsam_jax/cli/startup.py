@@ -6,7 +6,6 @@ All only in a process that has not loaded JAX yet: a script or notebook that cal
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import os
 import platform
@@ -14,6 +13,8 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+from medlsam_jax.platform import keep_freed_memory
 
 COMPILED_VARIABLE = "MEDLSAM_COMPILED"
 """Environment variable: another folder for compiled programs, or `off`."""
@@ -28,17 +29,18 @@ _JAX_SETTINGS = {
   "JAX_COMPILATION_CACHE_MAX_SIZE": str(COMPILED_LIMIT_BYTES),
 }
 
-# glibc's malloc.h
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 
+def prepare(warn: Callable[[str], None], training: bool = False) -> None:
+  """Sets all, where JAX is not loaded yet; `warn` hears why programs cannot be kept.
 
-def prepare(warn: Callable[[str], None]) -> None:
-  """Sets all, where JAX is not loaded yet; `warn` hears why programs cannot be kept."""
+  The allocator's settings are for inference on a CPU (`platform.keep_freed_memory`): a command that trains has glibc's.
+  """
   if "jax" in sys.modules:
     return
   quieten_libraries()
   keep_compiled_programs(warn)
-  keep_freed_memory()
+  if not training:
+    keep_freed_memory()
 
 
 def quieten_libraries() -> None:
@@ -92,24 +94,3 @@ def _processor() -> str:
     lines = []
   features = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
   return f"{platform.machine()}-{hashlib.sha256(features.encode()).hexdigest()[:12]}"
-
-
-def keep_freed_memory() -> None:
-  """Tells glibc to keep freed memory for the next array instead of giving it back; does nothing elsewhere.
-
-  XLA on a CPU takes and frees its buffers around every program. By default glibc maps each large one afresh from the
-  system, which then clears it page by page: 12 of 64 processor seconds of `segment` went there, and 1 of 57 does now
-  (`localize` gains little). The price is memory that is free but not given back, up to the largest amount in use at
-  once: 1.5 instead of 1.2 GiB for 512x512x400 voxels. `bench/README.md` says how that was measured.
-  """
-  if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
-    return
-  try:
-    mallopt = ctypes.CDLL(None).mallopt
-    os.confstr("CS_GNU_LIBC_VERSION")
-  except (OSError, AttributeError, TypeError, ValueError):
-    return  # another C library: its mallopt, if any, means something else
-  mallopt(_M_ARENA_MAX, 1)  # one heap for all threads, or each would keep its own
-  mallopt(_M_MMAP_MAX, 0)
-  mallopt(_M_TRIM_THRESHOLD, -1)  # never; a number would end at 2 GiB
-  mallopt(_M_TOP_PAD, 64 << 20)

@@ -35,7 +35,7 @@ def find_by_features(network: Network, bank: Bank, scan: Volume, mean_boxes: Mea
   placed = mean_boxes.place(scan)
   organs = [organ for organ in bank.organs.values() if organ.organ in placed]
   working = working_grid.to_working_grid(scan, bank.convention)
-  module, variables = programs.prepare(network)
+  prepared = programs.prepare(network)
   targets = []
   for organ in organs:
     own = np.zeros((len(organ.mean_positions), 3), int)
@@ -43,7 +43,7 @@ def find_by_features(network: Network, bank: Bank, scan: Volume, mean_boxes: Mea
     targets.append(own + working_grid.PATCH_MARGIN)
   padded = working_grid.pad_for_patches(working.intensity)
   taps = [organ.taps for organ in organs]
-  voxels, _ = fine.settle(module, variables, padded, np.concatenate(targets), taps, SearchSettings())
+  voxels, _ = fine.settle(prepared, padded, np.concatenate(targets), taps, SearchSettings())
   findings, start = {}, 0
   for organ in organs:
     own = voxels[start : start + len(organ.mean_positions)] - working_grid.PATCH_MARGIN

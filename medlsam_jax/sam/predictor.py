@@ -72,7 +72,7 @@ class Predictor:
     module = module.clone(folded=True, dtype=dtype)
     self.network = network
     self.variant = dataclasses.replace(module.variant, pixels=pixels or module.variant.pixels)
-    self.encode_batch = encode_batch or (1 if jax.default_backend() == "cpu" else 16)
+    self.encode_batch = encode_batch or platform.images_at_once()
     self._variables = jax.device_put(variables)
     self._compilations = 0
     self._current: EncodedImage | None = None

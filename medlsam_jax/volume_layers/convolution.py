@@ -17,6 +17,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from medlsam_jax import platform
+
 _VOLUME = ("NDHWC", "DHWIO", "NDHWC")
 _PLANE = ("NHWC", "HWIO", "NHWC")
 
@@ -209,7 +211,7 @@ def _lanes(count: int) -> int:
 @jax.custom_vjp
 def conv3(x: Float[Array, "n z y x c"], kernel: Float[Array, "3 3 3 c o"]) -> Float[Array, "n z y x o"]:
   """3x3x3 convolution with zero padding 1, accumulated and returned in float32 whatever the operands' dtype."""
-  return lax.platform_dependent(x, kernel, cpu=_conv3_cpu, default=_conv3_native)
+  return platform.by_backend(x, kernel, cpu=_conv3_cpu, accelerator=_conv3_native)
 
 
 def _conv3_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -221,7 +223,7 @@ def _conv3_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array,
   gradient = gradient.astype(x.dtype)
   mirrored = jnp.flip(kernel, (0, 1, 2)).swapaxes(3, 4)
   dx = conv3(gradient, mirrored).astype(x.dtype)
-  dkernel = lax.platform_dependent(x, gradient, cpu=_kernel_gradient_cpu, default=_kernel_gradient_native)
+  dkernel = platform.by_backend(x, gradient, cpu=_kernel_gradient_cpu, accelerator=_kernel_gradient_native)
   return dx, dkernel.astype(kernel.dtype)
 
 

@@ -69,15 +69,22 @@ def test_the_second_start_finds_the_program_of_the_first(tmp_path):
   assert counts[1][0] == counts[0][1] and counts[1][1] == 0
 
 
-def test_another_c_library_is_left_alone(monkeypatch):
-  def no_such_setting(_):
-    raise ValueError("unrecognized configuration name")
-
-  monkeypatch.setattr(os, "confstr", no_such_setting)
-  monkeypatch.setattr(startup.ctypes, "CDLL", lambda _: type("C", (), {"mallopt": staticmethod(pytest.fail)}))
-  for name in [name for name in os.environ if name.startswith("MALLOC_") or name == "GLIBC_TUNABLES"]:
-    monkeypatch.delenv(name)
-  startup.keep_freed_memory()
+@pytest.mark.parametrize(("command", "kept"), [("localize", True), ("pretrain", False), ("finetune", False)])
+def test_the_allocator_is_thrifty_for_inference_and_left_alone_for_training(tmp_path, command, kept):
+  """A command that fails at once, in a process that notes whether the allocator was set."""
+  call = {
+    "localize": ["localize", "--query", "missing", "--bank", "missing"],
+    "pretrain": ["pretrain", "--config", "missing", "--workdir", str(tmp_path / "run")],
+    "finetune": ["finetune", "--config", "missing", "--workdir", str(tmp_path / "run")],
+  }[command]
+  code = (
+    "import sys\nfrom medlsam_jax.cli import startup\nfrom medlsam_jax.cli.main import main\n"
+    "startup.keep_freed_memory = lambda: print('kept')\n"
+    f"code = main({call!r})\nassert code == 2, code"
+  )
+  environment = os.environ | {"MEDLSAM_CACHE": str(tmp_path)}
+  done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+  assert ("kept" in done.stdout.split()) == kept
 
 
 def test_notes_of_the_libraries_beneath_do_not_reach_the_user(tmp_path):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from medlsam_jax import platform
 from medlsam_jax.loading import load
 from medlsam_jax.medlam.network.medlam import MedLAM, init_variables
 from medlsam_jax.volume_layers import convolution, ops
@@ -153,7 +154,7 @@ def test_upsampling_by_two_equals_the_half_pixel_resize():
 
 @pytest.mark.slow
 def test_rematerialisation_keeps_parameters_outputs_and_gradients_and_takes_less_memory(monkeypatch):
-  monkeypatch.setattr(jax.lax, "platform_dependent", lambda *operands, default, **_: default(*operands))
+  monkeypatch.setattr(platform, "by_backend", lambda *arrays, accelerator, **_: accelerator(*arrays))
   patches = jax.random.uniform(jax.random.key(1), (8, 16, 16, 16, 1))
   found = []
   for remat in (False, True):

@@ -21,17 +21,18 @@ _MODULE = MedLAM(base_channels=1, feature_scales=SCALES)
 def _arguments(name):
   """Shapes that the search and the bank call a program with, and its static arguments."""
   variables = jax.eval_shape(lambda: init_variables(_MODULE, jax.random.key(0)))
+  network = programs.Prepared(_MODULE.clone(dtype=jnp.dtype("bfloat16")), variables, patches_together=True)
   patches = jax.ShapeDtypeStruct((POINTS, EDGE, EDGE, EDGE, 1), jnp.float32)
   if name == "positions":
-    return (_MODULE, variables, patches)
+    return (network, patches)
   if name == "template_outputs":
-    return (_MODULE, variables, patches, jax.ShapeDtypeStruct((POINTS,), jnp.bool_), SCALES, 8)
+    return (network, patches, jax.ShapeDtypeStruct((POINTS,), jnp.bool_), SCALES, 8)
   if name == "template_moves":
     taps = {s: jax.ShapeDtypeStruct((POINTS, SEATS, 3, *(8 // s,) * 3, 4), jnp.float32) for s in SCALES}
     shown = jax.ShapeDtypeStruct((POINTS, SEATS, 3), jnp.bool_)
-    return (_MODULE, variables, patches, shown, taps, 12, "bfloat16")
+    return (network, patches, shown, taps, 12)
   taps = {s: jax.ShapeDtypeStruct((POINTS, SEATS, *(8 // s,) * 3, 4), jnp.float32) for s in SCALES}
-  return (_MODULE, variables, patches, jax.ShapeDtypeStruct((POINTS, SEATS), jnp.bool_), taps, "bfloat16")
+  return (network, patches, jax.ShapeDtypeStruct((POINTS, SEATS), jnp.bool_), taps)
 
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])

@@ -181,8 +181,7 @@ def test_templates_at_the_query_itself_are_sent_to_their_own_points(network, ban
   organ = alone.organs["liver"]
   point = np.array([3, 8, 9])
   padded = pad_for_patches(to_working_grid(templates[0].scan, "published").intensity)
-  module, variables = programs.prepare(network)
-  here = np.asarray(programs.positions(module, variables, programs.crop_patches(padded, point[None] + 32)))
+  here = np.asarray(programs.positions(programs.prepare(network), programs.crop_patches(padded, point[None] + 32)))
   organ = dataclasses.replace(organ, positions=np.tile(here, (1, 6, 1)))
   alone = dataclasses.replace(alone, organs={"liver": organ})
   found = search.find(network, alone, templates[0].scan, starts=point[None] + 32, settings=HEAD_ONLY)["liver"]
@@ -201,7 +200,7 @@ def test_a_second_step_searches_from_where_the_first_one_ended(network, bank, ma
 
   monkeypatch.setattr(programs, "crop_patches", spy)
   monkeypatch.setattr(
-    programs, "best_moves", lambda m, v, patches, used, *_: (np.full((*used.shape, 3), 2), np.full(used.shape, 0.5))
+    programs, "best_moves", lambda network, patches, used, *_: (np.full((*used.shape, 3), 2), np.full(used.shape, 0.5))
   )
   progress = []
   found = search.find(
@@ -242,14 +241,14 @@ def test_points_that_share_a_patch_settle_as_with_patches_of_their_own(network, 
   """All targets in one place, more of them than a shared patch takes at once."""
   scan = make_template("q", shape=(70, 60, 66)).scan
   padded = pad_for_patches(to_working_grid(scan, "published").intensity)
-  module, variables = programs.prepare(network)
+  prepared = programs.prepare(network)
   centre = np.array([[60, 60, 60]])
   count = calls.POINTS_PER_SHARED_PATCH + 3
   taps = {4: np.random.default_rng(0).standard_normal((count, 2, 2, 2, 8)).astype(np.float32)}
   # half of those that share lie on one side of the centre and half on the other, and settle as from the centre itself
   aside = np.where(np.arange(count)[:, None] % 2, 3, -3)
   alone, shared = (
-    fine.settle(module, variables, padded, centre + moved, [taps], SearchSettings((4,), shared_patches=share))
+    fine.settle(prepared, padded, centre + moved, [taps], SearchSettings((4,), shared_patches=share))
     for share, moved in ((False, 0 * aside), (True, aside))
   )
   np.testing.assert_array_equal(alone[0], shared[0])
@@ -284,11 +283,12 @@ def test_a_crop_beyond_the_scan_is_filled_with_zeros():
   assert not beyond[:22].any() and not beyond[:, :, 33:].any()
 
 
-def test_padding_of_a_batch_changes_nothing_and_is_skipped(network, templates):
-  module, variables = programs.prepare(network)
+@pytest.mark.parametrize("together", [False, True])
+def test_padding_of_a_batch_changes_nothing_and_is_skipped(network, templates, together):
+  prepared = dataclasses.replace(programs.prepare(network), patches_together=together)
   patches = programs.crop_patches(pad_for_patches(templates[0].scan.array), np.array([[40, 40, 40]]))
   used = np.array([True, False])
-  position, taps = programs.template_outputs(module, variables, programs.pad_batch(patches, 2), used, (4,), 8)
+  position, taps = programs.template_outputs(prepared, programs.pad_batch(patches, 2), used, (4,), 8)
   assert np.asarray(position)[0].any() and not np.asarray(position)[1].any()
   assert not np.asarray(taps[4])[1].any()
 

@@ -35,10 +35,10 @@ def test_a_template_finds_its_own_points_exactly_and_weighs_most(network, make_t
     places=None,
     features={4: np.concatenate([alone.features[4], other / np.linalg.norm(other, axis=-1, keepdims=True)])},
   )
-  module, variables = programs.prepare(network)
+  prepared = programs.prepare(network)
   padded = pad_for_patches(to_working_grid(template.scan, "consistent").intensity)
   where = template_points.plan([template], None, "consistent", None)[0].points["a"] + 32
-  votes = voting.settle(module, variables, padded, where, [both], EACH)
+  votes = voting.settle(prepared, padded, where, [both], EACH)
   # 1, less what voxels without any feature take off
   same = np.square(alone.features[4][0]).sum(-1).mean((1, 2, 3))
   np.testing.assert_allclose(votes.similarity[:, 0], same, atol=1e-5)

@@ -16,13 +16,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 from jaxtyping import Float32, Int
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from medlsam_jax import notices
+from medlsam_jax import notices, platform
 from medlsam_jax.installation import version
 from medlsam_jax.io.atomic import replacing
 from medlsam_jax.network import Network
@@ -111,7 +110,7 @@ class KeptOutputs:
     Points do not count among them, so that other organs or parts of the same template use what is there.
     """
     libraries = [version(name) for name in ("medlsam_jax", "jax")]
-    computed = (network.sha256, *libraries, jax.default_backend(), "float32 products")
+    computed = (network.sha256, *libraries, platform.backend(), "float32 products")
     said = [*computed, padded.shape, padded.dtype.name, tuple(strides), edge]
     digest = hashlib.sha256("|".join(map(str, said)).encode())
     digest.update(np.ascontiguousarray(padded).tobytes())

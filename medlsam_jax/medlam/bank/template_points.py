@@ -234,7 +234,7 @@ def run(
 
   `progress` hears first that nothing is done, and of how many points; what `kept` has already comes without computing.
   """
-  module, variables = programs.prepare(network, OPERANDS)
+  prepared = programs.prepare(network, OPERANDS)
   total = sum(len(where) for plan in plans for where in plan.points.values())
   done, results = 0, {}
   tell = progress or (lambda *_: None)
@@ -244,7 +244,7 @@ def run(
     if not here:
       continue
     padded = working_grid.pad_for_patches(working_grid.to_working_grid(template.scan, convention).intensity)
-    outputs = TemplateOutputs() if kept is None else kept.of(network, padded, module.feature_scales, edge)
+    outputs = TemplateOutputs() if kept is None else kept.of(network, padded, prepared.module.feature_scales, edge)
     centres = np.concatenate(list(here.values()))
     missing = [point for point in dict.fromkeys(map(tuple, centres.tolist())) if point not in outputs.rows]
     known = len(centres) - len(missing)
@@ -254,7 +254,7 @@ def run(
     try:
       for start in range(0, len(missing), programs.POINTS_PER_CALL):
         chunk = np.array(missing[start : start + programs.POINTS_PER_CALL])
-        outputs.add(chunk, *_outputs(module, variables, padded, chunk, edge))
+        outputs.add(chunk, *_outputs(prepared, padded, chunk, edge))
         done += len(chunk)
         tell(done, total)
     finally:
@@ -278,9 +278,9 @@ def _gathered(outputs: TemplateOutputs, points: Int[np.ndarray, "points 3"]) -> 
   return np.stack([row[0] for row in rows]), taps
 
 
-def _outputs(module: programs.MedLAM, variables: dict, padded: np.ndarray, centres: np.ndarray, edge: int) -> Outputs:
+def _outputs(network: programs.Prepared, padded: np.ndarray, centres: np.ndarray, edge: int) -> Outputs:
   patches = programs.pad_batch(programs.crop_patches(padded, centres))
   used = np.arange(programs.POINTS_PER_CALL) < len(centres)
-  position, taps = programs.template_outputs(module, variables, patches, used, module.feature_scales, edge)
+  position, taps = programs.template_outputs(network, patches, used, network.module.feature_scales, edge)
   count = len(centres)
   return np.asarray(position)[:count], {stride: np.asarray(volume)[:count] for stride, volume in taps.items()}

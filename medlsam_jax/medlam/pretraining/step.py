@@ -135,8 +135,7 @@ def init_state(settings: PretrainSettings, mesh: Mesh, network: Any = None) -> T
   init = _initializer(settings)
   key = sharding.put_replicated(jax.random.key_data(jax.random.key(settings.seed)), mesh)
   layout = sharding.shardings(jax.eval_shape(init, key), mesh)
-  # a CPU runs this once and briefly, but would optimise its dozens of random draws for half a minute
-  quick = {"xla_backend_optimization_level": 0} if mesh.devices.flat[0].platform == "cpu" else None
+  quick = platform.compiler_options_for_one_run(mesh.devices.flat[0].platform)
   state = jax.jit(init, out_shardings=layout, compiler_options=quick)(key)
   if network is None:
     return state

@@ -6,20 +6,17 @@ Multi-scale similarity of MedLSAM, section 3.2. Voxels are (z, y, x) of the padd
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from medlsam_jax.medlam.network.medlam import MedLAM
 from medlsam_jax.medlam.search import programs
 from medlsam_jax.medlam.search.calls import calls, patch_centres
 from medlsam_jax.medlam.search.search_settings import SearchSettings
 
 
 def settle(
-  module: MedLAM,
-  variables: Any,
+  network: programs.Prepared,
   padded: Float[np.ndarray, "z y x"],
   targets: Int[np.ndarray, "points 3"],
   organ_taps: Sequence[dict[int, Float[np.ndarray, "_own _k _k _k _c"]]],
@@ -29,7 +26,7 @@ def settle(
   """Where each point settles, and how similar it is there (None without feature scales).
 
   Args:
-    module, variables: the network.
+    network: of `programs.prepare`, with products of the settings' dtype.
     padded: the scan.
     targets: of the coarse step; brought inside first.
     organ_taps: features around the template points by stride, organ after organ in the order of `targets`.
@@ -39,7 +36,7 @@ def settle(
   Raises:
     ConfigError: a feature scale that the network lacks.
   """
-  scales = settings.scales(module.feature_scales)
+  scales = settings.scales(network.module.feature_scales)
   if not scales:
     return targets, None
   taps = {stride: np.concatenate([own[stride] for own in organ_taps]) for stride in scales}
@@ -49,12 +46,10 @@ def settle(
     moved, done = np.zeros_like(voxels), step * len(voxels)
     for call in calls(centres, settings):
       moves, similarity = programs.best_moves(
-        module,
-        variables,
+        network,
         call.patches(padded),
         call.used,
         {stride: call.seated(volume) for stride, volume in taps.items()},
-        settings.operands,
       )
       moved[call.rows] = centres[call.rows] + call.of(moves)
       scores[call.rows] = call.of(similarity)

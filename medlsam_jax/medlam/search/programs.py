@@ -1,33 +1,61 @@
 """The jitted programs of bank and search: fixed shapes, so that each compiles once for all scans, organs and templates.
 
-The network's module is a static argument: modules with equal settings share a program. Patches go through one at a
-time on a CPU, where one fills the machine already and memory stays that of a single patch, and together elsewhere.
-A module of float32 operands is worked out in float32 on every platform (`platform`).
+They take the network as `prepare` gives it, whose module is static: modules with equal settings share a program. A
+module of float32 operands is worked out in float32 on every platform (`platform`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from typing import Any, cast
+from collections.abc import Callable
+from typing import TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Float32, Int
+from jaxtyping import Array, Bool, Float, Float32, Int, PyTree
 
 from medlsam_jax import platform
 from medlsam_jax.errors import WeightsError
 from medlsam_jax.geometry import PATCH_EDGE
 from medlsam_jax.medlam.network.medlam import MedLAM, MedLAMOutput
 from medlsam_jax.medlam.search import correlation, nodes
-from medlsam_jax.network import Network
+from medlsam_jax.network import Network, Variables
 
 POINTS_PER_CALL = 6
 """Patches per call of the programs; shorter batches are padded and the padding is skipped."""
 
 
-def prepare(network: Network, dtype: str = "float32") -> tuple[MedLAM, Any]:
-  """The module that computes in `dtype`, and its variables on the device.
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+@functools.partial(
+  jax.tree_util.register_dataclass, data_fields=("variables",), meta_fields=("module", "patches_together")
+)
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+  """A network as the programs take it; all but its variables is static."""
+
+  module: MedLAM
+  variables: Variables
+  """On the device."""
+  patches_together: bool
+  """The patches of a call go through the network together, not one after the other."""
+
+  @property
+  def dtype(self) -> jax.typing.DTypeLike:
+    """Of the operands of products."""
+    return self.module.dtype
+
+  def run(self, patch: Float[Array, "z y x 1"], scales: tuple[int, ...]) -> MedLAMOutput:
+    """The network's outputs for one patch."""
+    return cast(MedLAMOutput, self.module.apply(self.variables, patch[None], feature_scales=scales))
+
+
+def prepare(network: Network, dtype: str = "float32") -> Prepared:
+  """The network with products of `dtype`, its variables on the device.
 
   Raises:
     WeightsError: the network is no MedLAM, or one for patches of another edge.
@@ -37,31 +65,21 @@ def prepare(network: Network, dtype: str = "float32") -> tuple[MedLAM, Any]:
     raise WeightsError(
       f"{network.source}: {network.kind} cannot localize; it takes a MedLAM network for patches of {PATCH_EDGE} voxels"
     )
-  return module.clone(dtype=jnp.dtype(dtype)), jax.device_put(network.variables)
+  variables = jax.device_put(network.variables)
+  return Prepared(module.clone(dtype=jnp.dtype(dtype)), variables, platform.patches_together())
 
 
-def _each(function: Any, batch: Any, count: int) -> Any:
-  together = None if jax.default_backend() == "cpu" else count
-  return jax.lax.map(function, batch, batch_size=together)
-
-
-def _run(module: MedLAM, variables: Any, patch: Float[Array, "z y x 1"], scales: tuple[int, ...]) -> MedLAMOutput:
-  """The network's outputs for one patch."""
-  return cast(MedLAMOutput, module.apply(variables, patch[None], feature_scales=scales))
-
-
-@functools.partial(jax.jit, static_argnames="module")
-@platform.of_module
-def positions(module: MedLAM, variables: Any, patches: Float[Array, "n z y x 1"]) -> Float[Array, "n 3"]:
+@jax.jit
+@platform.at_its_precision
+def positions(network: Prepared, patches: Float[Array, "n z y x 1"]) -> Float[Array, "n 3"]:
   """Anatomical coordinates of patches: encoder and head only."""
-  return _each(lambda patch: _run(module, variables, patch, ()).position[0], patches, len(patches))
+  return each(lambda patch: network.run(patch, ()).position[0], patches, network.patches_together)
 
 
-@functools.partial(jax.jit, static_argnames=("module", "scales", "edge"))
-@platform.of_module
+@functools.partial(jax.jit, static_argnames=("scales", "edge"))
+@platform.at_its_precision
 def template_outputs(
-  module: MedLAM,
-  variables: Any,
+  network: Prepared,
   patches: Float[Array, "n z y x 1"],
   used: Bool[Array, " n"],
   scales: tuple[int, ...],
@@ -70,53 +88,48 @@ def template_outputs(
   """What a bank keeps of patches around template points: coordinates, and taps of every scale, `edge` voxels wide."""
 
   def run(patch: Array) -> tuple[Array, dict[int, Array]]:
-    out = _run(module, variables, patch, scales)
+    out = network.run(patch, scales)
     taps = {stride: correlation.centre_cube(volume, stride, edge)[0] for stride, volume in out.features.items()}
     return out.position[0], taps
 
-  return _each(_unless_padding(run, patches), (patches, used), len(patches))
+  return _each_used(network, run, used, patches)
 
 
-@functools.partial(jax.jit, static_argnames=("module", "dtype"))
-@platform.of_module
+@jax.jit
+@platform.at_its_precision
 def best_moves(
-  module: MedLAM,
-  variables: Any,
+  network: Prepared,
   patches: Float[Array, "n z y x 1"],
   used: Bool[Array, "n q"],
   taps: dict[int, Float[Array, "n q k k k c"]],
-  dtype: str,
 ) -> tuple[Int[Array, "n q 3"], Float[Array, "n q"]]:
   """From each patch's centre to the places most similar to its `q` template points, in voxels, and how similar.
 
   A patch's features are computed once for all its points. The move is the place minus half an edge plus one, as
   published.
   """
-  scales = tuple(sorted(taps, reverse=True))
+  scales, operands = tuple(sorted(taps, reverse=True)), jnp.dtype(network.dtype)
 
   def run(patch: Array, own_used: Array, own_taps: dict[int, Array]) -> tuple[Array, Array]:
-    features = {stride: volume[0] for stride, volume in _run(module, variables, patch, scales).features.items()}
+    features = {stride: volume[0] for stride, volume in network.run(patch, scales).features.items()}
 
     def place(_: Array, point_taps: dict[int, Array]) -> tuple[Array, Array]:
-      found = correlation.similarity(features, point_taps, PATCH_EDGE, jnp.dtype(dtype))
-      voxel, score = correlation.best_voxel(found)
+      voxel, score = correlation.best_voxel(correlation.similarity(features, point_taps, PATCH_EDGE, operands))
       return voxel - PATCH_EDGE // 2 + 1, score
 
     return jax.lax.map(_unless_padding(place, own_used, own_taps), (own_used, own_used, own_taps))
 
-  return _each(_unless_padding(run, patches, used, taps), (patches, used.any(1), used, taps), len(patches))
+  return _each_used(network, run, used.any(1), patches, used, taps)
 
 
-@functools.partial(jax.jit, static_argnames=("module", "reach", "dtype"))
-@platform.of_module
+@functools.partial(jax.jit, static_argnames="reach")
+@platform.at_its_precision
 def template_moves(
-  module: MedLAM,
-  variables: Any,
+  network: Prepared,
   patches: Float[Array, "n z y x 1"],
   shown: Bool[Array, "n q t"],
   taps: dict[int, Float[Array, "n q t k k k c"]],
   reach: int,
-  dtype: str,
 ) -> tuple[Float[Array, "n q t 3"], Float[Array, "n q t"], Float[Array, "n q"]]:
   """From each patch's centre to the places most similar to `q` points of `t` templates, each on its own; in voxels.
 
@@ -124,18 +137,17 @@ def template_moves(
   that is found. Moves are unbiased and between voxels (`nodes`).
 
   Args:
-    module, variables: the network.
+    network: of `prepare`.
     patches: around the targets.
     shown: which templates have the point; none in padding, which is skipped.
     taps: by stride.
     reach: voxels to each side.
-    dtype: of the products' operands.
 
   Returns:
     Moves, the similarity to each template there, and the greatest similarity to their mean.
   """
   scales = tuple(sorted(taps, reverse=True))
-  finest, operands = min(scales), jnp.dtype(dtype)
+  finest, operands = min(scales), jnp.dtype(network.dtype)
   middle = PATCH_EDGE // finest // 2
 
   def place(own: Array, own_taps: dict[int, Array], features: dict[int, Array]) -> tuple[Array, Array, Array]:
@@ -151,23 +163,42 @@ def template_moves(
     return (top + first - middle) * finest, score, best
 
   def run(patch: Array, own_shown: Array, own_taps: dict[int, Array]) -> tuple[Array, Array, Array]:
-    out = _run(module, variables, patch, scales).features
+    out = network.run(patch, scales).features
     features = {stride: correlation.normalise_channels(volume[0]) for stride, volume in out.items()}
     guarded = _unless_padding(lambda own, point_taps: place(own, point_taps, features), own_shown, own_taps)
     return jax.lax.map(guarded, (own_shown, own_shown.any(-1), own_taps))
 
-  return _each(_unless_padding(run, patches, shown, taps), (patches, shown.any((1, 2)), shown, taps), len(patches))
+  return _each_used(network, run, shown.any((1, 2)), patches, shown, taps)
 
 
-def _unless_padding(run: Any, *batched: Any) -> Any:
+def each(function: Callable[[A], B], batch: A, together: bool) -> B:
+  """`function` of each row of a batch: of all at once, or of one after the other."""
+  rows = len(jax.tree.leaves(batch)[0])
+  return jax.lax.map(function, batch, batch_size=rows if together else None)
+
+
+def _each_used(network: Prepared, run: Callable[..., B], used: Bool[Array, " n"], *batched: PyTree) -> B:
+  """`run` of each row of `batched`, and zeros where `used` is false: those rows are skipped where patches go singly.
+
+  Where they go together nothing is skipped, and a condition in each row would only make JAX repeat the weights for
+  every row and convolve by group.
+  """
+  if not network.patches_together:
+    first, *rest = batched
+    return each(_unless_padding(run, *batched), (first, used, *rest), together=False)
+  result = each(lambda row: run(*row), batched, together=True)
+  return jax.tree.map(lambda a: jnp.where(jnp.expand_dims(used, tuple(range(1, a.ndim))), a, 0), result)
+
+
+def _unless_padding(run: Callable[..., B], *batched: PyTree) -> Callable[[tuple], B]:
   """`run` over `(first, used, ...)`, which gives zeros without running where `used` is false."""
   one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), batched)
   result = jax.eval_shape(run, *one)
 
-  def guarded(arguments: tuple) -> Any:
+  def guarded(arguments: tuple) -> B:
     patch, used, *rest = arguments
 
-    def skip(*_: Any) -> Any:
+    def skip(*_: PyTree) -> B:
       return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), result)
 
     return jax.lax.cond(used, run, skip, patch, *rest)

@@ -18,7 +18,6 @@ from medlsam_jax.errors import ConfigError
 from medlsam_jax.finding import Agreement, Confidence, Finding
 from medlsam_jax.geometry import OFFSET_RANGE_MM, WORKING_SPACING_MM, Volume
 from medlsam_jax.medlam.bank.bank import Bank, OrganBank
-from medlsam_jax.medlam.network.medlam import MedLAM
 from medlsam_jax.medlam.search import boxes, confidence, doubt, fine, programs, shapes, voting
 from medlsam_jax.medlam.search.search_settings import SearchSettings
 from medlsam_jax.medlam.search.starts import Key, draw_starts, given_starts, moved
@@ -82,7 +81,7 @@ def find(
     name, scan = scan.source, working_grid.to_working_grid(scan, bank.convention)
   elif scan.grid.convention != bank.convention:
     raise ConfigError(f"the scan is on a {scan.grid.convention} working grid, the bank on a {bank.convention} one")
-  module, variables = programs.prepare(network, settings.operands)
+  prepared = programs.prepare(network, settings.operands)
   padded = working_grid.pad_for_patches(scan.intensity)
   places = draw_starts(padded, key, settings.agents, name) if starts is None else given_starts(starts, padded, name)
   besides = moved(places, padded.shape) if starts is None else ()
@@ -91,7 +90,7 @@ def find(
     return {}
   if settings.shapes and any(organ.places is None for organ in organs):
     notices.warn("the bank does not say where its points lie, so that shapes cannot be held against it: build it again")
-  look = functools.partial(_look, module, variables, organs, scan.grid, settings, thresholds)
+  look = functools.partial(_look, prepared, organs, scan.grid, settings, thresholds)
   findings = look(padded, places, progress=progress)
   calibration = doubt.calibration_of(network)
   if calibration is not None:
@@ -112,8 +111,7 @@ def _turned(
 
 
 def _look(
-  module: MedLAM,
-  variables: dict,
+  network: programs.Prepared,
   organs: Sequence[OrganBank],
   grid: WorkingGrid,
   settings: SearchSettings,
@@ -123,8 +121,8 @@ def _look(
   progress: Progress | None = None,
 ) -> dict[str, Finding]:
   """Coarse and fine step for all organs, judged by thresholds."""
-  targets = _coarse(module, variables, padded, starts, np.concatenate([o.mean_positions for o in organs]))
-  voxels, scores, votes = _settle(module, variables, padded, targets.voxels, organs, settings, progress)
+  targets = _coarse(network, padded, starts, np.concatenate([o.mean_positions for o in organs]))
+  voxels, scores, votes = _settle(network, padded, targets.voxels, organs, settings, progress)
   findings, start = {}, 0
   for organ in organs:
     rows = slice(start, start := start + len(organ.mean_positions))
@@ -146,14 +144,13 @@ def _look(
 
 
 def _coarse(
-  module: MedLAM,
-  variables: dict,
+  network: programs.Prepared,
   padded: np.ndarray,
   starts: Int[np.ndarray, "agents 3"],
   template_positions: Float[np.ndarray, "points 3"],
 ) -> _Targets:
   """Unified anatomical mapping: `start + range * tanh(template - query)`, by the mean of the agents and by each."""
-  queries = np.asarray(programs.positions(module, variables, programs.crop_patches(padded, starts)))
+  queries = np.asarray(programs.positions(network, programs.crop_patches(padded, starts)))
   starts_mm = starts * WORKING_SPACING_MM
   mean_start_mm, mean_query = starts_mm.mean(0), queries.mean(0)
   together = mean_start_mm + offset_mm(template_positions, mean_query)
@@ -167,8 +164,7 @@ def offset_mm(to: Float[np.ndarray, "*n 3"], at: Float[np.ndarray, "*m 3"]) -> F
 
 
 def _settle(
-  module: MedLAM,
-  variables: dict,
+  network: programs.Prepared,
   padded: Float[np.ndarray, "z y x"],
   targets: Int[np.ndarray, "points 3"],
   organs: Sequence[OrganBank],
@@ -176,10 +172,10 @@ def _settle(
   progress: Progress | None,
 ) -> tuple[Num[np.ndarray, "points 3"], Float[np.ndarray, " points"] | None, Votes | None]:
   """The fine step: where points end, how similar they are there, and what single templates say if asked."""
-  if not settings.centred or not settings.scales(module.feature_scales):
+  if not settings.centred or not settings.scales(network.module.feature_scales):
     taps = [organ.taps for organ in organs]
-    return (*fine.settle(module, variables, padded, targets, taps, settings, progress), None)
-  votes = voting.settle(module, variables, padded, targets, organs, settings, progress)
+    return (*fine.settle(network, padded, targets, taps, settings, progress), None)
+  votes = voting.settle(network, padded, targets, organs, settings, progress)
   return votes.agreed, votes.best, votes if settings.templates == "each" else None
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-import jax
-
+from medlsam_jax import platform
 from medlsam_jax.errors import ConfigError
 from medlsam_jax.geometry import WORKING_SPACING_MM
 from medlsam_jax.medlam.network.medlam import FEATURE_STRIDES
@@ -25,8 +24,8 @@ class SearchSettings:
   agents: int = 10
   """Starts that are averaged, when a key draws them."""
   dtype: Literal["float32", "bfloat16", "auto"] = "float32"
-  """Of the operands of products; sums are float32. `auto` is bfloat16 on GPU and TPU and float32 on a CPU, where
-  rounding costs more than it saves."""
+  """Of the operands of products; sums are float32. `auto` is what the platform is fastest with: bfloat16, on a CPU
+  float32."""
   shared_patches: bool = False
   """Points that lie near each other use one patch, whose features are computed once, so that the cost is bounded by the
   scan (`medlam.search.sharing`); otherwise each has a patch of its own around its target."""
@@ -73,9 +72,7 @@ class SearchSettings:
   @property
   def operands(self) -> str:
     """`dtype` on the platform that runs."""
-    if self.dtype != "auto":
-      return self.dtype
-    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return platform.fast_dtype() if self.dtype == "auto" else self.dtype
 
   def scales(self, available: tuple[int, ...]) -> tuple[int, ...]:
     """Strides that a network with features of the available ones is asked for.

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from medlsam_jax.geometry import WORKING_SPACING_MM
 from medlsam_jax.medlam.bank.bank import OrganBank
-from medlsam_jax.medlam.network.medlam import MedLAM
 from medlsam_jax.medlam.search import programs
 from medlsam_jax.medlam.search.calls import calls, patch_centres
 from medlsam_jax.medlam.search.search_settings import SearchSettings
@@ -45,8 +43,7 @@ class Votes:
 
 
 def settle(
-  module: MedLAM,
-  variables: Any,
+  network: programs.Prepared,
   padded: Float[np.ndarray, "z y x"],
   targets: Int[np.ndarray, "points 3"],
   organs: Sequence[OrganBank],
@@ -56,7 +53,7 @@ def settle(
   """Where each template finds each point.
 
   Args:
-    module, variables: the network.
+    network: of `programs.prepare`, with products of the settings' dtype.
     padded: the scan.
     targets: of the coarse step; brought inside first.
     organs: in the order of `targets`.
@@ -66,7 +63,7 @@ def settle(
   Raises:
     ConfigError: a feature scale that the network lacks.
   """
-  shown, taps = _gathered(organs, settings.scales(module.feature_scales), settings.templates == "mean")
+  shown, taps = _gathered(organs, settings.scales(network.module.feature_scales), settings.templates == "mean")
   count, templates = shown.shape
   counts = [len(organ.mean_positions) for organ in organs]
   found = np.full((count, templates, 3), np.nan)
@@ -75,13 +72,11 @@ def settle(
     centres, done = patch_centres(voxels, padded.shape, settings, counts), step * count
     for call in calls(centres, settings, templates):
       moves, similarity, whole = programs.template_moves(
-        module,
-        variables,
+        network,
         call.patches(padded),
         call.seated(shown),
         {stride: call.seated(volume) for stride, volume in taps.items()},
         round(settings.reach_mm / WORKING_SPACING_MM),
-        settings.operands,
       )
       own = shown[call.rows]
       found[call.rows] = np.where(own[..., None], centres[call.rows][:, None] + call.of(moves), np.nan)

@@ -25,11 +25,6 @@ Progress = Callable[[int, int], None]
 Encode = Callable[[Any, Array], Float[Array, "n g g c"]]
 
 
-def images_at_once() -> int:
-  """Images that one call of an encoder takes: more than one gain nothing on a CPU."""
-  return 1 if jax.default_backend() == "cpu" else 16
-
-
 @functools.lru_cache(maxsize=2)
 def make_encoder(module: Sam) -> Encode:
   """Jitted encoder: variables of the module, images -> embeddings."""
@@ -64,7 +59,7 @@ def embeddings_of(
 def _write(module: Sam, variables: Any, slices: LabelledSlices, path: Path, progress: Progress) -> None:
   folded = module.clone(folded=True)
   variables = jax.jit(fold_batch_norm)(variables) if not module.folded else variables
-  encode, size, total = make_encoder(folded), images_at_once(), len(slices)
+  encode, size, total = make_encoder(folded), platform.images_at_once(), len(slices)
   grid, width = module.variant.grid, module.variant.encoder.neck
   with replacing(path) as temporary:
     kept = np.lib.format.open_memmap(temporary, "w+", np.float16, (total, grid, grid, width))

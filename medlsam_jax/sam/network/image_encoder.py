@@ -21,6 +21,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from medlsam_jax import platform
 from medlsam_jax.sam.network.layers import Affine, Conv, gelu, layer_norm, product
 
 LAYER_NORM_EPSILON = 1e-6
@@ -103,9 +104,8 @@ def _loop(function: Callable[..., Array], *arrays: Array) -> Array:
   """`vmap(function)` over the leading axis: on a CPU one after the other, each inside the cache."""
   if arrays[0].shape[0] == 1:
     return function(*(array[0] for array in arrays))[None]
-  return lax.platform_dependent(
-    *arrays, cpu=lambda *a: lax.map(lambda each: function(*each), a), default=jax.vmap(function)
-  )
+  one_by_one = lambda *a: lax.map(lambda each: function(*each), a)  # noqa: E731
+  return platform.by_backend(*arrays, cpu=one_by_one, accelerator=jax.vmap(function))
 
 
 def _in_parts(function: Callable[[Array], Array], tokens: Float[Array, "t i"], part: int) -> Float[Array, "t o"]:
@@ -120,7 +120,7 @@ def _in_parts(function: Callable[[Array], Array], tokens: Float[Array, "t i"], p
     done = done.reshape(whole, -1)
     return done if whole == count else jnp.concatenate([done, function(tokens[whole:])])
 
-  return lax.platform_dependent(tokens, cpu=parts, default=function)
+  return platform.by_backend(tokens, cpu=parts, accelerator=function)
 
 
 class Block(nn.Module):
