@@ -20,7 +20,7 @@ import contextlib
 import dataclasses
 import os
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +100,13 @@ class _Annotations:
     """Organs that are marked or that a table names."""
     return {organ for table in self.tables.values() for organ in table} | self.points.keys()
 
+  def only(self, wanted: Collection[str]) -> _Annotations:
+    """The same with the organs that are wanted; the others of the label map are kept as unused."""
+    values = {organ: value for organ, value in self.values.items() if organ in wanted}
+    points = {organ: six for organ, six in self.points.items() if organ in wanted}
+    unused = {organ: value for organ, value in self.values.items() if organ not in wanted}
+    return dataclasses.replace(self, values=values, points=points, unused=unused)
+
 
 class _LeftOut:
   """What could not be used, and why."""
@@ -158,16 +165,10 @@ def read_templates(
     _warn_unnamed(cases)
   templates = []
   for case in cases:
-    values = {organ: value for organ, value in case.values.items() if organ in wanted}
-    points = {organ: six for organ, six in case.points.items() if organ in wanted}
-    unused = {organ: value for organ, value in case.values.items() if organ not in wanted}
-    if values or points:
+    part = case.only(wanted)
+    if part.values or part.points:
       with left.instead_of_raising():
-        templates.append(
-          _template(
-            dataclasses.replace(case, values=values, points=points, unused=unused), numbers, options, len(cases) == 1
-          )
-        )
+        templates.append(_template(part, numbers, options, len(cases) == 1))
     elif not case.values and not case.points:
       left.sentences.append(f"{case.scan}: no organ is marked in it; left out of the templates")
   if not templates and left.errors:
