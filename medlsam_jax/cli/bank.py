@@ -70,7 +70,7 @@ def run_build(arguments: argparse.Namespace, terminal: Terminal) -> int:
   from pathlib import Path
 
   from medlsam_jax.cli import sources
-  from medlsam_jax.io.staging import folder_for, require_writable
+  from medlsam_jax.io.atomic import folder_for, require_writable
   from medlsam_jax.loading import load
 
   require_writable(Path(arguments.out).parent)

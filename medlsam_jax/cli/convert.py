@@ -30,7 +30,7 @@ def add_to(commands: options.Commands) -> None:
 def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Converts one file."""
   from medlsam_jax import loading
-  from medlsam_jax.io.staging import folder_for
+  from medlsam_jax.io.atomic import folder_for
 
   terminal.warn_replaced(arguments.output)
   with terminal.bar(f"converting {arguments.input}"), folder_for(Path(arguments.output).parent):

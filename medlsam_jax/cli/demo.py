@@ -45,7 +45,7 @@ def add_to(commands: options.Commands) -> None:
 def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Evaluates on the packaged scans, or makes phantoms and evaluates on them."""
   from medlsam_jax.cli import main
-  from medlsam_jax.io.staging import require_writable
+  from medlsam_jax.io.atomic import require_writable
   from medlsam_jax.io.writing import PREVIEW
   from medlsam_jax.pipeline import PAINTER
 

@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   from medlsam_jax.cli import job, sources
   from medlsam_jax.evaluation.report import Report
   from medlsam_jax.evaluation.truth_names import borrowed_tables, own_tables
-  from medlsam_jax.io.staging import require_writable
+  from medlsam_jax.io.atomic import require_writable
 
   cases = cases_of(arguments)
   tables, broken = own_tables({case.name: case.truth for case in cases}, arguments.labels)
@@ -286,7 +286,7 @@ def _expected(arguments: argparse.Namespace, folder: Path, cases: Sequence[Case]
 
 def tell(out: Path, result: Report, terminal: Terminal) -> int:
   """Prints and writes the scores; 1 if a scan failed."""
-  from medlsam_jax.io.staging import folder_for
+  from medlsam_jax.io.atomic import folder_for
 
   terminal.warn_replaced(out / f"{RESULT_NAME}.csv", out / f"{RESULT_NAME}.json")
   with folder_for(out):

@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   output = Path(arguments.output)
   if output.suffix != ".safetensors":
     raise ConfigError(f"{output}: weights are written as .safetensors; give the output that ending")
-  from medlsam_jax.io.staging import folder_for
+  from medlsam_jax.io.atomic import folder_for
 
   terminal.warn_replaced(output)
   with folder_for(output.parent):

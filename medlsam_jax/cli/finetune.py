@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Trains, or goes on training."""
   from medlsam_jax.cli import settings as config
   from medlsam_jax.cli import sources
-  from medlsam_jax.io.staging import require_writable
+  from medlsam_jax.io.atomic import require_writable
 
   try:
     from medlsam_jax.sam.finetuning import finetune

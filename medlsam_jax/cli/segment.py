@@ -76,8 +76,8 @@ def add_painting(group: options.Options) -> None:
 def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Segments every scan; 1 if any failed."""
   from medlsam_jax.cli import job, sources
+  from medlsam_jax.io.atomic import require_writable
   from medlsam_jax.io.scans import list_scans
-  from medlsam_jax.io.staging import require_writable
 
   settings = job.settings_of(arguments)
   if arguments.boxes is not None:

@@ -32,8 +32,8 @@ def check_search(arguments: argparse.Namespace) -> None:
       of building with a finished bank.
     OutputError: `--save-bank` cannot be written.
   """
+  from medlsam_jax.io.atomic import require_writable
   from medlsam_jax.io.packaged import NAMES
-  from medlsam_jax.io.staging import require_writable
 
   nothing = arguments.templates is None and arguments.bank is None
   built = arguments.bank is not None and arguments.bank not in NAMES
@@ -61,8 +61,8 @@ def bank_of(
     TemplateError: templates or bank cannot be used, or do not have an organ.
     OutputError: `--save-bank` cannot be written.
   """
+  from medlsam_jax.io.atomic import folder_for
   from medlsam_jax.io.packaged import NAMES
-  from medlsam_jax.io.staging import folder_for
   from medlsam_jax.medlam.bank.bank import Bank
 
   if arguments.bank is not None and arguments.bank not in NAMES:

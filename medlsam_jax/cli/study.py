@@ -56,7 +56,7 @@ def run_prompts(arguments: argparse.Namespace, terminal: Terminal) -> int:
   from medlsam_jax.errors import InputError
   from medlsam_jax.evaluation import prompt_report, prompts
   from medlsam_jax.evaluation.prompt_making import MODES
-  from medlsam_jax.io.staging import folder_for, require_writable
+  from medlsam_jax.io.atomic import folder_for, require_writable
   from medlsam_jax.io.templates import read_templates
   from medlsam_jax.sam.everything import EverythingSettings
   from medlsam_jax.sam.labelled_slices import LabelledScan, LabelledSlices

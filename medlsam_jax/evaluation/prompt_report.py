@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from medlsam_jax.evaluation.prompt_making import DISTURBANCES, LEVEL_FRAME, LEVELS_PX, MODE_TITLES, MODES
 from medlsam_jax.evaluation.prompts import CHOICES, FACTORS, StudyRow, spearman
-from medlsam_jax.evaluation.report import write_text
+from medlsam_jax.io.atomic import write_text
 
 COLOURS = {"oracle": "#b8b8b8", "predicted": "#2f6db3", "single": "#d9822b"}
 FACTOR_TITLES = {

@@ -8,14 +8,12 @@ import io
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
-from medlsam_jax.errors import OutputError
 from medlsam_jax.evaluation.case import SCAN_FAILED, Row
 from medlsam_jax.finding import OUTSIDE, UNCERTAIN
-from medlsam_jax.io.atomic import replacing
+from medlsam_jax.io.atomic import write_text
 
 NOTE = "These are figures of these scans alone. Research use only, not a medical device."
 MADE_UP_NOTE = (
@@ -191,17 +189,3 @@ def _cell(statistic: dict, places: int) -> str:
   """Mean and sd as text; of a single value no sd."""
   spread = f" ± {statistic['sd']:.{places}f}" if statistic["n"] > 1 else ""
   return f"{statistic['mean']:.{places}f}{spread}"
-
-
-def write_text(path: str | os.PathLike[str], text: str) -> None:
-  """Writes a whole file or none.
-
-  Raises:
-    OutputError: it cannot be written.
-  """
-  target = Path(path)
-  try:
-    with replacing(target) as part:
-      part.write_text(text)
-  except OSError as error:
-    raise OutputError(f"cannot write {target}: {error.strerror or error}") from error

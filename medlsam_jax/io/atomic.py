@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from medlsam_jax.errors import OutputError
+
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike[str], suffix: str = "") -> Iterator[Path]:
+def atomically(path: str | os.PathLike[str], suffix: str = "") -> Iterator[Path]:
   """An empty file beside `path` that takes its place when the block ends, and vanishes when that raises.
 
   The result has the rights that the user's umask gives, whatever the writing library sets (safetensors and `tempfile`
@@ -21,18 +25,72 @@ def replacing(path: str | os.PathLike[str], suffix: str = "") -> Iterator[Path]:
     suffix: ending of the temporary name, for libraries that tell the format by it.
 
   Raises:
-    OSError: the folder is missing or cannot be written; callers say which file it was.
+    OutputError: the folder is missing or cannot be written, or the block raised an OSError.
   """
   path = Path(path)
   temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.part{suffix}")
-  try:
-    temporary.touch(exist_ok=False)
-    usual_rights = stat.S_IMODE(temporary.stat().st_mode)
-    yield temporary
-    temporary.chmod(usual_rights)
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
+  with _said_of(path):
+    try:
+      temporary.touch(exist_ok=False)
+      usual_rights = stat.S_IMODE(temporary.stat().st_mode)
+      yield temporary
+      temporary.chmod(usual_rights)
+      os.replace(temporary, path)
+    finally:
+      with contextlib.suppress(OSError):
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+  """A text file.
+
+  Raises:
+    OutputError: it cannot be written.
+  """
+  with atomically(path) as part:
+    part.write_text(text)
+
+
+@contextlib.contextmanager
+def all_or_none(directory: str | os.PathLike[str], last: str = "") -> Iterator[Path]:
+  """A scratch folder whose files move into `directory` when the block ends, and vanish when it raises.
+
+  Args:
+    directory: made if missing; folders that were made and stay empty are removed.
+    last: ending of the file to move last, so that its presence says that the set is complete.
+
+  Raises:
+    OutputError: the folder cannot be made or written.
+  """
+  with folder_for(directory) as folder:
+    scratch = Path(tempfile.mkdtemp(prefix=".medlsam-", dir=folder))
+    try:
+      yield scratch
+      for file in sorted(scratch.iterdir(), key=lambda p: (bool(last) and p.name.endswith(last), p.name)):
+        os.replace(file, folder / file.name)
+    finally:
+      shutil.rmtree(scratch, ignore_errors=True)
+
+
+def require_writable(directory: str | os.PathLike[str]) -> None:
+  """Says before long work that its results could not be written; leaves nothing behind.
+
+  Raises:
+    OutputError: the folder cannot be made or written.
+  """
+  with all_or_none(directory):
+    pass
+
+
+@contextlib.contextmanager
+def folder_for(directory: str | os.PathLike[str]) -> Iterator[Path]:
+  """A folder to write to, as `made_folder`.
+
+  Raises:
+    OutputError: it cannot be made or written.
+  """
+  with _said_of(directory), made_folder(directory) as folder:
+    yield folder
 
 
 @contextlib.contextmanager
@@ -51,3 +109,12 @@ def made_folder(directory: str | os.PathLike[str]) -> Iterator[Path]:
     for folder in made:
       with contextlib.suppress(OSError):
         folder.rmdir()
+
+
+@contextlib.contextmanager
+def _said_of(path: str | os.PathLike[str]) -> Iterator[None]:
+  """Turns an OSError of the block into an error that names the file."""
+  try:
+    yield
+  except OSError as error:
+    raise OutputError(f"{path}: cannot be written ({error.strerror or error}); choose another folder") from error

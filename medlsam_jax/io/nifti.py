@@ -22,7 +22,7 @@ from medlsam_jax import notices
 from medlsam_jax.errors import InputError, OutputError
 from medlsam_jax.geometry import Grid, Volume
 from medlsam_jax.io import checks, label_values, nifti_file, nifti_header, oblique
-from medlsam_jax.io.atomic import replacing
+from medlsam_jax.io.atomic import atomically
 
 _BROKEN = (OSError, EOFError, zlib.error, HeaderDataError)
 _NIFTI1_LONGEST = 32767
@@ -97,11 +97,8 @@ def write_label_nifti(
   kind = nibabel.Nifti1Image if max(grid.shape) <= _NIFTI1_LONGEST else nibabel.Nifti2Image
   image = kind(array_zyx.astype(dtype, copy=False).T, None, dtype=dtype)
   nifti_header.state(image.header, grid)
-  try:
-    with replacing(path, suffix) as temporary:
-      nibabel.save(image, temporary)
-  except OSError as error:
-    raise OutputError(f"{path}: cannot be written ({error.strerror or error}); choose another folder") from error
+  with atomically(path, suffix) as part:
+    nibabel.save(image, part)
 
 
 def smallest_integer(low: int, high: int) -> np.dtype:

@@ -18,6 +18,7 @@ from matplotlib.patheffects import withStroke
 
 from medlsam_jax.finding import OUTSIDE, Finding
 from medlsam_jax.geometry import DISPLAY_AXIS_CODES, Box, Grid, Volume, display_view
+from medlsam_jax.io.atomic import atomically
 from medlsam_jax.io.labels import LabelMap
 from medlsam_jax.io.markups import COLOURS
 from medlsam_jax.label_boxes import LabelBox, find_labels
@@ -111,7 +112,7 @@ def write_preview(
   """Writes a PNG; organs outside the field of view are listed under it.
 
   Raises:
-    OSError: the file cannot be written.
+    OutputError: the file cannot be written.
   """
   shown = {organ: each for organ, each in found.items() if each.verdict != OUTSIDE}
   gone = [organ for organ in found if organ not in shown]
@@ -139,7 +140,8 @@ def write_preview(
     area = (column / columns, top - (row + 1) * step, 1 / columns, step)
     heading = _Heading(organ, each.verdict, verdict_colour(each.verdict, scan), reasons[organ], title / height)
     _organ(figure, area, heading, each, scene, colours[organ])
-  figure.savefig(path, format="png", facecolor=figure.get_facecolor())
+  with atomically(path, ".png") as part:
+    figure.savefig(part, format="png", facecolor=figure.get_facecolor())
 
 
 def verdict_colour(verdict: str, scan: Volume) -> str:

@@ -11,8 +11,8 @@ from medlsam_jax import display
 from medlsam_jax.finding import Finding
 from medlsam_jax.geometry import Volume
 from medlsam_jax.io import boxes_file, markups, preview
+from medlsam_jax.io.atomic import all_or_none
 from medlsam_jax.io.labels import LabelMap
-from medlsam_jax.io.staging import staged
 
 LABELS, BOXES, ROIS, PREVIEW = "_seg.nii.gz", "_boxes.json", "_boxes.mrk.json", "_preview.png"
 """Endings of a scan's result files, after its name."""
@@ -60,7 +60,7 @@ def write_result(
   """
   volumes_ml = None if labels is None else labels.volumes_ml()
   content = boxes_file.to_text(boxes_file.to_dict(name, scan, found, volumes_ml, provenance))
-  with staged(directory, last=BOXES) as scratch:
+  with all_or_none(directory, last=BOXES) as scratch:
     if labels is not None:
       labels.save(scratch / (name + LABELS))
     (scratch / (name + ROIS)).write_text(boxes_file.to_text(markups.rois(found, scan.grid)))

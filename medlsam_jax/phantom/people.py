@@ -17,9 +17,9 @@ import numpy as np
 from jaxtyping import Float
 from scipy.ndimage import gaussian_filter
 
-from medlsam_jax.errors import ConfigError, OutputError
+from medlsam_jax.errors import ConfigError
 from medlsam_jax.geometry import Grid, Volume, reorient
-from medlsam_jax.io.atomic import made_folder, replacing
+from medlsam_jax.io.atomic import atomically, folder_for, write_text
 from medlsam_jax.phantom import organs as organs
 from medlsam_jax.phantom import trunk as trunk
 from medlsam_jax.phantom.canvas import Window, smooth_lattice
@@ -224,22 +224,18 @@ def write_phantoms(
 
   folder = Path(directory)
   written = []
-  try:
-    with made_folder(folder):
-      for seed in seeds:
-        spacing = spacing_mm(seed) if callable(spacing_mm) else spacing_mm
-        codes = axis_codes(seed) if callable(axis_codes) else axis_codes
-        phantom = make_phantom(seed, spacing, codes)
-        stem = name.format(seed=seed)
-        for ending, array in (("seg", phantom.labels.array), ("ct", np.round(phantom.scan.array).astype(np.int16))):
-          target = folder / f"{stem}_{ending}.nii.gz"
-          with replacing(target, ".nii.gz") as part:
-            nibabel.save(nibabel.Nifti1Image(array.T, phantom.scan.affine), part)
-        written.append(target)
-        if progress is not None:
-          progress(seed)
-      with replacing(folder / "labels.json") as part:
-        part.write_text(json.dumps(LABEL_VALUES, indent=1))
-  except OSError as error:
-    raise OutputError(f"cannot write phantoms to {folder}: {error}") from error
+  with folder_for(folder):
+    for seed in seeds:
+      spacing = spacing_mm(seed) if callable(spacing_mm) else spacing_mm
+      codes = axis_codes(seed) if callable(axis_codes) else axis_codes
+      phantom = make_phantom(seed, spacing, codes)
+      stem = name.format(seed=seed)
+      for ending, array in (("seg", phantom.labels.array), ("ct", np.round(phantom.scan.array).astype(np.int16))):
+        target = folder / f"{stem}_{ending}.nii.gz"
+        with atomically(target, ".nii.gz") as part:
+          nibabel.save(nibabel.Nifti1Image(array.T, phantom.scan.affine), part)
+      written.append(target)
+      if progress is not None:
+        progress(seed)
+    write_text(folder / "labels.json", json.dumps(LABEL_VALUES, indent=1))
   return written

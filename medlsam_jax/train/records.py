@@ -12,7 +12,7 @@ import jax
 from tensorboardX import SummaryWriter
 
 from medlsam_jax.errors import OutputError
-from medlsam_jax.io.atomic import replacing
+from medlsam_jax.io.atomic import atomically
 from medlsam_jax.sam.finetuning.finetune_settings import FinetuneSettings
 from medlsam_jax.train.settings import PretrainSettings
 
@@ -48,7 +48,7 @@ class Records:
 
   def _begin(self, step: int) -> SummaryWriter:
     self._directory.mkdir(parents=True, exist_ok=True)
-    with replacing(self._directory / CONFIG) as part:
+    with atomically(self._directory / CONFIG) as part:
       part.write_text(json.dumps(dataclasses.asdict(self._settings), indent=1) + "\n")
     _forget_from(self._path, step)
     return SummaryWriter(str(self._directory / TENSORBOARD), purge_step=step, write_to_disk=True)
@@ -67,7 +67,7 @@ def _forget_from(path: Path, step: int) -> None:
   kept = [line for line in lines if _step_of(line) < step]
   if kept == lines:
     return
-  with replacing(path) as part:
+  with atomically(path) as part:
     part.write_text("".join(kept))
 
 

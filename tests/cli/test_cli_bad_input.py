@@ -9,7 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from medlsam_jax.io import staging
+from medlsam_jax.io import atomic
 
 SCANS = {
   "not a NIfTI": "not a NIfTI file",
@@ -243,6 +243,6 @@ def test_folder_without_write_permission(medlsam, search, one_query, tmp_path, m
     def refused(**_):
       raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(staging.tempfile, "mkdtemp", refused)
+    monkeypatch.setattr(atomic.tempfile, "mkdtemp", refused)
   result = medlsam("localize", *search, "--query", one_query, "--out", tmp_path / "out")
   assert result.code == 2 and "Permission denied" in result.err

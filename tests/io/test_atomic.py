@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from medlsam_jax.errors import OutputError
-from medlsam_jax.evaluation.report import write_text
 from medlsam_jax.geometry import Grid
-from medlsam_jax.io.atomic import made_folder, replacing
+from medlsam_jax.io.atomic import all_or_none, atomically, made_folder, require_writable, write_text
 from medlsam_jax.io.nifti import write_label_nifti
 from medlsam_jax.io.weights.weights_file import write_weights
 from medlsam_jax.medlam.bank import bank_file
@@ -51,10 +50,16 @@ def test_a_folder_that_is_not_there_is_an_output_error_and_is_not_made(tmp_path,
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
   (tmp_path / "a.txt").write_text("old")
-  with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "a.txt") as part:
+  with pytest.raises(KeyboardInterrupt), atomically(tmp_path / "a.txt") as part:
     part.write_text("ne")
     raise KeyboardInterrupt
   assert [p.read_text() for p in tmp_path.iterdir()] == ["old"]
+
+
+def test_what_keeps_a_file_from_being_written_is_said_of_that_file(tmp_path):
+  with pytest.raises(OutputError, match=r"a\.txt: cannot be written \(no space left"), atomically(tmp_path / "a.txt"):
+    raise OSError("no space left on device")
+  assert not list(tmp_path.iterdir())
 
 
 def test_a_name_as_long_as_file_systems_take_can_be_written(tmp_path):
@@ -72,3 +77,55 @@ def test_folders_made_for_files_that_never_came_are_removed_and_others_stay(tmp_
   with made_folder(tmp_path / "there" / "a" / "b") as folder:
     (folder / "file").touch()
   assert (tmp_path / "there" / "a" / "b" / "file").is_file()
+
+
+def test_files_appear_when_the_block_ends(tmp_path):
+  with all_or_none(tmp_path / "new" / "folder", last="_b") as scratch:
+    (scratch / "x_b").write_text("2")
+    (scratch / "x_c").write_text("1")
+    assert not (tmp_path / "new" / "folder" / "x_b").exists()
+  assert sorted(p.name for p in (tmp_path / "new" / "folder").iterdir()) == ["x_b", "x_c"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_nothing_appears_when_the_block_is_left_by_an_error(tmp_path, error):
+  with pytest.raises(error), all_or_none(tmp_path) as scratch:
+    (scratch / "half").write_text("half")
+    raise error
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_last_file_moves_last(tmp_path, monkeypatch):
+  import os
+
+  moved = []
+  original = os.replace
+  monkeypatch.setattr(os, "replace", lambda a, b: (moved.append(b.name), original(a, b)))
+  with all_or_none(tmp_path, last="_a") as scratch:
+    for name in ("x_a", "x_b", "x_c"):
+      (scratch / name).write_text("")
+  assert moved == ["x_b", "x_c", "x_a"]
+
+
+def test_folder_that_cannot_be_made_is_named(tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(OutputError, match=r"file/out: cannot be written"):
+    require_writable(tmp_path / "file" / "out")
+
+
+def test_checking_leaves_no_folder(tmp_path):
+  require_writable(tmp_path / "out")
+  assert not (tmp_path / "out").exists()
+
+
+def test_folders_made_for_results_that_never_came_are_removed(tmp_path):
+  with pytest.raises(KeyboardInterrupt), all_or_none(tmp_path / "a" / "b"):
+    raise KeyboardInterrupt
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_was_there_stays(tmp_path):
+  (tmp_path / "out").mkdir()
+  with pytest.raises(OutputError), all_or_none(tmp_path / "out"):
+    raise OSError("no space left on device")
+  assert (tmp_path / "out").is_dir()

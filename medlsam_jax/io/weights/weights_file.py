@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from medlsam_jax.errors import OutputError, WeightsError
-from medlsam_jax.io.atomic import replacing
+from medlsam_jax.io.atomic import atomically
 from medlsam_jax.io.weights.rules import as_weights
 
 FORMAT = "medlsam_jax 1"
@@ -47,7 +47,7 @@ def write_weights(path: str | os.PathLike[str], variables: dict[str, Any], heade
     tensors[name] = np.ascontiguousarray(array).reshape(array.shape)
   path = Path(path)
   try:
-    with replacing(path) as temporary:
+    with atomically(path) as temporary:
       save_file(tensors, temporary, metadata={"format": FORMAT, **header})
   except (OSError, SafetensorError) as error:
     raise OutputError(f"{path}: cannot be written ({error})") from error

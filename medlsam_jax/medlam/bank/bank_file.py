@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from medlsam_jax.errors import OutputError, TemplateError
-from medlsam_jax.io.atomic import replacing
+from medlsam_jax.io.atomic import atomically
 from medlsam_jax.template_masks.organ_crops import OrganCrop
 
 FORMAT = "medlsam_jax bank 1"
@@ -27,7 +27,7 @@ def write(path: str | os.PathLike[str], tensors: dict[str, np.ndarray], header: 
   # safetensors writes the buffer as it lies in memory, so that a transposed view would be written wrongly
   whole = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
   try:
-    with replacing(path) as temporary:
+    with atomically(path) as temporary:
       save_file(whole, temporary, metadata={"format": FORMAT, **header})
   except (OSError, SafetensorError) as error:
     raise OutputError(f"{path}: the bank cannot be written ({error})") from error

@@ -22,8 +22,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from medlsam_jax import notices, platform
+from medlsam_jax.errors import OutputError
 from medlsam_jax.installation import version
-from medlsam_jax.io.atomic import replacing
+from medlsam_jax.io.atomic import atomically
 from medlsam_jax.network import Network
 
 WRITE_EVERY_S = 20.0
@@ -72,9 +73,9 @@ class TemplateOutputs:
     tensors |= {f"taps.{stride}": np.stack([row[1][stride] for row in rows]) for stride in self._strides}
     try:
       folder.mkdir(parents=True, exist_ok=True)
-      with replacing(folder / f"{secrets.token_hex(8)}.safetensors") as part:
+      with atomically(folder / f"{secrets.token_hex(8)}.safetensors") as part:
         save_file(tensors, part)
-    except (OSError, SafetensorError) as error:
+    except (OSError, OutputError, SafetensorError) as error:
       self._folder = None
       why = error.strerror if isinstance(error, OSError) and error.strerror else error
       notices.warn(f"{folder}: the growing bank cannot be kept there ({why}); if this is stopped, it begins anew")

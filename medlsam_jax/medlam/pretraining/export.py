@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from medlsam_jax.errors import ConfigError, OutputError, WeightsError
-from medlsam_jax.io.atomic import replacing
+from medlsam_jax.io.atomic import atomically
 from medlsam_jax.io.weights.kinds import MEDLAM
 from medlsam_jax.io.weights.weights_file import write_weights
 from medlsam_jax.medlam.network import published as medlam
@@ -91,7 +91,7 @@ def write_published(output: Path, params: Any, settings: PretrainSettings) -> No
   tensors = medlam.TABLE.backward({"params": params}, source=str(output))
   try:
     named = {PUBLISHED_PREFIX + name: np.ascontiguousarray(a, np.float32) for name, a in tensors.items()}
-    with replacing(output) as temporary:
+    with atomically(output) as temporary:
       save_file(named, temporary)
   except (OSError, SafetensorError) as error:
     raise OutputError(f"{output}: cannot be written ({error})") from error

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Float16
 
 from medlsam_jax import platform
 from medlsam_jax.errors import OutputError
-from medlsam_jax.io.atomic import made_folder, replacing
+from medlsam_jax.io.atomic import atomically, made_folder
 from medlsam_jax.sam.labelled_slices import LabelledSlices
 from medlsam_jax.sam.network.layers import fold_batch_norm
 from medlsam_jax.sam.network.sam import Sam
@@ -61,7 +61,7 @@ def _write(module: Sam, variables: Any, slices: LabelledSlices, path: Path, prog
   variables = jax.jit(fold_batch_norm)(variables) if not module.folded else variables
   encode, size, total = make_encoder(folded), platform.images_at_once(), len(slices)
   grid, width = module.variant.grid, module.variant.encoder.neck
-  with replacing(path) as temporary:
+  with atomically(path) as temporary:
     kept = np.lib.format.open_memmap(temporary, "w+", np.float16, (total, grid, grid, width))
     for start in range(0, total, size):
       items = slices.items[start : start + size]

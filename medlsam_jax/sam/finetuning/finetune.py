@@ -19,7 +19,7 @@ from jaxtyping import Array, Int
 
 from medlsam_jax import notices
 from medlsam_jax.errors import ConfigError, OutputError, WeightsError
-from medlsam_jax.io.atomic import replacing
+from medlsam_jax.io.atomic import atomically
 from medlsam_jax.medlam.pretraining import loader
 from medlsam_jax.network import Network
 from medlsam_jax.sam.finetuning import tuned
@@ -288,7 +288,7 @@ def _read_scores(path: Path) -> dict[str, dict[str, dict[str, float]]]:
 
 def _write_scores(path: Path, scores: dict[str, dict[str, dict[str, float]]]) -> None:
   try:
-    with replacing(path) as part:
+    with atomically(path) as part:
       part.write_text(json.dumps(scores, indent=1) + "\n")
   except (OSError, ValueError) as error:
     raise OutputError(f"{path}: cannot be written ({error})") from error
