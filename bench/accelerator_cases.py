@@ -275,7 +275,8 @@ def bank(sizes: Sizes) -> Iterator[Case]:
 
 def step(sizes: Sizes, operands: str) -> Iterator[Case]:
   """The packaged recipe's step on one batch again and again: what data loading costs is not part of it."""
-  from medlsam_jax.train.settings import PretrainSettings, from_mapping
+  from medlsam_jax.medlam.pretraining.settings import PretrainSettings
+  from medlsam_jax.typed_settings import from_mapping
 
   config = runpy.run_path(str(Path(__file__).parents[1] / "configs" / "medlam.py"))["get_config"]("open").to_dict()
   config["network"].update(base_channels=sizes.step_width, **_network(operands))
@@ -289,7 +290,8 @@ def step(sizes: Sizes, operands: str) -> Iterator[Case]:
 
 def published_step(sizes: Sizes, operands: str) -> Iterator[Case]:
   """The published recipe's step: scans of two patches, all strides."""
-  from medlsam_jax.train.settings import PretrainSettings, from_mapping
+  from medlsam_jax.medlam.pretraining.settings import PretrainSettings
+  from medlsam_jax.typed_settings import from_mapping
 
   network = {"base_channels": sizes.width, **_network(operands)}
   settings = from_mapping(PretrainSettings, {"network": network, "data": {"scans_per_step": sizes.published_scans}})
@@ -313,7 +315,7 @@ def _step_case(name: str, settings: Any, operands: str, tflop: float) -> Case:
 
 
 def _step(settings: Any, found: dict[str, float]) -> Callable[[], Any]:
-  from medlsam_jax.medlam.pretraining.pairs import Batch
+  from medlsam_jax.medlam.pretraining.crops import Batch
   from medlsam_jax.medlam.pretraining.step import init_state, make_step
   from medlsam_jax.train import sharding
 

@@ -21,10 +21,11 @@ from rich.table import Table
 
 from bench.hlo import Collective, collectives
 from bench.lowering import as_on_accelerator
-from medlsam_jax.medlam.pretraining.pairs import Batch
+from medlsam_jax.medlam.pretraining.crops import Batch
+from medlsam_jax.medlam.pretraining.settings import PretrainSettings
 from medlsam_jax.medlam.pretraining.step import init_state, make_step, make_validation
 from medlsam_jax.train import sharding
-from medlsam_jax.train.settings import PretrainSettings, from_mapping
+from medlsam_jax.typed_settings import from_mapping
 
 DEVICES = (1, 2, 4, 8)
 SCANS, EDGE, STEPS = 8, 32, 3

@@ -15,10 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.lowering import as_on_accelerator
-from medlsam_jax.medlam.pretraining.pairs import Batch
+from medlsam_jax.medlam.pretraining.crops import Batch
+from medlsam_jax.medlam.pretraining.settings import PretrainSettings
 from medlsam_jax.medlam.pretraining.step import abstract_state, make_step
 from medlsam_jax.train import sharding
-from medlsam_jax.train.settings import PretrainSettings, from_mapping
+from medlsam_jax.typed_settings import from_mapping
 
 SCANS = (1, 2, 4)
 

@@ -20,8 +20,7 @@ import matplotlib.pyplot as plt
 
 from medlsam_jax.cli.probe import network_of
 from medlsam_jax.evaluation.probe import Probe
-from medlsam_jax.medlam.pretraining.export import checkpoint_folder
-from medlsam_jax.train import checkpoint
+from medlsam_jax.medlam.pretraining import export
 
 RUNS = {
   "uam": {"uam.weight": 1e-3},
@@ -78,7 +77,7 @@ def _probed(probe: Probe, place: Path, steps: list[int]) -> dict[int, dict[str, 
   result = {int(step): figures for step, figures in json.loads(kept.read_text()).items()} if kept.exists() else {}
   for step in steps:
     if step not in result:
-      params, settings, _ = checkpoint.read_network(checkpoint_folder(place), step)
+      params, settings, _ = export.read_network(place, step)
       network = network_of(params, settings, place.name)
       result[step] = probe(network, parts=True)
       kept.write_text(json.dumps(result, indent=1))

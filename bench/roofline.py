@@ -23,10 +23,11 @@ from rich.table import Table
 
 from bench.common import gflop_of
 from medlsam_jax.medlam.network.medlam import MedLAM, init_variables
-from medlsam_jax.medlam.pretraining.pairs import Batch
+from medlsam_jax.medlam.pretraining.crops import Batch
+from medlsam_jax.medlam.pretraining.settings import PretrainSettings
 from medlsam_jax.medlam.pretraining.step import abstract_state, make_module, make_step
 from medlsam_jax.train import sharding
-from medlsam_jax.train.settings import PretrainSettings, from_mapping
+from medlsam_jax.typed_settings import from_mapping
 
 
 @dataclasses.dataclass(frozen=True)

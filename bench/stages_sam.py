@@ -84,9 +84,9 @@ def finetune() -> Iterator[Row]:
   """One step of the mask decoder on embeddings that are there: gradient and AdamW."""
   from jax.sharding import Mesh
 
-  from medlsam_jax.sam.finetuning.finetune import _Tuning
-  from medlsam_jax.sam.finetuning.finetune_settings import FinetuneSettings
   from medlsam_jax.sam.finetuning.mask_batches import MaskBatch
+  from medlsam_jax.sam.finetuning.settings import FinetuneSettings
+  from medlsam_jax.sam.finetuning.step import FineTuning
 
   rng, network = np.random.default_rng(0), random_sam(LITEMEDSAM)
   truth = np.zeros((IMAGES_PER_STEP, 256, 256), bool)
@@ -94,7 +94,7 @@ def finetune() -> Iterator[Row]:
   boxes = np.tile(np.array([80, 60, 200, 180], np.float32), (IMAGES_PER_STEP, 1))
   embeddings = rng.standard_normal((IMAGES_PER_STEP, GRID, GRID, WIDTH), dtype=np.float32).astype(np.float16)
   batch = jax.device_put(MaskBatch(embeddings, boxes, truth))
-  tuning = _Tuning(FinetuneSettings(), network, network.module, Mesh(np.array(jax.devices()[:1]), ("data",)))
+  tuning = FineTuning(FinetuneSettings(), network, network.module, Mesh(np.array(jax.devices()[:1]), ("data",)))
   step, state = tuning.step(), tuning.start()
 
   def run() -> Any:

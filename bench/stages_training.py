@@ -10,11 +10,12 @@ from bench.common import HAVE_TORCH, Row, gflop_of
 from bench.timing import mean_seconds, seconds
 from bench.training_scans import TrainingScans, training_scans
 from medlsam_jax.medlam.network.medlam import MedLAM
-from medlsam_jax.medlam.pretraining import loader
+from medlsam_jax.medlam.pretraining import crop_batches
+from medlsam_jax.medlam.pretraining.data_sets import data_sets
+from medlsam_jax.medlam.pretraining.settings import PretrainSettings
 from medlsam_jax.medlam.pretraining.step import init_state, make_step
-from medlsam_jax.medlam.pretraining.training_scans import data_sets
-from medlsam_jax.train import sharding
-from medlsam_jax.train.settings import PretrainSettings, from_mapping
+from medlsam_jax.train import loading, sharding
+from medlsam_jax.typed_settings import from_mapping
 
 PAIRS = 2
 """Scans of a step, with two patches each."""
@@ -34,11 +35,11 @@ def published(width: int, prepared: str) -> PretrainSettings:
   return from_mapping(PretrainSettings, {"network": {"base_channels": width}, "data": data, "optimizer": optimizer})
 
 
-def source(settings: PretrainSettings, steps: int) -> loader.BatchSource:
+def source(settings: PretrainSettings, steps: int) -> crop_batches.CropBatches:
   """What `medlsam pretrain` reads on one machine."""
   data = settings.data
-  plan = loader.Plan(settings.seed, data.scans_per_step, data.patches_per_scan, 1, settings.network.cube_edge)
-  return loader.BatchSource(data_sets(data), plan, range(data.scans_per_step), steps)
+  plan = crop_batches.Plan(settings.seed, data.scans_per_step, data.patches_per_scan, 1, settings.network.cube_edge)
+  return crop_batches.CropBatches(data_sets(data), plan, range(data.scans_per_step), steps)
 
 
 def step(width: int) -> Iterator[Row]:
@@ -67,7 +68,7 @@ def our_step(settings: PretrainSettings) -> Callable[[bool], Any]:
   """A step on the next batch, or on the first one again."""
   mesh, data = sharding.make_mesh(settings.mesh), settings.data
   state, update = init_state(settings, mesh), make_step(settings, mesh)
-  ahead = loader.batches(source(settings, 100), 0, data.threads)
+  ahead = loading.batches(source(settings, 100), 0, data.threads)
   same = sharding.put_batch(next(ahead), PAIRS, mesh)
 
   def run(fresh: bool) -> Any:
@@ -106,8 +107,8 @@ def _our_crops(settings: PretrainSettings) -> float:
   """Seconds of 100 crops; each scan is opened anew, as in a large set."""
   steps = OURS_CROPS // (PAIRS * settings.data.patches_per_scan)
   batches = source(settings, steps)
-  next(loader.batches(batches, 0, threads=0))
-  return seconds(lambda: sum(len(b.cubes) for b in loader.batches(batches, 0, threads=0)), 2) * 100 / OURS_CROPS
+  next(loading.batches(batches, 0, threads=0))
+  return seconds(lambda: sum(len(b.cubes) for b in loading.batches(batches, 0, threads=0)), 2) * 100 / OURS_CROPS
 
 
 def _their_crops(scans: TrainingScans, augment: bool) -> float:

@@ -20,7 +20,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from medlsam_jax.sam.finetuning.finetune_settings import FinetuneSettings
+from medlsam_jax.sam.finetuning.settings import FinetuneSettings
 
 
 def get_config(mode: str = "decoder") -> ConfigDict:

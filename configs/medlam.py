@@ -17,7 +17,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from medlsam_jax.train.settings import PretrainSettings
+from medlsam_jax.medlam.pretraining.settings import PretrainSettings
 
 REGIONS = {"headneck": 45.0, "trunk": 22.0, "torso": 13.0, "heart": 3.0, "phantoms": 17.0}
 """Prepared sets of the packaged network (tools/training_sets.py) and how often each is drawn, in percent.

@@ -12,7 +12,7 @@ from types import ModuleType
 
 ROOMS = {
   "data.nifti": "io.nifti",
-  "data.pairs": "medlam.pretraining.pairs",
+  "data.pairs": "medlam.pretraining.crops",
   "data.phantom": "phantom.people",
   "data.slices": "sam.slices",
   "localization.confidence": "medlam.search.confidence",
@@ -29,9 +29,9 @@ ROOMS = {
   "segmentation.template_masks": "template_masks.masks",
   "segmentation.volume": "sam.volume",
   "training.augment": "medlam.pretraining.augment",
-  "training.loop": "medlam.pretraining.loop",
-  "training.scans": "medlam.pretraining.training_scans",
-  "training.settings": "train.settings",
+  "training.loop": "medlam.pretraining.recipe",
+  "training.scans": "medlam.pretraining.data_sets",
+  "training.settings": "medlam.pretraining.settings",
 }
 """Name on the page -> where the module is now."""
 _PACKAGE = "medlsam_jax."

@@ -18,7 +18,8 @@ import pytest
 
 from medlsam_jax import platform
 from medlsam_jax.medlam.network.medlam import MedLAM, init_variables
-from medlsam_jax.medlam.pretraining.pairs import Batch
+from medlsam_jax.medlam.pretraining.crops import Batch
+from medlsam_jax.medlam.pretraining.settings import PretrainSettings
 from medlsam_jax.medlam.pretraining.step import abstract_state, make_step
 from medlsam_jax.medlam.search import programs
 from medlsam_jax.network import Network
@@ -26,7 +27,7 @@ from medlsam_jax.sam.network.image_encoder import Block
 from medlsam_jax.sam.network.sam import LITEMEDSAM, Sam
 from medlsam_jax.sam.predictor import Predictor
 from medlsam_jax.train import sharding
-from medlsam_jax.train.settings import PretrainSettings, from_mapping
+from medlsam_jax.typed_settings import from_mapping
 
 SCALES, POINTS = (4, 2), programs.POINTS_PER_CALL
 PLATFORMS = ("cuda", "tpu")

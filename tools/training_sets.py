@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from medlsam_jax.io.scans import read_volume
-from medlsam_jax.medlam.pretraining.pairs import TrainingScan
+from medlsam_jax.medlam.pretraining.crops import TrainingScan
 from medlsam_jax.medlam.pretraining.prepare import write_set
 from medlsam_jax.phantom.people import make_phantom
 from medlsam_jax.working_grid import to_working_grid

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from medlsam_jax.cli import options
 from medlsam_jax.errors import ConfigError
@@ -32,25 +33,24 @@ def add_to(commands: options.Commands) -> None:
   parser.set_defaults(run=run)
 
 
-def training_packages() -> Any:
-  """The modules that read checkpoints.
+def export_module() -> ModuleType:
+  """The module that reads checkpoints.
 
   Raises:
-    ConfigError: what they need is not installed.
+    ConfigError: what it needs is not installed.
   """
   try:
     from medlsam_jax.medlam.pretraining import export
-    from medlsam_jax.train import checkpoint
   except ImportError as error:
     raise ConfigError(
       f"reading checkpoints needs packages that are not here ({error.name}); run: {install_hint('train')}"
     ) from error
-  return checkpoint, export
+  return export
 
 
 def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Exports one checkpoint."""
-  _, export = training_packages()
+  export = export_module()
   output = Path(arguments.output)
   if output.suffix != ".safetensors":
     raise ConfigError(f"{output}: weights are written as .safetensors; give the output that ending")
@@ -58,6 +58,6 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
   terminal.warn_replaced(output)
   with folder_for(output.parent):
-    step, _ = export.export(Path(arguments.run_folder), output, arguments.step, arguments.published, arguments.float16)
+    step, _ = export.export(arguments.run_folder, output, arguments.step, arguments.published, arguments.float16)
   terminal.say(f"{output}: weights after step {step}")
   return 0

@@ -49,9 +49,11 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   from medlsam_jax.io.atomic import require_writable
 
   try:
-    from medlsam_jax.sam.finetuning import finetune
-    from medlsam_jax.sam.finetuning.finetune_settings import FinetuneSettings
-    from medlsam_jax.train import checks, cluster
+    from medlsam_jax.sam.finetuning import recipe
+    from medlsam_jax.sam.finetuning.scores_file import VALIDATION_FILE
+    from medlsam_jax.sam.finetuning.setting_checks import check_finetuning
+    from medlsam_jax.sam.finetuning.settings import FinetuneSettings
+    from medlsam_jax.train import cluster
     from medlsam_jax.train.records import Records
   except ImportError as error:
     raise ConfigError(
@@ -63,7 +65,7 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   settings = config.resolve(
     FinetuneSettings(), arguments.config, [*arguments.rest, *options.reading_settings(arguments)]
   )
-  checks.check_finetuning(settings)
+  check_finetuning(settings)
   workdir = Path(arguments.workdir)
   require_writable(workdir)
   cluster.connect(settings.cluster)
@@ -83,10 +85,10 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
       shown = {name: value for name, value in metrics.items() if not name.startswith("organ_")}
       terminal.say(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in shown.items()))
 
-    variables, header = finetune.run(settings, networks[0], workdir, report, bar.title, bar, *networks[1:])
+    variables, header = recipe.run(settings, networks[0], workdir, report, bar.title, bar, *networks[1:])
   if main:
     step, weights = int(header["trained_steps"]), workdir / f"{settings.name}.safetensors"
-    tell(workdir / finetune.VALIDATION_FILE, step or settings.optimizer.total_steps, terminal)
+    tell(workdir / VALIDATION_FILE, step or settings.optimizer.total_steps, terminal)
     if not step:
       terminal.result(no_gain(header, settings.checkpoint.best_metric, settings.network))
       return 0

@@ -15,7 +15,7 @@ from medlsam_jax.installation import install_hint
 if TYPE_CHECKING:
   from medlsam_jax.cli.terminal import Terminal
   from medlsam_jax.medlam.network.medlam import MedLAM
-  from medlsam_jax.train.settings import PretrainSettings
+  from medlsam_jax.medlam.pretraining.settings import PretrainSettings
 
 PROFILE = "profile"
 
@@ -56,10 +56,12 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   from medlsam_jax.io.atomic import require_writable
 
   try:
-    from medlsam_jax.medlam.pretraining import loop
-    from medlsam_jax.train import checks, cluster, goodput
+    from medlsam_jax.medlam.pretraining import recipe
+    from medlsam_jax.medlam.pretraining.export import weights_header
+    from medlsam_jax.medlam.pretraining.setting_checks import check_pretraining
+    from medlsam_jax.medlam.pretraining.settings import PretrainSettings
+    from medlsam_jax.train import cluster, goodput
     from medlsam_jax.train.records import Records
-    from medlsam_jax.train.settings import PretrainSettings
   except ImportError as error:
     raise ConfigError(
       f"training needs packages that are not here ({error.name}); run: {install_hint('train')}"
@@ -69,7 +71,7 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   settings = config.resolve(
     PretrainSettings(), arguments.config, [*arguments.rest, *options.reading_settings(arguments)]
   )
-  checks.check_pretraining(settings)
+  check_pretraining(settings)
   workdir = Path(arguments.workdir)
   require_writable(workdir)
   cluster.connect(settings.cluster)
@@ -86,10 +88,10 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
     def tell(shares: dict[str, float]) -> None:
       terminal.say(goodput.line(shares))
 
-    params = loop.run(settings, workdir, report, bar.title, measure, profile, network, ended=tell)
+    params = recipe.run(settings, workdir, report, bar.title, measure, profile, network, ended=tell)
   if main:
     weights = workdir / f"{settings.name}.safetensors"
-    write_weights(weights, {"params": params}, loop.weights_header(settings))
+    write_weights(weights, {"params": params}, weights_header(settings))
     terminal.result(f"weights: {weights}")
   return 0
 
@@ -98,7 +100,7 @@ def _start(weights: str, settings: PretrainSettings) -> Any:
   """Parameters to start from."""
   from medlsam_jax.io.weights.kinds import MEDLAM
   from medlsam_jax.loading import load
-  from medlsam_jax.medlam.pretraining.start import starting_parameters
+  from medlsam_jax.medlam.pretraining.starting_parameters import starting_parameters
 
   network = load(weights, MEDLAM)
   return starting_parameters(cast("MedLAM", network.module), network.variables["params"], settings)

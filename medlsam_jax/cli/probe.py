@@ -15,8 +15,8 @@ from medlsam_jax.errors import ConfigError
 if TYPE_CHECKING:
   from medlsam_jax.cli.terminal import Terminal
   from medlsam_jax.evaluation.probe import Probe
+  from medlsam_jax.medlam.pretraining.settings import ProbeSettings
   from medlsam_jax.network import Network
-  from medlsam_jax.train.settings import ProbeSettings
 
 
 def add_to(commands: options.Commands) -> None:
@@ -147,10 +147,9 @@ def network_of(params: Any, settings: Any, source: str) -> Network:
 
 
 def _of_checkpoint(place: Path, step: int | None) -> Network:
-  from medlsam_jax.cli.export import training_packages
+  from medlsam_jax.cli.export import export_module
 
-  checkpoint, export = training_packages()
-  params, settings, _ = checkpoint.read_network(export.checkpoint_folder(place), step)
+  params, settings, _ = export_module().read_network(place, step)
   return network_of(params, settings, str(place))
 
 

@@ -1,22 +1,18 @@
-"""Config files and `--section.field VALUE` -> a checked dataclass of settings, each value of its field's type."""
+"""Config files and `--section.field VALUE` -> a checked dataclass of settings."""
 
 from __future__ import annotations
 
-import ast
-import dataclasses
 import importlib.resources
 import importlib.util
-import types
-import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TypeVar
 
 from medlsam_jax.errors import ConfigError
+from medlsam_jax.typed_settings import Word, Words, changed, merged
 
 Settings = TypeVar("Settings")
 PACKAGED_FOLDER = "configs"
-_TRUE, _FALSE = ("true", "yes", "1"), ("false", "no", "0")
 
 
 def resolve(start: Settings, config: str | None, rest: Sequence[str]) -> Settings:
@@ -31,20 +27,14 @@ def resolve(start: Settings, config: str | None, rest: Sequence[str]) -> Setting
   Raises:
     ConfigError: a missing or faulty file, an unknown field, a value of another type or out of range.
   """
-  from medlsam_jax.train.settings import from_mapping
-
-  values = dataclasses.asdict(typing.cast(Any, start))
-  if config is not None:
-    _merge(type(start), values, read_config(config), config)
-  for name, text in _pairs(rest):
-    _override(type(start), values, name, text)
+  values = merged({} if config is None else read_config(config), _words(rest))
   try:
-    return from_mapping(type(start), values, "settings")
+    return changed(start, values, f"{config}: ")
   except ValueError as error:
     raise ConfigError(str(error)) from error
 
 
-def read_config(config: str) -> dict[str, Any]:
+def read_config(config: str) -> dict[str, object]:
   """The mapping that a config file gives.
 
   Raises:
@@ -82,8 +72,10 @@ def _config_path(name: str) -> Path:
   raise ConfigError(f"{name}: no such config file")
 
 
-def _pairs(rest: Sequence[str]) -> list[tuple[str, str]]:
-  pairs, queue = [], list(rest)
+def _words(rest: Sequence[str]) -> Mapping[str, object]:
+  """Words by section and field."""
+  words: dict[str, object] = Words()
+  queue = list(rest)
   while queue:
     word = queue.pop(0)
     if not word.startswith("--") or len(word) == 2:
@@ -93,78 +85,9 @@ def _pairs(rest: Sequence[str]) -> list[tuple[str, str]]:
       if not queue:
         raise ConfigError(f"--{name} needs a value")
       value = queue.pop(0)
-    pairs.append((name, value))
-  return pairs
-
-
-def _fields(hint: Any) -> dict[str, Any]:
-  return typing.get_type_hints(hint)
-
-
-def _merge(hint: Any, values: dict[str, Any], given: Mapping[str, Any], place: str) -> None:
-  """Writes `given` over `values`, section by section."""
-  known = _fields(hint)
-  for name, value in given.items():
-    if name not in known:
-      raise ConfigError(f"{place}: unknown field {name!r}; known are {', '.join(sorted(known))}")
-    if dataclasses.is_dataclass(known[name]) and isinstance(value, Mapping):
-      _merge(known[name], values[name], value, f"{place}: {name}")
-    else:
-      values[name] = value
-
-
-def _override(hint: Any, values: dict[str, Any], name: str, text: str) -> None:
-  """One value from the command line, read as what its field is."""
-  *sections, last = name.split(".")
-  for section in sections:
-    # a mapping, such as the objectives, may get an entry that the config does not have
-    hint, values = _step(hint, section, name), values.setdefault(section, {})
-  values[last] = parse(_step(hint, last, name), text, f"--{name}")
-
-
-def _step(hint: Any, part: str, name: str) -> Any:
-  if dataclasses.is_dataclass(hint):
-    known = _fields(hint)
-    if part not in known:
-      raise ConfigError(f"--{name}: unknown setting; here are {', '.join(sorted(known))}")
-    return known[part]
-  if typing.get_origin(hint) is not None and issubclass(typing.get_origin(hint), Mapping):
-    return typing.get_args(hint)[1]
-  raise ConfigError(f"--{name}: unknown setting")
-
-
-def parse(hint: Any, text: str, place: str) -> Any:
-  """Text as a value of a type: numbers, words, true or false, lists separated by commas.
-
-  Raises:
-    ConfigError: it is none.
-  """
-  origin, inner = typing.get_origin(hint), typing.get_args(hint)
-  if origin in (typing.Union, types.UnionType):
-    if text.lower() == "none" and type(None) in inner:
-      return None
-    return parse(next(one for one in inner if one is not type(None)), text, place)
-  if origin is tuple:
-    return tuple(parse(inner[0], part.strip(), place) for part in text.strip("()[]").split(",") if part.strip())
-  if origin is Literal:
-    if text not in [str(one) for one in inner]:
-      raise ConfigError(f"{place}: {text!r} is not one of {', '.join(map(str, inner))}")
-    return next(one for one in inner if str(one) == text)
-  if hint is Any:  # settings of an objective, which checks them itself
-    try:
-      return ast.literal_eval({"true": "True", "false": "False"}.get(text.lower(), text))
-    except (ValueError, SyntaxError):
-      return text
-  if hint is bool:
-    if text.lower() not in _TRUE + _FALSE:
-      raise ConfigError(f"{place}: {text!r} is not true or false")
-    return text.lower() in _TRUE
-  if hint in (int, float):
-    try:
-      return hint(text)
-    except ValueError as error:
-      kind = "whole number" if hint is int else "number"
-      raise ConfigError(f"{place}: {text!r} is not a {kind}") from error
-  if hint is str:
-    return text
-  raise ConfigError(f"{place}: a whole section; set its fields one by one")
+    *sections, field = name.split(".")
+    given = Words({field: Word(value)})
+    for section in reversed(sections):
+      given = Words({section: given})
+    words = merged(words, given)
+  return words

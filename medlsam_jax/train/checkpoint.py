@@ -1,6 +1,6 @@
 """States on disk: written in the background, whole or not at all, the last and the best kept; read on any devices.
 
-Beside the state a checkpoint holds the run's settings and the loader's position. One that a power cut or a full disk
+Beside the state a checkpoint holds the run's settings and its position. One that a power cut or a full disk
 has damaged is passed over with a warning: a run goes on from the newest whole one.
 """
 
@@ -11,57 +11,68 @@ import dataclasses
 import functools
 import gc
 import json
-import shutil
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
+from jaxtyping import PyTree
 from orbax.checkpoint import checkpoint_managers as policies
 
 from medlsam_jax import notices
 from medlsam_jax.errors import ConfigError, InputError, OutputError, WeightsError
-from medlsam_jax.io.atomic import made_folder
-from medlsam_jax.medlam.pretraining.step import TrainState, abstract_state
-from medlsam_jax.sam.finetuning.finetune_settings import FinetuneSettings
-from medlsam_jax.train.settings import CheckpointSettings, PretrainSettings, from_mapping
+from medlsam_jax.train.recipe import Json, State
+from medlsam_jax.train.run_folder import folder_of_a_run
+from medlsam_jax.train.settings import CheckpointSettings, RunSettings
+from medlsam_jax.train.sharding import path_name
 
+FOLDER = "checkpoints"
 HIGHER_IS_BETTER = ("_iou", "_dice")
 """Endings of metrics of which more is better."""
-_STATE, _CONFIG, _LOADER = "state", "config", "loader"
+_STATE, _CONFIG, _POSITION = "state", "config", "loader"
 ASIDE = ".damaged"
 """Ending of the folder of a checkpoint that cannot be read."""
 _NO_MEMORY = "RESOURCE_EXHAUSTED"
-Found = TypeVar("Found")
+Result = TypeVar("Result")
+
+
+class Restored(NamedTuple, Generic[State]):
+  """What a checkpoint has."""
+
+  state: State
+  config: Json
+  """The run's settings, as they were written."""
+  position: Json
+  """`next_step`, and what else the run keeps beside its arrays."""
 
 
 class Checkpoints:
   """The checkpoints of one run."""
 
-  def __init__(self, directory: Path, settings: CheckpointSettings):
-    higher = settings.best_metric.endswith(HIGHER_IS_BETTER)
+  def __init__(self, directory: epath.PathLike, settings: CheckpointSettings):
+    directory = epath.Path(directory)
+    name = settings.best_metric
 
-    def rank(metrics: Any) -> float:
+    def rank(metrics: Mapping[str, float]) -> float:
       # policies compare upwards; what was not measured at its step is worse than all that was
-      return (1 if higher else -1) * metrics.get(settings.best_metric, -np.inf if higher else np.inf)
+      return _rank(name, metrics[name]) if name in metrics else -np.inf
 
-    keep: list[Any] = [policies.LatestN(settings.keep_last)]
+    keep: list[policies.PreservationPolicy] = [policies.LatestN(settings.keep_last)]
     if settings.keep_best:
       keep.append(policies.BestN(get_metric_fn=rank, n=settings.keep_best, keep_checkpoints_without_metrics=False))
     # without `best_fn` metrics are not written, and a resumed run knows none of the earlier ones
     options = ocp.CheckpointManagerOptions(
       create=True, preservation_policy=policies.AnyPreservationPolicy(keep), best_fn=rank
     )
-    names = (_STATE, _CONFIG, _LOADER)
+    names = (_STATE, _CONFIG, _POSITION)
     self.directory, self._settings = directory, settings
     self._folders = contextlib.ExitStack()
     try:
-      self._folders.enter_context(made_folder(directory))
+      self._folders.enter_context(folder_of_a_run(directory))
       # the manager reads all metrics when it starts, and would end with the first that it cannot
       _forget_damaged_metrics(directory)
       self._manager = ocp.CheckpointManager(directory.resolve(), options=options, item_names=names)
@@ -70,12 +81,7 @@ class Checkpoints:
       raise OutputError(f"{directory}: cannot be written ({error})") from error
 
   def save(
-    self,
-    step: int,
-    state: NamedTuple,
-    settings: PretrainSettings | FinetuneSettings,
-    loader: Mapping[str, Any],
-    metrics: Mapping[str, float],
+    self, step: int, state: NamedTuple, settings: RunSettings, position: Json, metrics: Mapping[str, float]
   ) -> None:
     """Starts writing; what went wrong with an earlier one is raised here or by `close`.
 
@@ -87,42 +93,23 @@ class Checkpoints:
     items = ocp.args.Composite(
       state=ocp.args.StandardSave(_saved(state)),
       config=ocp.args.JsonSave(json.loads(json.dumps(dataclasses.asdict(settings)))),
-      loader=ocp.args.JsonSave(dict(loader)),
+      loader=ocp.args.JsonSave(position),
     )
     try:
       self._manager.save(step, args=items, metrics=dict(metrics))
     except (OSError, ValueError, RuntimeError) as error:
       raise _not_written(self.directory, error) from error
 
-  def restore(self, settings: PretrainSettings, mesh: Mesh) -> tuple[TrainState, dict[str, Any]] | None:
-    """The newest whole state, laid out over this mesh whatever wrote it, and the loader's position; None without any.
-
-    Raises:
-      ConfigError: the checkpoint belongs to another network, objectives or optimizer.
-      InputError: every checkpoint is damaged.
-    """
-    found = self.read(_saved(abstract_state(settings, mesh)))
-    if found is None:
-      return None
-    state, config, loader = found
-    before = from_mapping(PretrainSettings, config, str(self.directory))
-    if _shape(before) != _shape(settings):
-      raise ConfigError(f"{self.directory}: does not fit this config: it was trained with {before.network}")
-    return TrainState(**{"ema": None, **state}), loader
-
   def best(self) -> tuple[int, float] | None:
     """Step and value of the best metric that was measured, of the checkpoints that are kept; None without any."""
     self._manager.wait_until_finished()
     name = self._settings.best_metric
-    found = [(step, self._manager.metrics(step) or {}) for step in self._manager.all_steps()]
-    known = [(step, float(metrics[name])) for step, metrics in found if name in metrics]
-    higher = name.endswith(HIGHER_IS_BETTER)
-    return max(known, key=lambda each: each[1] if higher else -each[1], default=None)
+    measured = [(step, self._manager.metrics(step) or {}) for step in self._manager.all_steps()]
+    known = [(step, float(metrics[name])) for step, metrics in measured if name in metrics]
+    return max(known, key=lambda each: _rank(name, each[1]), default=None)
 
-  def read(
-    self, wanted: Mapping[str, Any], step: int | None = None
-  ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]] | None:
-    """Fields of a step's state, shaped and laid out as `wanted`, its settings, the loader's position.
+  def restore(self, shapes: State, step: int | None = None) -> Restored[State] | None:
+    """A step's state, shaped and laid out as `shapes` whatever wrote it, its settings, and its position.
 
     Without a step: of the newest that is whole; those after it are set aside (renamed) with a warning, so that the run
     can write its own of these steps. None if there is none at all.
@@ -133,16 +120,16 @@ class Checkpoints:
     """
     damaged: dict[int, str] = {}
     for number in sorted(self._manager.all_steps(), reverse=True) if step is None else [step]:
-      found, reason = _tried(functools.partial(self._read, number, wanted))
-      if found is None:
-        if difference := _difference(self.directory / str(number), wanted):
+      result, reason = _tried(functools.partial(self._read, number, shapes))
+      if result is None:
+        if difference := _difference(self.directory / str(number), _saved(shapes)):
           raise ConfigError(f"{self.directory / str(number)}: does not fit this config ({difference})")
         damaged[number] = reason
         continue
       if damaged:
         self._set_aside(damaged, number)
         self._manager.reload()
-      return found
+      return result
     if damaged:
       raise InputError(
         f"{self.directory}: no checkpoint there can be read ({_listed(damaged)}); delete {self.directory} to start "
@@ -150,15 +137,15 @@ class Checkpoints:
       )
     return None
 
-  def _read(self, step: int, wanted: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+  def _read(self, step: int, shapes: State) -> Restored[State]:
     items = ocp.args.Composite(
-      state=ocp.args.StandardRestore(wanted), config=ocp.args.JsonRestore(), loader=ocp.args.JsonRestore()
+      state=ocp.args.StandardRestore(_saved(shapes)), config=ocp.args.JsonRestore(), loader=ocp.args.JsonRestore()
     )
-    found = self._manager.restore(step, args=items)
-    state, config, loader = found[_STATE], found[_CONFIG], found[_LOADER]
-    if not isinstance(config, dict) or not isinstance(loader, dict) or "next_step" not in loader:
+    items = self._manager.restore(step, args=items)
+    config, position = items[_CONFIG], items[_POSITION]
+    if not isinstance(config, dict) or not isinstance(position, dict) or "next_step" not in position:
       raise ValueError("its settings or its position are missing")
-    return state, config, loader
+    return Restored(shapes._replace(**items[_STATE]), config, position)
 
   def _set_aside(self, damaged: Mapping[int, str], whole: int) -> None:
     """Renames damaged checkpoints, so that their steps are free, and says so."""
@@ -172,7 +159,7 @@ class Checkpoints:
       for step in damaged:
         place = self.directory / f"{step}{ASIDE}"
         try:
-          shutil.rmtree(place, ignore_errors=True)
+          place.rmtree(missing_ok=True)
           (self.directory / str(step)).rename(place)
         except OSError as error:
           raise OutputError(f"{self.directory / str(step)}: cannot be renamed ({error}); delete it") from error
@@ -193,13 +180,22 @@ class Checkpoints:
       self._folders.close()
 
 
+def better(metric: str, value: float, other: float) -> bool:
+  """Whether a value of a metric is better than another."""
+  return _rank(metric, value) > _rank(metric, other)
+
+
+def _rank(metric: str, value: float) -> float:
+  return value if metric.endswith(HIGHER_IS_BETTER) else -value
+
+
 def _together(where: str) -> None:
   """Waits for the other processes of the run."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(where)
 
 
-def _tried(read: Callable[[], Found]) -> tuple[Found | None, str]:
+def _tried(read: Callable[[], Result]) -> tuple[Result | None, str]:
   """What reading a checkpoint gives, or None and why that failed.
 
   Damage raises what the part that stumbles over it raises, a bare Exception among it. Of several arrays that fail one
@@ -221,7 +217,7 @@ def _tried(read: Callable[[], Found]) -> tuple[Found | None, str]:
   return None, reason
 
 
-def _difference(place: Path, wanted: Mapping[str, Any]) -> str:
+def _difference(place: epath.Path, wanted: Mapping[str, PyTree]) -> str:
   """How the state that is stored differs from the one that is wanted; empty where it does not, or nobody can tell."""
   try:
     with ocp.StandardCheckpointer() as reader:
@@ -235,15 +231,11 @@ def _difference(place: Path, wanted: Mapping[str, Any]) -> str:
   return ""
 
 
-def _shapes_by_path(tree: Any) -> dict[str, tuple[int, ...]]:
-  def name(part: Any) -> str:
-    return str(getattr(part, "key", getattr(part, "name", getattr(part, "idx", part))))
-
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
-  return {"/".join(map(name, path)): tuple(leaf.shape) for path, leaf in leaves}
+def _shapes_by_path(tree: PyTree) -> dict[str, tuple[int, ...]]:
+  return {path_name(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def _forget_damaged_metrics(directory: Path) -> None:
+def _forget_damaged_metrics(directory: epath.Path) -> None:
   """Empties files of metrics that cannot be read; the states beside them may be whole."""
   for step in steps_in(directory):
     file = directory / str(step) / "metrics" / "metrics"
@@ -260,17 +252,11 @@ def _listed(damaged: Mapping[int, str]) -> str:
   return "; ".join(f"step {step}: {reason}" for step, reason in damaged.items())
 
 
-def _shape(settings: PretrainSettings) -> tuple[object, ...]:
-  """What makes two networks the same; precision and memory may change in a resumed run."""
-  network = settings.network
-  return network.base_channels, network.patch_edge, tuple(network.feature_scales)
-
-
-def _saved(state: NamedTuple) -> dict[str, Any]:
+def _saved(state: NamedTuple) -> dict[str, PyTree]:
   return {name: value for name, value in state._asdict().items() if value is not None}
 
 
-def _not_written(directory: Path, error: Exception) -> OutputError:
+def _not_written(directory: epath.Path, error: Exception) -> OutputError:
   return OutputError(
     f"{directory}: a checkpoint could not be written ({_first_line(error)}); the earlier ones stay usable: make room "
     "and start the same command again"
@@ -281,15 +267,16 @@ def _first_line(error: Exception) -> str:
   return (str(error).strip().partition("\n")[0].partition(" See full TensorStore")[0] or type(error).__name__)[:200]
 
 
-def steps_in(directory: Path) -> list[int]:
+def steps_in(directory: epath.PathLike) -> list[int]:
   """Steps of the whole checkpoints in a run's folder, rising."""
+  directory = epath.Path(directory)
   if not directory.is_dir():
     return []
   return sorted(int(p.name) for p in directory.iterdir() if p.name.isdecimal() and (p / _STATE).is_dir())
 
 
-def read_network(directory: Path, step: int | None = None) -> tuple[Any, PretrainSettings, int]:
-  """Network parameters of a run as host arrays (the averaged ones if it keeps them), its settings, and the step.
+def read_arrays(directory: epath.PathLike, step: int | None = None) -> tuple[dict[str, PyTree], Json, int]:
+  """Fields of a run's state on the first device, its settings as they were written, and the step.
 
   Args:
     directory: the run's `checkpoints/`.
@@ -303,22 +290,21 @@ def read_network(directory: Path, step: int | None = None) -> tuple[Any, Pretrai
     raise WeightsError(f"{directory}: no checkpoint{'' if step is None else f' of step {step}'}; there are {steps}")
   damaged: dict[int, str] = {}
   for number in reversed(steps) if step is None else [step]:
-    found, reason = _tried(functools.partial(_network_of, directory.resolve() / str(number)))
-    if found is None:
+    result, reason = _tried(functools.partial(_arrays_of, epath.Path(directory).resolve() / str(number)))
+    if result is None:
       damaged[number] = reason
       continue
     if damaged:
       notices.warn(f"{directory}: damaged: {_listed(damaged)}; taking step {number}")
-    return *found, number
+    return *result, number
   raise WeightsError(f"{directory}: cannot be read as a checkpoint ({_listed(damaged)}); there are {steps}")
 
 
-def _network_of(folder: Path) -> tuple[Any, PretrainSettings]:
+def _arrays_of(folder: epath.Path) -> tuple[dict[str, PyTree], Json]:
   with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-    settings = from_mapping(PretrainSettings, reader.restore(folder / _CONFIG), str(folder))
+    config = reader.restore(folder / _CONFIG)
   one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   with ocp.StandardCheckpointer() as reader:
     shapes = reader.metadata(folder / _STATE).item_metadata.tree
     place = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=one), shapes)
-    state = reader.restore(folder / _STATE, place)
-  return jax.device_get(state.get("ema") or state["params"]["network"]), settings
+    return reader.restore(folder / _STATE, place), config

@@ -20,12 +20,12 @@ class Goodput:
 
   def __init__(self, began: float, now: Callable[[], float] = time.perf_counter):
     """`began`: when the program did, by `now`."""
-    self._began, self._now = began, now
+    self.began, self._now = began, now
     self._seconds = dict.fromkeys(get_args(Other), 0.0)
 
   def prepared(self) -> None:
     """Ends the time before the first step."""
-    self._seconds["preparing"] = self._now() - self._began
+    self._seconds["preparing"] = self._now() - self.began - sum(self._seconds.values())
 
   @contextlib.contextmanager
   def spent(self, on: Other | None) -> Iterator[None]:
@@ -39,7 +39,7 @@ class Goodput:
 
   def shares(self) -> dict[str, float]:
     """Share of the time so far by what it went into, `productive` first; together 1."""
-    total = max(self._now() - self._began, 1e-9)
+    total = max(self._now() - self.began, 1e-9)
     other = {name: seconds / total for name, seconds in self._seconds.items()}
     return {PRODUCTIVE: 1 - sum(other.values()), **other}
 

@@ -13,8 +13,7 @@ from tensorboardX import SummaryWriter
 
 from medlsam_jax.errors import OutputError
 from medlsam_jax.io.atomic import atomically
-from medlsam_jax.sam.finetuning.finetune_settings import FinetuneSettings
-from medlsam_jax.train.settings import PretrainSettings
+from medlsam_jax.train.settings import RunSettings
 
 CONFIG, METRICS, TENSORBOARD = "config.json", "metrics.jsonl", "tensorboard"
 
@@ -26,7 +25,7 @@ class Records:
   after it, is replaced. So each step stands there once, and nothing of a part that was lost.
   """
 
-  def __init__(self, directory: Path, settings: PretrainSettings | FinetuneSettings):
+  def __init__(self, directory: Path, settings: RunSettings):
     self._directory, self._path, self._settings = directory, directory / METRICS, settings
     self._board: SummaryWriter | None = None
 
@@ -80,10 +79,10 @@ def _step_of(line: str) -> float:
 
 
 class Pace:
-  """Seconds a step, scans a second, share of the time spent waiting for the loader, and memory of the first device."""
+  """Seconds a step, items a second, share of the time spent waiting for the loader, and memory of the first device."""
 
-  def __init__(self, scans_per_step: int):
-    self._scans = scans_per_step
+  def __init__(self, items_per_step: int, items: str = "scans"):
+    self._items_per_step, self._items = items_per_step, items
     self._began, self._waited, self._steps = time.perf_counter(), 0.0, 0
 
   def step(self, waited_seconds: float) -> None:
@@ -95,13 +94,13 @@ class Pace:
     """Figures since the last report."""
     now = time.perf_counter()
     seconds, steps = max(now - self._began, 1e-9), max(self._steps, 1)
-    found = {
+    figures = {
       "seconds_per_step": seconds / steps,
-      "scans_per_second": self._scans * steps / seconds,
+      f"{self._items}_per_second": self._items_per_step * steps / seconds,
       "loader_wait_share": self._waited / seconds,
     }
     memory = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in memory:
-      found["device_memory_peak_mb"] = memory["peak_bytes_in_use"] / 2**20
+      figures["device_memory_peak_mb"] = memory["peak_bytes_in_use"] / 2**20
     self._began, self._waited, self._steps = now, 0.0, 0
-    return found
+    return figures

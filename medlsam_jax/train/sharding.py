@@ -8,25 +8,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
 
 from medlsam_jax.errors import ConfigError
 from medlsam_jax.train.settings import MeshSettings
 
 AnyBatch = TypeVar("AnyBatch", bound=NamedTuple)
+State = TypeVar("State")
 
-RULES: tuple[tuple[str, PartitionSpec], ...] = (
-  # two thirds of the parameters; the rest is below a megabyte a tensor at the published width
-  (r"network/fc1/kernel$", PartitionSpec("model", None)),
-  (r"network/conv[345]/\w+/kernel$", PartitionSpec(None, None, None, None, "model")),
-)
+Rules = Sequence[tuple[str, PartitionSpec]]
+"""Pattern of a parameter's path a/b/c and how it is laid out, the first that is found."""
 
 
-def make_mesh(settings: MeshSettings, devices: Sequence[Any] | None = None) -> Mesh:
+def make_mesh(settings: MeshSettings, devices: Sequence[jax.Device] | None = None) -> Mesh:
   """The mesh of axes `data` and `model` over all devices.
 
   Raises:
@@ -43,7 +42,7 @@ def make_mesh(settings: MeshSettings, devices: Sequence[Any] | None = None) -> M
   return jax.make_mesh((data, settings.model), ("data", "model"), axis_types=types, devices=list(devices))
 
 
-def check_batch(groups: int, accumulate: int, mesh: Mesh, field: str = "data.scans_per_step") -> None:
+def check_batch(groups: int, accumulate: int, mesh: Mesh, field: str) -> None:
   """Refuses a batch that the mesh cannot split evenly.
 
   Raises:
@@ -57,15 +56,26 @@ def check_batch(groups: int, accumulate: int, mesh: Mesh, field: str = "data.sca
     )
 
 
-def shardings(tree: Any, mesh: Mesh, rules: Sequence[tuple[str, PartitionSpec]] = RULES) -> Any:
+def shardings(tree: PyTree, mesh: Mesh, rules: Rules = ()) -> PyTree:
   """A sharding for each array (or shape) of a tree, by the first rule whose pattern is found in its path a/b/c."""
 
-  def of(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
-    name = "/".join(str(getattr(p, "key", getattr(p, "name", getattr(p, "idx", p)))) for p in path)
-    spec = next((spec for pattern, spec in rules if re.search(pattern, name)), PartitionSpec())
+  def of(path: jax.tree_util.KeyPath, leaf: jax.ShapeDtypeStruct | jax.Array) -> NamedSharding:
+    spec = next((spec for pattern, spec in rules if re.search(pattern, path_name(path))), PartitionSpec())
     return NamedSharding(mesh, spec if _divides(spec, leaf.shape, mesh) else PartitionSpec())
 
   return jax.tree_util.tree_map_with_path(of, tree)
+
+
+def path_name(path: jax.tree_util.KeyPath) -> str:
+  """Place of a leaf in a tree as a/b/c."""
+  return "/".join(str(getattr(p, "key", getattr(p, "name", getattr(p, "idx", p)))) for p in path)
+
+
+def laid_out(shapes: State, mesh: Mesh, rules: Rules = ()) -> State:
+  """Shapes and dtypes of a state with their shardings, for what is to be restored."""
+  return jax.tree.map(
+    lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes, shardings(shapes, mesh, rules)
+  )
 
 
 def _divides(spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh) -> bool:
@@ -75,7 +85,7 @@ def _divides(spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh) -> bool:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """Scans of a batch along `data`."""
+  """Items of a batch along `data`."""
   return NamedSharding(mesh, PartitionSpec("data"))
 
 
@@ -85,7 +95,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def local_rows(groups: int, mesh: Mesh) -> range:
-  """Scans of a batch that this process has to provide.
+  """Items of a batch that this process has to provide.
 
   Raises:
     ConfigError: they are not next to each other, which a mesh over hosts of several sizes may cause.
@@ -103,13 +113,13 @@ def put_batch(local: AnyBatch, groups: int, mesh: Mesh) -> AnyBatch:
   return type(local)(*(jax.make_array_from_process_local_data(place, a, (groups, *a.shape[1:])) for a in local))
 
 
-def put_replicated(tree: Any, mesh: Mesh) -> Any:
+def put_replicated(tree: PyTree, mesh: Mesh) -> PyTree:
   """Host arrays, equal in all processes, on every device."""
   place = replicated(mesh)
   return jax.tree.map(lambda a: jax.make_array_from_callback(np.shape(a), place, lambda cut: np.asarray(a)[cut]), tree)
 
 
-def to_host(tree: Any) -> Any:
+def to_host(tree: PyTree) -> PyTree:
   """Arrays that may lie over many processes as host arrays, in every process."""
   if jax.process_count() == 1:
     return jax.device_get(tree)

@@ -14,7 +14,7 @@ def no_training(monkeypatch):
   import jax
 
   from medlsam_jax.medlam.network.medlam import MedLAM, init_variables
-  from medlsam_jax.medlam.pretraining import loop
+  from medlsam_jax.medlam.pretraining import recipe
 
   seen = {}
 
@@ -30,7 +30,7 @@ def no_training(monkeypatch):
     shapes = jax.eval_shape(lambda key: init_variables(module, key), jax.random.key(0))["params"]
     return jax.tree.map(lambda s: np.ones(s.shape, s.dtype), shapes)
 
-  monkeypatch.setattr(loop, "run", run)
+  monkeypatch.setattr(recipe, "run", run)
   return seen
 
 
@@ -84,8 +84,8 @@ def test_unknown_mode_of_the_config_is_an_error(medlsam, no_training, tmp_path):
 def test_missing_training_packages_are_named(medlsam, tmp_path, monkeypatch):
   import sys
 
-  monkeypatch.setitem(sys.modules, "medlsam_jax.medlam.pretraining.loop", None)
-  monkeypatch.delattr("medlsam_jax.medlam.pretraining.loop", raising=False)
+  monkeypatch.setitem(sys.modules, "medlsam_jax.medlam.pretraining.recipe", None)
+  monkeypatch.delattr("medlsam_jax.medlam.pretraining.recipe", raising=False)
   result = medlsam("pretrain", "--config", "configs/medlam.py:smoke", "--workdir", tmp_path / "run")
   assert result.code == 2 and install_hint("train") in result.err
 
@@ -120,7 +120,7 @@ def test_demo_on_a_person_scores_the_scan_in_the_package(medlsam, painter, small
 def test_demo_does_not_use_phantoms_of_the_training():
   from medlsam_jax.cli import demo
   from medlsam_jax.cli.settings import resolve
-  from medlsam_jax.train.settings import PretrainSettings
+  from medlsam_jax.medlam.pretraining.settings import PretrainSettings
 
   data = resolve(PretrainSettings(), "configs/medlam.py:tiny", []).data
   trained = set(range(data.first_phantom_seed, data.first_phantom_seed + data.phantoms))

@@ -57,7 +57,7 @@ def test_options_that_say_nothing_are_refused(medlsam, asked, words, said):
 
 def test_the_callback_of_a_run_reads_its_folders_before_the_first_step(asked):
   from medlsam_jax.cli import probe
-  from medlsam_jax.train.settings import ProbeSettings
+  from medlsam_jax.medlam.pretraining.settings import ProbeSettings
 
   probe.callback(ProbeSettings(templates="T", queries="Q", count=2))
   assert asked == {"templates": "T", "queries": "Q", "organs": None, "template_names": None, "count": 2}

@@ -88,7 +88,7 @@ def test_config_may_hold_a_part_and_the_line_wins(tmp_path):
 @pytest.mark.parametrize(
   ("body", "message"),
   [
-    ("  return ConfigDict({'inner': {'stepz': 5}})\n", "c.py: inner: unknown field 'stepz'"),
+    ("  return ConfigDict({'inner': {'stepz': 5}})\n", "c.py: inner.stepz: unknown setting; here are .*steps"),
     ("  return ConfigDict({'inner': {'steps': 'five'}})\n", "steps: 'five' is not int"),
     ("  raise ValueError('no such mode')\n", "c.py: ValueError: no such mode"),
     ("  return 5\n", "c.py: get_config gave int"),

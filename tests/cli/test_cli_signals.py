@@ -51,13 +51,13 @@ def test_localize_leaves_nothing_and_starts_no_other_scan(medlsam, search, mini_
 def test_pretrain_leaves_whole_lines_and_no_weights(medlsam, tmp_path, monkeypatch):
   import json
 
-  from medlsam_jax.medlam.pretraining import loop
+  from medlsam_jax.medlam.pretraining import recipe
 
   def train(settings, directory, report, *_, **__):
     report(1, {"loss": 2.0})
     ask_to_end()
 
-  monkeypatch.setattr(loop, "run", train)
+  monkeypatch.setattr(recipe, "run", train)
   run = tmp_path / "run"
   result = medlsam("pretrain", "--config", "configs/medlam.py:smoke", "--workdir", run, "--data.scans=A")
   assert result.code == ASKED_TO_END and "Traceback" not in result.err

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from medlsam_jax.cli import main as command_line
-from medlsam_jax.sam.finetuning.finetune_settings import FinetuneSettings
-from medlsam_jax.train.settings import PretrainSettings
+from medlsam_jax.medlam.pretraining.settings import PretrainSettings
+from medlsam_jax.sam.finetuning.settings import FinetuneSettings
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -113,8 +113,8 @@ def stand_ins(monkeypatch, painter, small_network_file):
   from medlsam_jax.cli import demo, probe
   from medlsam_jax.evaluation import prompt_report, prompts
   from medlsam_jax.evaluation.probe import Probe
-  from medlsam_jax.medlam.pretraining import export, loop
-  from medlsam_jax.sam.finetuning import finetune
+  from medlsam_jax.medlam.pretraining import export, recipe
+  from medlsam_jax.sam.finetuning import recipe as finetuning
   from medlsam_jax.train import cluster
 
   find = loading._find
@@ -122,8 +122,8 @@ def stand_ins(monkeypatch, painter, small_network_file):
   weights = ({"params": {"x": np.zeros(1, np.float32)}}, {"kind": "litemedsam", "trained_steps": "1"})
   monkeypatch.setattr(loading, "_find", lambda name: find(small_network_file if name in published else name))
   monkeypatch.setattr(loading, "get", lambda name, *_, **__: Path(name))
-  monkeypatch.setattr(loop, "run", in_workdir(1, {"conv0": {"kernel": np.zeros(1, np.float32)}}))
-  monkeypatch.setattr(finetune, "run", in_workdir(2, weights))
+  monkeypatch.setattr(recipe, "run", in_workdir(1, {"conv0": {"kernel": np.zeros(1, np.float32)}}))
+  monkeypatch.setattr(finetuning, "run", in_workdir(2, weights))
   monkeypatch.setattr(cluster, "connect", lambda _: None)
   monkeypatch.setattr(export, "export", lambda *_: (1, {}))
   monkeypatch.setattr(probe, "_of_checkpoint", lambda *_: None)

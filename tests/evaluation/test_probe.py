@@ -60,7 +60,7 @@ def test_nobody_is_both_template_and_query():
 
 
 def test_probe_phantoms_are_in_no_training_or_validation():
-  from medlsam_jax.medlam.pretraining.loop import VALIDATION_SEED
+  from medlsam_jax.medlam.pretraining.recipe import VALIDATION_SEED
 
   assert min(probe.TEMPLATE_SEEDS + probe.QUERY_SEEDS) > VALIDATION_SEED + 10_000
 

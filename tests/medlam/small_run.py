@@ -39,7 +39,7 @@ class SmallNetwork(nn.Module):
 
 
 def scans(spoilt=False):
-  from medlsam_jax.medlam.pretraining.pairs import TrainingScan
+  from medlsam_jax.medlam.pretraining.crops import TrainingScan
 
   made = []
   for seed in range(4):
@@ -53,7 +53,8 @@ def scans(spoilt=False):
 
 
 def settings(**sections):
-  from medlsam_jax.train.settings import PretrainSettings, from_mapping
+  from medlsam_jax.medlam.pretraining.settings import PretrainSettings
+  from medlsam_jax.typed_settings import from_mapping
 
   values = {
     "network": {"patch_edge": EDGE, "feature_scales": [4]},
@@ -73,9 +74,9 @@ _STEPS = {}
 
 
 def replace_network_and_scans(set_attribute, spoilt=False):
-  """Puts the stand-ins where the loop looks for the real ones."""
-  from medlsam_jax.medlam.pretraining import loop, step
-  from medlsam_jax.medlam.pretraining.loader import InMemory
+  """Puts the stand-ins where the recipe looks for the real ones."""
+  from medlsam_jax.medlam.pretraining import recipe, step
+  from medlsam_jax.train.loading import InMemory
 
   set_attribute(step, "make_module", lambda s: SmallNetwork(feature_scales=tuple(s.network.feature_scales)))
 
@@ -89,15 +90,15 @@ def replace_network_and_scans(set_attribute, spoilt=False):
       _STEPS[name] = step.make_step(settings, mesh)
     return _STEPS[name]
 
-  set_attribute(loop, "make_step", make_step)
-  set_attribute(loop, "data_sets", lambda data, progress: [InMemory(tuple(scans(spoilt)), 1.0)])
+  set_attribute(recipe, "make_step", make_step)
+  set_attribute(recipe, "data_sets", lambda data, progress: [InMemory(tuple(scans(spoilt)), 1.0)])
 
 
 if __name__ == "__main__":
   replace_network_and_scans(setattr)
-  from medlsam_jax.medlam.pretraining import loop
+  from medlsam_jax.medlam.pretraining import recipe
 
-  loop.run(
+  recipe.run(
     settings(**json.loads(sys.argv[2])),
     Path(sys.argv[1]),
     lambda step, metrics: print(json.dumps({"step": step, **metrics}), flush=True),

@@ -9,10 +9,11 @@ import pytest
 import small_run
 
 from medlsam_jax.errors import ConfigError
-from medlsam_jax.medlam.pretraining import loop
+from medlsam_jax.medlam.pretraining import recipe
+from medlsam_jax.medlam.pretraining.export import read_network
 from medlsam_jax.notices import MedlsamWarning
-from medlsam_jax.train import clock
-from medlsam_jax.train.checkpoint import read_network, steps_in
+from medlsam_jax.train import clock, loop
+from medlsam_jax.train.checkpoint import steps_in
 from medlsam_jax.train.clock import Clock
 from medlsam_jax.train.optimizer import make_optimizer, make_schedule
 from medlsam_jax.train.settings import OptimizerSettings
@@ -118,19 +119,19 @@ def stand_ins(monkeypatch):
 def test_a_run_ends_by_the_clock_with_its_state_kept_and_is_not_begun_again(stand_ins, tmp_path):
   stand_ins(each=1.0)
   reports = {}
-  loop.run(settings(9.0), tmp_path, lambda step, metrics: reports.setdefault(step, metrics))
+  recipe.run(settings(9.0), tmp_path, lambda step, metrics: reports.setdefault(step, metrics))
   last = max(reports)
   assert 3 <= last <= 9 and reports[last]["run_share"] == 1
   assert steps_in(tmp_path / "checkpoints") == [last]
   further = {}
   with pytest.warns(MedlsamWarning, match=rf"time of this run was up after step {last}"):
-    kept = loop.run(settings(9.0), tmp_path, lambda step, metrics: further.setdefault(step, metrics))
+    kept = recipe.run(settings(9.0), tmp_path, lambda step, metrics: further.setdefault(step, metrics))
   assert not further and all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(kept))
 
 
 def test_rates_come_down_with_the_time_in_the_step_itself(stand_ins, tmp_path):
   stand_ins(each=0.5)
-  loop.run(settings(12.0, checkpoint={"every_steps": 1, "keep_last": 100}), tmp_path)
+  recipe.run(settings(12.0, checkpoint={"every_steps": 1, "keep_last": 100}), tmp_path)
   folder = tmp_path / "checkpoints"
   networks = [jax.tree.leaves(read_network(folder, step)[0]) for step in steps_in(folder)]
   moves = [sum(float(np.abs(a - b).sum()) for a, b in zip(*pair, strict=True)) for pair in itertools.pairwise(networks)]

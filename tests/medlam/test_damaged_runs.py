@@ -94,7 +94,7 @@ def opened(tmp_path, written, *damages):
 def test_the_checkpoint_before_a_damaged_one_is_used_and_both_are_named(tmp_path, written, damage):
   kept = opened(tmp_path, written, (2, damage))
   with pytest.warns(MedlsamWarning, match=r"step 2: .*going on from step 1.*2\.damaged"):
-    state, position = kept.restore(*written[1:])
+    state, _, position = kept.restore(step.abstract_state(*written[1:]))
   assert position["next_step"] == 1 and int(state.step) == 0
   kept.save(2, state, written[1], {"next_step": 2, "drawn_from": "x"}, {})
   kept.close()
@@ -105,7 +105,7 @@ def test_the_checkpoint_before_a_damaged_one_is_used_and_both_are_named(tmp_path
 def test_without_a_whole_checkpoint_the_run_ends_and_says_what_to_delete(tmp_path, written):
   kept = opened(tmp_path, written, (1, cut), (2, DAMAGES["no names of its arrays"]))
   with pytest.raises(InputError, match=r"step 2: .*step 1: .*delete .*checkpoints"):
-    kept.restore(*written[1:])
+    kept.restore(step.abstract_state(*written[1:]))
   kept.close()
   assert checkpoint.steps_in(tmp_path / "checkpoints") == [1, 2]  # nothing was touched
 
@@ -114,7 +114,7 @@ def test_another_config_is_not_taken_for_damage(tmp_path, written):
   kept = opened(tmp_path, written)
   wider = small_run.settings(objectives={"vicreg": {"width": 16}})
   with pytest.raises(ConfigError, match=r"does not fit this config \(.*heads/vicreg.*\(8,\).*needs \(16,\)"):
-    kept.restore(wider, written[2])
+    kept.restore(step.abstract_state(wider, written[2]))
   kept.close()
   assert checkpoint.steps_in(tmp_path / "checkpoints") == [1, 2]
 
@@ -122,7 +122,7 @@ def test_another_config_is_not_taken_for_damage(tmp_path, written):
 def test_metrics_that_cannot_be_read_cost_the_metrics_alone(tmp_path, written):
   with pytest.warns(MedlsamWarning, match=r"step 2 does not count"):
     kept = opened(tmp_path, written, (2, lambda place: (place / "metrics" / "metrics").write_text('{"a')))
-  _, position = kept.restore(*written[1:])
+  _, _, position = kept.restore(step.abstract_state(*written[1:]))
   assert position["next_step"] == 2 and kept.best() is None
   kept.close()
 
@@ -130,7 +130,7 @@ def test_metrics_that_cannot_be_read_cost_the_metrics_alone(tmp_path, written):
 def test_an_export_takes_the_newest_whole_checkpoint(tmp_path, written):
   opened(tmp_path, written, (2, cut)).close()
   with pytest.warns(MedlsamWarning, match=r"step 2: .*taking step 1"):
-    assert checkpoint.read_network(tmp_path / "checkpoints")[2] == 1
+    assert export.read_network(tmp_path / "checkpoints")[2] == 1
   with pytest.raises(WeightsError, match=r"step 2: .*there are \[1, 2\]"):
     export.export(tmp_path, tmp_path / "out.safetensors", step=2)
 

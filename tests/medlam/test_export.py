@@ -12,18 +12,14 @@ from medlsam_jax.errors import ConfigError, OutputError, WeightsError
 from medlsam_jax.io.scans import read_volume
 from medlsam_jax.loading import load
 from medlsam_jax.medlam.network.medlam import MedLAM, init_variables
+from medlsam_jax.medlam.pretraining import data_sets as scans
 from medlsam_jax.medlam.pretraining import export
-from medlsam_jax.medlam.pretraining import training_scans as scans
 from medlsam_jax.medlam.pretraining.export import weights_header
+from medlsam_jax.medlam.pretraining.settings import DataSettings, PretrainSettings
 from medlsam_jax.medlam.pretraining.step import TrainState
 from medlsam_jax.train import checkpoint, cluster
-from medlsam_jax.train.settings import (
-  CheckpointSettings,
-  ClusterSettings,
-  DataSettings,
-  PretrainSettings,
-  from_mapping,
-)
+from medlsam_jax.train.settings import CheckpointSettings, ClusterSettings
+from medlsam_jax.typed_settings import from_mapping
 from medlsam_jax.working_grid import to_working_grid
 
 
@@ -44,7 +40,9 @@ def state(params, step=0):
 
 
 def save(directory, steps_and_errors, params, of=None, **keep):
-  found = checkpoint.Checkpoints(directory / "checkpoints", CheckpointSettings(**keep))
+  found = checkpoint.Checkpoints(
+    directory / "checkpoints", CheckpointSettings(best_metric="validation_error_mm", **keep)
+  )
   for step, error in steps_and_errors:
     metrics = {} if error is None else {"validation_error_mm": error}
     found.save(step, state(params, step), of or settings(), {"next_step": step, "drawn_from": ""}, metrics)
@@ -73,7 +71,7 @@ def test_a_full_disk_is_an_error_that_leaves_the_earlier_checkpoint(tmp_path):
       save(tmp_path, [(2, None)], params)
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
-  network, _, step = checkpoint.read_network(tmp_path / "checkpoints")
+  network, _, step = export.read_network(tmp_path / "checkpoints")
   assert step == 1
   np.testing.assert_array_equal(network["fc1"]["kernel"], params["fc1"]["kernel"])
 
@@ -99,7 +97,7 @@ def test_published_names_come_back_exactly(tmp_path):
 
 def test_a_folder_without_checkpoints_is_named(tmp_path):
   with pytest.raises(WeightsError, match="no checkpoint"):
-    checkpoint.read_network(tmp_path)
+    export.read_network(tmp_path)
 
 
 def test_flags_that_do_not_describe_a_cluster_are_refused():
@@ -128,7 +126,7 @@ def test_an_exported_network_claims_the_working_grid_that_it_was_trained_on(tmp_
   nibabel.save(nibabel.Nifti1Image(hu.T, np.diag([-1.7, 1.1, 5.0, 1.0])), tmp_path / "a_ct.nii.gz")
   with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    (trained,) = scans.data_sets(DataSettings(scans=(str(tmp_path / "a_ct.nii.gz"),)))[0].scans
+    (trained,) = scans.data_sets(DataSettings(scans=(str(tmp_path / "a_ct.nii.gz"),)))[0].items
     volume = read_volume(tmp_path / "a_ct.nii.gz")
   save(tmp_path, [(7, None)], random_params((4,)), of=settings(feature_scales=[4]))
   export.export(tmp_path, tmp_path / "ours.safetensors")

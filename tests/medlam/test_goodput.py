@@ -3,8 +3,9 @@
 import pytest
 import small_run
 
-from medlsam_jax.medlam.pretraining import loop
+from medlsam_jax.medlam.pretraining import recipe
 from medlsam_jax.train import goodput
+from medlsam_jax.train.late_metrics import NotFinite
 
 
 def test_what_is_nothing_else_is_productive():
@@ -37,10 +38,10 @@ def test_a_run_says_at_its_end_what_its_time_went_into(tmp_path, monkeypatch, st
   told = []
   settings = small_run.settings(optimizer={"total_steps": 2}, checkpoint={"every_steps": 1})
   if stopped:
-    with pytest.raises(loop.NotFinite):
-      loop.run(settings, tmp_path, ended=told.append)
+    with pytest.raises(NotFinite):
+      recipe.run(settings, tmp_path, ended=told.append)
   else:
-    loop.run(settings, tmp_path, ended=told.append)
+    recipe.run(settings, tmp_path, ended=told.append)
   (shares,) = told
   assert sum(shares.values()) == pytest.approx(1)
   assert shares["preparing"] > 0 and shares["compiling"] > 0 and shares["waiting for data"] > 0

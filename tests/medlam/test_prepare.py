@@ -10,7 +10,8 @@ import pytest
 
 from medlsam_jax.errors import InputError
 from medlsam_jax.io.scans import ReadingOptions, list_scans, read_volume
-from medlsam_jax.medlam.pretraining import loader, pairs, prepare, shards
+from medlsam_jax.medlam.pretraining import crop_batches, crops, prepare, shards
+from medlsam_jax.train import loading
 from medlsam_jax.working_grid import to_working_grid
 
 
@@ -134,20 +135,20 @@ def test_a_damaged_shard_is_named_by_check_and_by_the_loader(mini_queries, tmp_p
   else:
     shard.write_bytes(content[:70_000] + bytes(100) + content[70_100:])
   assert any("scans-00000" in problem for problem in shards.check(out))
-  source = loader.BatchSource(
-    [loader.Prepared(shards.read_index(out), 1.0)], loader.Plan(0, 1, 1, edge=16), range(1), 3
+  source = crop_batches.CropBatches(
+    [crop_batches.Prepared(shards.read_index(out), 1.0)], crop_batches.Plan(0, 1, 1, edge=16), range(1), 3
   )
   with pytest.raises(InputError, match="scans-00000"):
-    list(loader.batches(source, 0, threads=1))
+    list(loading.batches(source, 0, threads=1))
 
 
 def test_lanes_share_out_the_shards_and_one_that_is_alone_serves_all():
   def index(count):
     return shards.Index("x", tuple({"records": 2, "file": str(n)} for n in range(count)), ())
 
-  five = [{n for n, _ in loader.Prepared(index(5), 1.0).lane(lane, 2).positions} for lane in range(2)]
+  five = [{n for n, _ in crop_batches.Prepared(index(5), 1.0).lane(lane, 2).positions} for lane in range(2)]
   assert five == [{0, 2, 4}, {1, 3}]
-  one = [{n for n, _ in loader.Prepared(index(1), 1.0).lane(lane, 2).positions} for lane in range(2)]
+  one = [{n for n, _ in crop_batches.Prepared(index(1), 1.0).lane(lane, 2).positions} for lane in range(2)]
   assert one == [{0}, {0}]
 
 
@@ -163,14 +164,14 @@ def test_eight_bits_take_less_and_read_back_within_half_a_step(listed, tmp_path)
   exact, rounded = (scan.intensity / scan.scale for scan in scans)
   assert 0 < np.abs(exact - rounded).max() <= 0.5 / 255 + 1e-5
   assert shards.check(str(tmp_path / "8")) == []
-  cubes = [pairs.cut_cube(scan, np.array(scan.intensity.shape) // 2, 16) for scan in scans]
+  cubes = [crops.cut_cube(scan, np.array(scan.intensity.shape) // 2, 16) for scan in scans]
   np.testing.assert_allclose(cubes[0], cubes[1], atol=0.5 / 255 + 1e-5)
   with pytest.raises(InputError, match=r"holds scans of 8 bits, not 16; choose another folder"):
     prepare.prepare(sources, str(tmp_path / "8"))
 
 
 def test_records_of_before_bits_were_told_are_of_sixteen(mini_queries):
-  made = pairs.TrainingScan.of("q0", to_working_grid(read_volume(mini_queries / "q0_ct.nii.gz")).intensity)
+  made = crops.TrainingScan.of("q0", to_working_grid(read_volume(mini_queries / "q0_ct.nii.gz")).intensity)
   line, _, values = shards.encode(made).partition(b"\n")
   head = json.loads(line)
   del head["bits"]
@@ -180,7 +181,7 @@ def test_records_of_before_bits_were_told_are_of_sixteen(mini_queries):
 
 def test_scans_made_in_memory_become_a_set_once(tmp_path):
   made = [
-    pairs.TrainingScan.of(str(seed), np.random.default_rng(seed).random((9, 8, 7), dtype=np.float32))
+    crops.TrainingScan.of(str(seed), np.random.default_rng(seed).random((9, 8, 7), dtype=np.float32))
     for seed in range(3)
   ]
   folder = str(tmp_path / "set")

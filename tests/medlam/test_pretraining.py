@@ -10,26 +10,28 @@ from jax.sharding import PartitionSpec
 
 from medlsam_jax import working_grid
 from medlsam_jax.errors import ConfigError, InputError
-from medlsam_jax.medlam.pretraining import loader, pairs, step, views
+from medlsam_jax.medlam.pretraining import crop_batches, crops, step, views
+from medlsam_jax.medlam.pretraining.settings import PretrainSettings
 from medlsam_jax.medlam.pretraining.shards import Index
-from medlsam_jax.train import optimizer, sharding
-from medlsam_jax.train.settings import MeshSettings, OptimizerSettings, PretrainSettings, from_mapping
+from medlsam_jax.train import loading, optimizer, sharding
+from medlsam_jax.train.settings import MeshSettings, OptimizerSettings
+from medlsam_jax.typed_settings import from_mapping
 
 
 def scan(seed=0, shape=(50, 60, 70)):
   values = np.random.default_rng(seed).random(shape, dtype=np.float32)
   values[:10] = 0
-  return pairs.TrainingScan.of(f"scan{seed}", values)
+  return crops.TrainingScan.of(f"scan{seed}", values)
 
 
 def stored(source):
-  return dataclasses.replace(source, intensity=np.round(source.intensity * pairs.STORED_MAX).astype(np.uint16))
+  return dataclasses.replace(source, intensity=np.round(source.intensity * crops.STORED_MAX).astype(np.uint16))
 
 
 @pytest.mark.parametrize("form", [lambda s: s, stored], ids=["float32", "uint16"])
 def test_cubes_show_the_scan_around_their_centre_and_centres_are_never_air(form):
   source = scan()
-  batch = pairs.cut_group(np.random.default_rng(0), form(source), 16)
+  batch = crops.cut_group(np.random.default_rng(0), form(source), 16)
   padded = np.pad(source.intensity, 40)
   for cube, origin in zip(batch.cubes[0], batch.origins_mm[0], strict=True):
     z, y, x = (origin / 3 + 40).round().astype(int)
@@ -40,40 +42,40 @@ def test_cubes_show_the_scan_around_their_centre_and_centres_are_never_air(form)
 def test_centres_in_a_scan_that_is_nearly_all_air_are_found_in_the_end():
   values = np.zeros((40, 40, 40), np.float32)
   values[3, 4, 5] = values[33, 34, 35] = 1
-  source = pairs.TrainingScan.of("two voxels", values)
-  centres = pairs.draw_centres(np.random.default_rng(0), source, 20)
+  source = crops.TrainingScan.of("two voxels", values)
+  centres = crops.draw_centres(np.random.default_rng(0), source, 20)
   assert {tuple(c) for c in centres.tolist()} == {(3, 4, 5), (33, 34, 35)}
   np.testing.assert_array_equal(source.body_box, [[3, 4, 5], [33, 34, 35]])
 
 
 def test_a_scan_of_air_is_refused_by_name():
   with pytest.raises(InputError, match="empty_scan"):
-    pairs.TrainingScan.of("empty_scan", np.zeros((4, 4, 4)))
+    crops.TrainingScan.of("empty_scan", np.zeros((4, 4, 4)))
 
 
 def plan(**fields):
-  return loader.Plan(**{"seed": 0, "groups": 4, "patches": 1, "edge": 16, **fields})
+  return crop_batches.Plan(**{"seed": 0, "groups": 4, "patches": 1, "edge": 16, **fields})
 
 
 def test_a_batch_does_not_depend_on_how_many_processes_draw_it():
-  sets = [loader.InMemory((scan(0), scan(1)), 1.0), loader.InMemory((scan(2),), 2.0)]
-  whole = loader.BatchSource(sets, plan(), range(4), 9)[7]
-  parts = [loader.BatchSource(sets, plan(), rows, 9)[7] for rows in (range(0, 2), range(2, 4))]
-  np.testing.assert_array_equal(whole.cubes, pairs.joined(parts).cubes)
+  sets = [loading.InMemory((scan(0), scan(1)), 1.0), loading.InMemory((scan(2),), 2.0)]
+  whole = crop_batches.CropBatches(sets, plan(), range(4), 9)[7]
+  parts = [crop_batches.CropBatches(sets, plan(), rows, 9)[7] for rows in (range(0, 2), range(2, 4))]
+  np.testing.assert_array_equal(whole.cubes, crops.joined(parts).cubes)
 
 
 def test_batches_go_on_at_any_step():
-  source = loader.BatchSource([loader.InMemory((scan(0), scan(1)), 1.0)], plan(groups=1), range(1), 6)
-  whole = list(loader.batches(source, 0, threads=2))
-  rest = list(loader.batches(source, 4, threads=0))
+  source = crop_batches.CropBatches([loading.InMemory((scan(0), scan(1)), 1.0)], plan(groups=1), range(1), 6)
+  whole = list(loading.batches(source, 0, threads=2))
+  rest = list(loading.batches(source, 4, threads=0))
   assert len(whole) == 6 and len(rest) == 2
   np.testing.assert_array_equal(whole[4].cubes, rest[0].cubes)
 
 
 def test_worker_processes_give_the_same_batches_and_a_killed_one_ends_them_with_an_error():
-  source = loader.BatchSource([loader.InMemory((scan(0, (20, 20, 20)),), 1.0)], plan(groups=1), range(1), 99)
+  source = crop_batches.CropBatches([loading.InMemory((scan(0, (20, 20, 20)),), 1.0)], plan(groups=1), range(1), 99)
   before = set(multiprocessing.active_children())
-  batches = loader.batches(source, 1, threads=1, workers=1)
+  batches = loading.batches(source, 1, threads=1, workers=1)
   np.testing.assert_array_equal(np.array(next(batches).cubes), source[1].cubes)
   (worker,) = set(multiprocessing.active_children()) - before
   worker.kill()
@@ -83,7 +85,7 @@ def test_worker_processes_give_the_same_batches_and_a_killed_one_ends_them_with_
 
 def flat_scans(count, first=0):
   """Scans of one value each, which tells them apart."""
-  return tuple(pairs.TrainingScan.of(str(k), np.full((8, 8, 8), 0.2 + 0.005 * k)) for k in range(first, first + count))
+  return tuple(crops.TrainingScan.of(str(k), np.full((8, 8, 8), 0.2 + 0.005 * k)) for k in range(first, first + count))
 
 
 def drawn(source, steps):
@@ -93,8 +95,8 @@ def drawn(source, steps):
 
 
 def test_each_set_of_a_mixture_is_drawn_by_weight_and_shown_whole_before_a_scan_comes_again():
-  sets = [loader.InMemory(flat_scans(50), 3.0), loader.InMemory(flat_scans(7, 50), 1.0)]
-  source = loader.BatchSource(sets, plan(groups=2), range(2), 400)
+  sets = [loading.InMemory(flat_scans(50), 3.0), loading.InMemory(flat_scans(7, 50), 1.0)]
+  source = crop_batches.CropBatches(sets, plan(groups=2), range(2), 400)
   for lane in drawn(source, range(400)).T:
     for least, most, times in ((0, 50, 300), (50, 57, 100)):
       own = lane[(lane >= least) & (lane < most)]
@@ -108,12 +110,16 @@ def test_each_set_of_a_mixture_is_drawn_by_weight_and_shown_whole_before_a_scan_
 
 
 def test_a_mixture_goes_on_at_any_step_and_far_into_a_run_at_once():
-  sets = [loader.InMemory(flat_scans(5), 1.0), loader.InMemory(flat_scans(3, 5), 0.3), loader.InMemory((scan(9),), 0.0)]
-  whole = drawn(loader.BatchSource(sets, plan(groups=2), range(2), 40), range(40))
-  later = drawn(loader.BatchSource(sets, plan(groups=2), range(2), 40), range(23, 40))
+  sets = [
+    loading.InMemory(flat_scans(5), 1.0),
+    loading.InMemory(flat_scans(3, 5), 0.3),
+    loading.InMemory((scan(9),), 0.0),
+  ]
+  whole = drawn(crop_batches.CropBatches(sets, plan(groups=2), range(2), 40), range(40))
+  later = drawn(crop_batches.CropBatches(sets, plan(groups=2), range(2), 40), range(23, 40))
   np.testing.assert_array_equal(whole[23:], later)
   assert whole.max() < 8  # a set of weight 0 is never drawn
-  turns, shares = loader.Turns([1.0, 0.3, 0.0], 0, 1), (1 / 1.3, 0.3 / 1.3)
+  turns, shares = loading.Turns([1.0, 0.3, 0.0], 0, 1), (1 / 1.3, 0.3 / 1.3)
   counted = np.bincount([turns(k)[0] for k in range(500)], minlength=3)
   assert next(turns(k)[1] for k in range(500, 520) if turns(k)[0] == 1) == counted[1]
   chosen, turn = turns(10**9)
@@ -121,30 +127,33 @@ def test_a_mixture_goes_on_at_any_step_and_far_into_a_run_at_once():
 
 
 def test_two_lanes_never_go_through_a_set_in_one_order_nor_cut_alike():
-  source = loader.BatchSource([loader.InMemory(flat_scans(12), 1.0)], plan(groups=4), range(4), 36)
+  source = crop_batches.CropBatches([loading.InMemory(flat_scans(12), 1.0)], plan(groups=4), range(4), 36)
   lanes = [tuple(lane) for lane in drawn(source, range(36)).T]
   assert len(set(lanes)) == 4 and len({lane[:12] for lane in lanes}) == 4
-  one = loader.BatchSource([loader.InMemory((scan(0),), 1.0)], plan(groups=4, patches=3), range(4), 3)
+  one = crop_batches.CropBatches([loading.InMemory((scan(0),), 1.0)], plan(groups=4, patches=3), range(4), 3)
   origins = [one[k].origins_mm for k in range(3)]
   assert len(np.unique(np.concatenate(origins).reshape(12, -1), axis=0)) == 12
 
 
 def test_lanes_share_out_the_shards_of_a_prepared_set(monkeypatch):
-  monkeypatch.setattr(loader, "ShardReader", lambda index, shards, cache: [index.shards[k]["file"] for k in shards])
+  def files(index, shards, cache):
+    return [index.shards[k]["file"] for k in shards]
+
+  monkeypatch.setattr(crop_batches, "ShardReader", files)
   index = Index("", tuple({"file": name} for name in "abcdefg"), ())
-  dealt = [loader.Prepared(index, 1.0).lane(number, 3) for number in range(3)]
+  dealt = [crop_batches.Prepared(index, 1.0).lane(number, 3) for number in range(3)]
   assert sorted(shard for lane in dealt for shard in lane) == list("abcdefg") and min(map(len, dealt)) >= 2
   # fewer shards than lanes: each has one
-  assert [loader.Prepared(index, 1.0).lane(number, 9) for number in (0, 6, 7)] == [["a"], ["g"], ["a"]]
+  assert [crop_batches.Prepared(index, 1.0).lane(number, 9) for number in (0, 6, 7)] == [["a"], ["g"], ["a"]]
 
 
 def test_several_crops_come_from_one_opened_scan():
-  sets = [loader.InMemory((scan(0), scan(1)), 1.0)]
-  batch = loader.BatchSource(sets, plan(crops=2), range(4), 1)[0]
+  sets = [loading.InMemory((scan(0), scan(1)), 1.0)]
+  batch = crop_batches.CropBatches(sets, plan(crops=2), range(4), 1)[0]
   owners = [[np.isin(cube, scan(s).intensity).mean() > 0.9 for s in (0, 1)] for cube in batch.cubes[:, 0]]
   assert owners[0] == owners[1] and owners[2] == owners[3]
   with pytest.raises(ConfigError, match="crops_per_scan 3"):
-    loader.BatchSource(sets, plan(crops=3), range(4), 1)
+    crop_batches.CropBatches(sets, plan(crops=3), range(4), 1)
 
 
 def test_an_unknown_field_and_a_wrong_type_are_errors():
@@ -193,7 +202,7 @@ def test_points_avoid_air_shared_by_most_of_the_batch():
 def test_a_batch_that_the_mesh_cannot_split_is_refused():
   mesh = sharding.make_mesh(MeshSettings())
   with pytest.raises(ConfigError, match="multiple of 3"):
-    sharding.check_batch(4, 3, mesh)
+    sharding.check_batch(4, 3, mesh, "data.scans_per_step")
   with pytest.raises(ConfigError, match=r"mesh.model 3"):
     sharding.make_mesh(MeshSettings(model=3))
 
@@ -205,7 +214,7 @@ def test_rules_reach_the_optimizer_state_and_leave_the_rest_replicated():
     "params": {"network": {"fc1": {"kernel": kernel, "bias": bias}}},
     "mu": {"network": {"fc1": {"kernel": kernel}}},
   }
-  found = sharding.shardings(tree, mesh)
+  found = sharding.shardings(tree, mesh, step.SHARDING_RULES)
   assert found["params"]["network"]["fc1"]["kernel"].spec == PartitionSpec("model", None)
   assert found["mu"]["network"]["fc1"]["kernel"].spec == PartitionSpec("model", None)
   assert found["params"]["network"]["fc1"]["bias"].spec == PartitionSpec()

@@ -6,8 +6,9 @@ import pytest
 import small_run
 
 from medlsam_jax.errors import ConfigError
-from medlsam_jax.medlam.pretraining import loop
-from medlsam_jax.train import checks
+from medlsam_jax.medlam.pretraining import recipe
+from medlsam_jax.medlam.pretraining.setting_checks import check_pretraining
+from medlsam_jax.sam.finetuning.setting_checks import check_finetuning
 
 FIELDS = [
   ({"optimizer": {"total_steps": 50, "warmup_steps": 60}}, r"optimizer.warmup_steps 60 .*optimizer.total_steps 50"),
@@ -58,23 +59,23 @@ FIELDS = [
 @pytest.mark.parametrize(("fields", "words"), FIELDS, ids=[words for _, words in FIELDS])
 def test_fields_are_named_before_a_scan_is_read(tmp_path, monkeypatch, fields, words):
   small_run.replace_network_and_scans(monkeypatch.setattr)
-  monkeypatch.setattr(loop, "data_sets", lambda *_: pytest.fail("scans were read"))
+  monkeypatch.setattr(recipe, "data_sets", lambda *_: pytest.fail("scans were read"))
   with pytest.raises(ConfigError, match=words):
-    loop.run(small_run.settings(**fields), tmp_path / "run")
+    recipe.run(small_run.settings(**fields), tmp_path / "run")
   assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("mode", ["", "open", "tiny", "smoke"])
 def test_our_own_configs_pass(mode):
   from medlsam_jax.cli.settings import resolve
-  from medlsam_jax.train.settings import PretrainSettings
+  from medlsam_jax.medlam.pretraining.settings import PretrainSettings
 
-  checks.check_pretraining(resolve(PretrainSettings(), f"configs/medlam.py:{mode}", []))
+  check_pretraining(resolve(PretrainSettings(), f"configs/medlam.py:{mode}", []))
 
 
 @pytest.mark.parametrize("mode", ["decoder", "medsam", "lora", "distill", "smoke"])
 def test_our_own_fine_tuning_configs_pass(mode):
   from medlsam_jax.cli.settings import resolve
-  from medlsam_jax.sam.finetuning.finetune_settings import FinetuneSettings
+  from medlsam_jax.sam.finetuning.settings import FinetuneSettings
 
-  checks.check_finetuning(resolve(FinetuneSettings(), f"configs/finetune.py:{mode}", []))
+  check_finetuning(resolve(FinetuneSettings(), f"configs/finetune.py:{mode}", []))

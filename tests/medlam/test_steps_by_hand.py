@@ -12,10 +12,11 @@ import small_run
 from medlsam_jax.geometry import OFFSET_RANGE_MM
 from medlsam_jax.medlam.network.medlam import MedLAMOutput
 from medlsam_jax.medlam.objectives import contract
-from medlsam_jax.medlam.pretraining import loop, pairs, step
+from medlsam_jax.medlam.pretraining import crops, export, recipe, step
+from medlsam_jax.medlam.pretraining.settings import PretrainSettings
 from medlsam_jax.train import checkpoint
-from medlsam_jax.train.settings import PretrainSettings, from_mapping
 from medlsam_jax.train.sharding import make_mesh, put_batch
+from medlsam_jax.typed_settings import from_mapping
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -31,7 +32,7 @@ def batch_of(settings, patches=None, scans=None):
   scans = scans or small_run.scans()
   groups = settings.data.scans_per_step
   edge, patches = settings.network.cube_edge, patches or settings.data.patches_per_scan
-  return pairs.joined([pairs.cut_group(rng, scans[k % len(scans)], patches, edge) for k in range(groups)])
+  return crops.joined([crops.cut_group(rng, scans[k % len(scans)], patches, edge) for k in range(groups)])
 
 
 DECAY, STEPS = 0.15, 4
@@ -50,7 +51,7 @@ def averaged(tmp_path_factory):
     settings = small_run.settings(
       optimizer={"ema_decay": DECAY, "total_steps": STEPS}, checkpoint={"every_steps": 1}, validate_every_steps=1
     )
-    start, save = loop.init_state, loop.Checkpoints.save
+    start, save = recipe.init_state, checkpoint.Checkpoints.save
 
     def init_state(*arguments):
       state = start(*arguments)
@@ -68,12 +69,12 @@ def averaged(tmp_path_factory):
 
       return error
 
-    patch.setattr(loop, "init_state", init_state)
-    patch.setattr(loop.Checkpoints, "save", saved)
-    patch.setattr(loop, "_validation_batch", lambda settings, progress: batch_of(settings))
-    patch.setattr(loop, "make_validation", validation)
+    patch.setattr(recipe, "init_state", init_state)
+    patch.setattr(checkpoint.Checkpoints, "save", saved)
+    patch.setattr(recipe, "_validation_batch", lambda settings, progress: batch_of(settings))
+    patch.setattr(recipe, "make_validation", validation)
     folder = tmp_path_factory.mktemp("averaged")
-    return states, validated, loop.run(settings, folder), folder
+    return states, validated, recipe.run(settings, folder), folder
 
 
 def test_average_of_the_weights_is_the_formula_step_by_step(averaged):
@@ -93,7 +94,7 @@ def test_the_average_is_what_is_validated_given_back_and_read_from_checkpoints(a
   states, validated, result, folder = averaged
   last = states[-1]
   assert len(validated) == STEPS
-  for network in (validated[-1], result, checkpoint.read_network(folder / "checkpoints")[0]):
+  for network in (validated[-1], result, export.read_network(folder)[0]):
     jax.tree.map(np.testing.assert_array_equal, network, last.ema)
     assert not np.array_equal(network["fc1"]["kernel"], last.params["network"]["fc1"]["kernel"])
 
@@ -213,7 +214,7 @@ def smooth_scans():
   made = []
   for number, shift in enumerate((0.0, 0.3)):
     values = 0.5 + 0.2 * np.sin(7 * z + shift) + 0.15 * np.cos(5 * y + 3 * x + shift) + 0.1 * np.sin(19 * x * z)
-    made.append(pairs.TrainingScan.of(f"smooth{number}", values.astype(np.float32)))
+    made.append(crops.TrainingScan.of(f"smooth{number}", values.astype(np.float32)))
   return made
 
 
@@ -276,7 +277,7 @@ def test_validation_measures_offsets_in_mm(monkeypatch):
   """A head that is right errs by what the tanh bends alone; one that knows nothing errs by the mean offset."""
   monkeypatch.setattr(step, "make_module", lambda _: KnowsThePlace())
   code = np.arange(64**3, dtype=np.float32).reshape(64, 64, 64)
-  coded = pairs.TrainingScan("coded", (code + 2**18) / 2**19, np.array([[16] * 3, [47] * 3]), 0.0)
+  coded = crops.TrainingScan("coded", (code + 2**18) / 2**19, np.array([[16] * 3, [47] * 3]), 0.0)
   settings = small_run.settings()
   batch = batch_of(settings, patches=4, scans=[coded])
   measure = step.make_validation(settings)

@@ -15,10 +15,12 @@ import pytest
 import small_run
 
 from medlsam_jax.errors import ConfigError
-from medlsam_jax.medlam.pretraining import loop
+from medlsam_jax.medlam.pretraining import export, recipe
 from medlsam_jax.notices import MedlsamWarning
 from medlsam_jax.train import checkpoint
+from medlsam_jax.train.late_metrics import NotFinite
 from medlsam_jax.train.records import Records
+from medlsam_jax.train.sigterm import Stopped
 
 RTOL = 1e-5
 
@@ -43,7 +45,7 @@ def losses_of(settings, directory, **more):
     if "loss" in metrics:
       found[step] = metrics["loss"]
 
-  loop.run(settings, directory, report, **more)
+  recipe.run(settings, directory, report, **more)
   return found
 
 
@@ -70,8 +72,8 @@ def test_a_run_stopped_by_sigterm_goes_on_as_if_it_never_had(unbroken, tmp_path)
       os.kill(os.getpid(), signal.SIGTERM)
 
   settings = small_run.settings()
-  with pytest.raises(loop.Stopped, match="after step 3"):
-    loop.run(settings, tmp_path, report)
+  with pytest.raises(Stopped, match="after step 3"):
+    recipe.run(settings, tmp_path, report)
   assert checkpoint.steps_in(tmp_path / "checkpoints") == [3]
   assert_same(found | losses_of(settings, tmp_path), unbroken[0])
   assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -82,18 +84,18 @@ def test_every_option_of_the_optimizer_at_once_trains_and_exports_the_average(tm
   masked = {"masked_volume": {"cell": 4}, "uam": {"weight": 1e-3}, "mss": {"weight": 0.0}}
   settings = small_run.settings(optimizer={"total_steps": 3, **optimizer}, objectives=masked)
   found = []
-  params = loop.run(settings, tmp_path, lambda _, metrics: found.append(metrics))
+  params = recipe.run(settings, tmp_path, lambda _, metrics: found.append(metrics))
   assert np.isfinite([m["loss"] for m in found]).all() and "mss" not in found[0]
   assert {"loader_wait_share", "scans_per_second", "masked_volume", "uam_error_mm"} <= set(found[0])
-  network, saved, step = checkpoint.read_network(tmp_path / "checkpoints")
+  network, saved, step = export.read_network(tmp_path / "checkpoints")
   assert step == 3 and saved == settings
   np.testing.assert_array_equal(network["fc1"]["kernel"], params["fc1"]["kernel"])
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_batch(tmp_path, monkeypatch):
   small_run.replace_network_and_scans(monkeypatch.setattr, spoilt=True)
-  with pytest.raises(loop.NotFinite, match="step 1"):
-    loop.run(small_run.settings(), tmp_path)
+  with pytest.raises(NotFinite, match="step 1"):
+    recipe.run(small_run.settings(), tmp_path)
   (saved,) = tmp_path.glob("not_finite_step_1_*.npz")
   assert np.isnan(np.load(saved)["cubes"]).any()
   assert checkpoint.steps_in(tmp_path / "checkpoints") == []
@@ -101,7 +103,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_batch(tmp_path, mo
 
 def test_a_checkpoint_of_another_network_is_refused(unbroken):
   with pytest.raises(ConfigError, match="does not fit"):
-    loop.run(small_run.settings(network={"base_channels": 3}), unbroken[1])
+    recipe.run(small_run.settings(network={"base_channels": 3}), unbroken[1])
 
 
 def test_a_run_that_lost_its_newest_checkpoint_goes_on_from_the_one_before_and_reports_each_step_once(
@@ -113,7 +115,7 @@ def test_a_run_that_lost_its_newest_checkpoint_goes_on_from_the_one_before_and_r
   settings = small_run.settings(checkpoint={"every_steps": 3})
   records = Records(tmp_path, settings)
   with pytest.warns(MedlsamWarning, match=r"step 6: .*going on from step 3"):
-    loop.run(settings, tmp_path, records)
+    recipe.run(settings, tmp_path, records)
   records.close()
   lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
   assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
@@ -124,7 +126,7 @@ def test_a_run_that_lost_its_newest_checkpoint_goes_on_from_the_one_before_and_r
 
 def test_a_run_is_not_cut_back_to_fewer_steps_than_it_has_done(unbroken):
   with pytest.raises(ConfigError, match=r"optimizer.total_steps 5: .* is of step 6 already"):
-    loop.run(small_run.settings(optimizer={"total_steps": 5}), unbroken[1])
+    recipe.run(small_run.settings(optimizer={"total_steps": 5}), unbroken[1])
 
 
 def started(directory, overrides, devices):

@@ -14,8 +14,10 @@ import pytest
 from medlsam_jax.medlam.network.medlam import MedLAMOutput
 from medlsam_jax.medlam.objectives import places
 from medlsam_jax.medlam.objectives.contract import Views
-from medlsam_jax.medlam.pretraining import loader, pairs, step
-from medlsam_jax.train.settings import PretrainSettings, from_mapping
+from medlsam_jax.medlam.pretraining import crop_batches, crops, step
+from medlsam_jax.medlam.pretraining.settings import PretrainSettings
+from medlsam_jax.train import loading
+from medlsam_jax.typed_settings import from_mapping
 
 EDGE, STRIDES = 16, (4, 2, 1)
 SHAPE, SCANS, PATCHES, DENSE = (66, 72, 78), 3, 3, 2
@@ -33,7 +35,7 @@ def coded_mm(intensity):
 
 def coded_scan(axis):
   values = np.moveaxis(np.broadcast_to(np.arange(SHAPE[axis]), [*np.delete(SHAPE, axis), SHAPE[axis]]), -1, axis)
-  return pairs.TrainingScan.of(f"axis {axis}", (LOW + PER_VOXEL * values).astype(np.float32))
+  return crops.TrainingScan.of(f"axis {axis}", (LOW + PER_VOXEL * values).astype(np.float32))
 
 
 class WhatItSees:
@@ -85,8 +87,8 @@ def seen(request):
     loss = jax.jit(lambda b, key: step._loss(chosen, terms, None, {}, b, key)[1], compiler_options=QUICK)
     received = []
     for axis in range(3):
-      plan = loader.Plan(seed=5, groups=SCANS, patches=PATCHES, edge=chosen.network.cube_edge)
-      source = loader.BatchSource([loader.InMemory((coded_scan(axis),), 1.0)], plan, range(SCANS), 9)
+      plan = crop_batches.Plan(seed=5, groups=SCANS, patches=PATCHES, edge=chosen.network.cube_edge)
+      source = crop_batches.CropBatches([loading.InMemory((coded_scan(axis),), 1.0)], plan, range(SCANS), 9)
       batch = source[7]
       received.append(jax.device_get(loss(batch, jax.random.key(11))))
   return request.param, received, batch

@@ -8,6 +8,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from flax.traverse_util import flatten_dict
 from sam_weights import tiny_network
 
@@ -15,15 +16,16 @@ from medlsam_jax.cli.finetune import which
 from medlsam_jax.errors import ConfigError, InputError, WeightsError
 from medlsam_jax.network import Network
 from medlsam_jax.notices import MedlsamWarning
-from medlsam_jax.sam.finetuning import finetune, mask_batches, mask_loss
+from medlsam_jax.sam.finetuning import mask_batches, mask_loss, recipe, scores_file, step
 from medlsam_jax.sam.finetuning.distillation import cell_matrix
-from medlsam_jax.sam.finetuning.finetune_settings import FinetuneSettings, MaskLossSettings
+from medlsam_jax.sam.finetuning.settings import FinetuneSettings, MaskLossSettings
 from medlsam_jax.sam.network.image_encoder import ViTSizes
 from medlsam_jax.sam.network.sam import DecoderSizes, Sam, SamVariant
 from medlsam_jax.sam.network.tiny_vit import TinyViTSizes
 from medlsam_jax.sam.slices import ImageFit
-from medlsam_jax.train.settings import from_mapping
-from medlsam_jax.train.watch import Stopped
+from medlsam_jax.train import checkpoint, loop
+from medlsam_jax.train.sigterm import Stopped
+from medlsam_jax.typed_settings import from_mapping
 
 # every 20th slice of the small queries misses an organ
 pytestmark = pytest.mark.filterwarnings("ignore:data.validation shows nothing of gamma")
@@ -48,7 +50,15 @@ def settings(templates, queries=None, **fields):
   data = {"scans": [str(templates)], "slice_step": 12, "validation_slice_step": 20, "images_per_step": 2,
           "least_pixels": 1.0, "threads": 1, "validation": [str(queries)] if queries else []}  # fmt: skip
   values = {
-    "optimizer": {"kind": "adamw", "total_steps": 3, "learning_rate": 1e-3, "decay": "constant", "l2": 0.01},
+    "optimizer": {
+      "kind": "adamw",
+      "total_steps": 3,
+      "learning_rate": 1e-3,
+      "decay": "constant",
+      "l2": 0.01,
+      "warmup_steps": 0,
+      "clip_norm": 0.0,
+    },
     "checkpoint": {"every_steps": 100, "best_metric": "validation_dice"},
     "log_every_steps": 1,
     **{name: value for name, value in fields.items() if name != "data"},
@@ -70,9 +80,10 @@ def test_decoder_learns_from_embeddings_that_are_computed_once(tmp_path, mini_te
   # by a figure that nobody measures no step is the best: the last one's weights are given, better or not
   chosen = settings(
     mini_templates, mini_queries, checkpoint={"best_metric": "organ_none_dice"},
-    optimizer={"kind": "adamw", "total_steps": 8, "learning_rate": 3e-3, "decay": "constant", "l2": 0.0},
+    optimizer={"kind": "adamw", "total_steps": 8, "learning_rate": 3e-3, "decay": "constant", "l2": 0.0,
+               "warmup_steps": 0, "clip_norm": 0.0},
   )  # fmt: skip
-  variables, header = finetune.run(
+  variables, header = recipe.run(
     chosen, network, tmp_path, lambda s, m: said.setdefault(s, {}).update(m), bar=lambda *a: encoded.append(a)
   )
   assert changed(network.variables, variables) == {"params/mask_decoder"}
@@ -85,30 +96,30 @@ def test_decoder_learns_from_embeddings_that_are_computed_once(tmp_path, mini_te
   assert said[8]["validation_dice"] == pytest.approx(mean)
   assert encoded
   encoded.clear()
-  again, _ = finetune.run(chosen, network, tmp_path, bar=lambda *a: encoded.append(a))
+  again, _ = recipe.run(chosen, network, tmp_path, bar=lambda *a: encoded.append(a))
   assert not encoded and not changed(variables, again)
 
 
 @pytest.mark.slow
 def test_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, mini_templates, lite, monkeypatch):
   chosen = settings(mini_templates)
-  whole, _ = finetune.run(chosen, lite, tmp_path / "whole")
+  whole, _ = recipe.run(chosen, lite, tmp_path / "whole")
 
   with monkeypatch.context() as patch, pytest.raises(Stopped, match="step 2"):
-    patch.setattr(finetune, "stops_on_sigterm", lambda: contextlib.nullcontext(lambda step: step == 2))
-    finetune.run(chosen, lite, tmp_path / "broken")
+    patch.setattr(loop, "stops_on_sigterm", lambda: contextlib.nullcontext(lambda step: step == 2))
+    recipe.run(chosen, lite, tmp_path / "broken")
   steps = []
-  resumed, _ = finetune.run(chosen, lite, tmp_path / "broken", lambda step, metrics: steps.append(step))
+  resumed, _ = recipe.run(chosen, lite, tmp_path / "broken", lambda step, metrics: steps.append(step))
   assert steps == [3]
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), whole, resumed)
 
   with pytest.raises(ConfigError, match="does not fit this config"):
-    finetune.run(dataclasses.replace(chosen, train="lora"), lite, tmp_path / "broken")
+    recipe.run(dataclasses.replace(chosen, train="lora"), lite, tmp_path / "broken")
 
 
 @pytest.mark.slow
 def test_low_rank_updates_change_attention_alone_and_leave_batch_norm(tmp_path, mini_templates, lite):
-  variables, _ = finetune.run(settings(mini_templates, train="lora", lora_rank=2), lite, tmp_path)
+  variables, _ = recipe.run(settings(mini_templates, train="lora", lora_rank=2), lite, tmp_path)
   assert changed(lite.variables, variables) >= {"params/mask_decoder", "params/image_encoder"}
   encoder = changed(lite.params["image_encoder"], variables["params"]["image_encoder"])
   assert encoder == {f"stage{stage}_block0/attention" for stage in (1, 2, 3)}
@@ -120,7 +131,7 @@ def test_low_rank_updates_change_attention_alone_and_leave_batch_norm(tmp_path, 
 
 @pytest.mark.slow
 def test_whole_model_moves_all_but_the_prompt_encoder_and_its_statistics(tmp_path, mini_templates, lite):
-  variables, _ = finetune.run(settings(mini_templates, train="model", batch_norm="updated"), lite, tmp_path)
+  variables, _ = recipe.run(settings(mini_templates, train="model", batch_norm="updated"), lite, tmp_path)
   assert changed(lite.variables, variables) == {
     "params/mask_decoder", "params/image_encoder", "batch_stats/image_encoder",
   }  # fmt: skip
@@ -144,7 +155,7 @@ def test_a_run_that_was_stopped_while_it_embeds_leaves_no_folder(tmp_path, mini_
     raise KeyboardInterrupt
 
   with pytest.raises(KeyboardInterrupt):
-    finetune.run(settings(mini_templates), tiny_network(), tmp_path / "new" / "run", bar=stopped)
+    recipe.run(settings(mini_templates), tiny_network(), tmp_path / "new" / "run", bar=stopped)
   assert not (tmp_path / "new").exists()
 
 
@@ -153,11 +164,12 @@ def test_student_comes_to_give_the_embeddings_of_its_teacher(tmp_path, mini_temp
   said, encoded = {}, []
   chosen = settings(
     mini_templates, train="distill", batch_norm="updated", teacher="vit-tiny",
-    optimizer={"kind": "adamw", "total_steps": 12, "learning_rate": 1e-2, "decay": "constant"},
+    optimizer={"kind": "adamw", "total_steps": 12, "learning_rate": 1e-2, "decay": "constant", "l2": 1e-4,
+               "warmup_steps": 0, "clip_norm": 0.0},
   )  # fmt: skip
 
   def run(teacher):
-    return finetune.run(chosen, lite, tmp_path, said.__setitem__, bar=lambda *a: encoded.append(a), teacher=teacher)
+    return recipe.run(chosen, lite, tmp_path, said.__setitem__, bar=lambda *a: encoded.append(a), teacher=teacher)
 
   variables, header = run(teacher)
   assert changed(lite.variables, variables) == {"params/image_encoder", "batch_stats/image_encoder"}
@@ -175,13 +187,13 @@ def test_student_comes_to_give_the_embeddings_of_its_teacher(tmp_path, mini_temp
 def test_only_a_tiny_vit_learns_from_a_teacher_of_as_many_channels(tmp_path, mini_templates, lite, teacher):
   chosen = settings(mini_templates, train="distill", teacher="other")
   with pytest.raises(ConfigError, match="no TinyViT"):
-    finetune.run(chosen, teacher, tmp_path, teacher=teacher)
+    recipe.run(chosen, teacher, tmp_path, teacher=teacher)
   with pytest.raises(ConfigError, match=r"32 channels.*16"):
-    finetune.run(chosen, lite, tmp_path, teacher=tiny_network())
+    recipe.run(chosen, lite, tmp_path, teacher=tiny_network())
   with pytest.raises(ConfigError, match="name the network to learn from"):
-    finetune.run(settings(mini_templates, train="distill"), lite, tmp_path)
+    recipe.run(settings(mini_templates, train="distill"), lite, tmp_path)
   with pytest.raises(ConfigError, match="leave it out"):
-    finetune.run(settings(mini_templates, teacher="medsam"), lite, tmp_path, teacher=teacher)
+    recipe.run(settings(mini_templates, teacher="medsam"), lite, tmp_path, teacher=teacher)
 
 
 def test_teachers_cells_are_laid_where_the_students_are():
@@ -216,8 +228,8 @@ def scored(monkeypatch):
 
       return validate
 
-    monkeypatch.setattr(finetune, "_compiled_step", lambda *_: lambda state, *rest: (grow(state), {"loss": 0.0}))
-    monkeypatch.setattr(finetune, "_validation", validation)
+    monkeypatch.setattr(step, "_compiled_step", lambda *_: lambda state, *rest: (grow(state), {"loss": 0.0}))
+    monkeypatch.setattr(recipe, "_validation", validation)
     return seen
 
   return prepare
@@ -227,12 +239,12 @@ def scored(monkeypatch):
 def test_weights_of_the_best_validated_step_are_given(tmp_path, mini_templates, mini_queries, lite, scored):
   seen = scored({0: 0.7, 1: 0.2, 2: 0.8, 3: 0.5})
   chosen = settings(mini_templates, mini_queries, train="model", validate_every_steps=1)
-  best, header = finetune.run(chosen, lite, tmp_path)
+  best, header = recipe.run(chosen, lite, tmp_path)
   assert not changed(best, seen[2]) and changed(best, seen[3])
   assert header["trained_steps"] == "2"
   assert which(header, "validation_dice") == "of step 2, the best by validation_dice: 0.800"
   assert which({"trained_steps": "3"}, "validation_dice") == "of step 3, the last"
-  again, _ = finetune.run(chosen, lite, tmp_path)
+  again, _ = recipe.run(chosen, lite, tmp_path)
   assert not changed(again, best)
 
 
@@ -240,11 +252,11 @@ def test_the_network_as_it_was_given_is_a_candidate(tmp_path, mini_templates, mi
   """What ended worse than it began, or no better, is not called the best; nor after a restart."""
   seen = scored({0: 0.66, 1: 0.64, 2: 0.66, 3: 0.636})
   chosen = settings(mini_templates, mini_queries, train="model", validate_every_steps=1)
-  best, header = finetune.run(chosen, lite, tmp_path)
+  best, header = recipe.run(chosen, lite, tmp_path)
   assert not changed(best, lite.variables) and changed(seen[3], lite.variables)
   assert header["trained_steps"] == "0" and float(header["validation_dice"]) == pytest.approx(0.66)
   seen.clear()
-  again, header = finetune.run(chosen, lite, tmp_path)
+  again, header = recipe.run(chosen, lite, tmp_path)
   assert not changed(again, lite.variables) and header["trained_steps"] == "0" and not seen
 
 
@@ -253,16 +265,16 @@ def test_the_score_before_training_is_measured_again_where_an_older_checkpoint_d
 ):
   scored({0: 0.66, 1: 0.64, 2: 0.65, 3: 0.63})
   chosen = settings(mini_templates, mini_queries, train="model", validate_every_steps=1)
-  save = finetune.Checkpoints.save
+  save = checkpoint.Checkpoints.save
 
   def older(self, step, state, settings, loader, metrics):
     save(self, step, state, settings, {k: v for k, v in loader.items() if k != "before"}, metrics)
 
   with monkeypatch.context() as patch:
-    patch.setattr(finetune.Checkpoints, "save", older)
-    finetune.run(chosen, lite, tmp_path)
+    patch.setattr(checkpoint.Checkpoints, "save", older)
+    recipe.run(chosen, lite, tmp_path)
   seen = scored({0: 0.66})
-  _, header = finetune.run(chosen, lite, tmp_path)
+  _, header = recipe.run(chosen, lite, tmp_path)
   assert header["trained_steps"] == "0" and not changed(seen[0], lite.variables)
 
 
@@ -270,23 +282,23 @@ def test_the_score_before_training_is_measured_again_where_an_older_checkpoint_d
 def test_a_damaged_newest_checkpoint_costs_its_steps_alone(tmp_path, mini_templates, mini_queries, lite, scored):
   scored({0: 0.1, 1: 0.2, 2: 0.3, 3: 0.4})
   chosen = settings(mini_templates, mini_queries, train="model", validate_every_steps=1)
-  whole, _ = finetune.run(chosen, lite, tmp_path)
+  whole, _ = recipe.run(chosen, lite, tmp_path)
   (tmp_path / "checkpoints" / "3" / "state" / "_METADATA").unlink()
   said = []
   with pytest.warns(MedlsamWarning, match=r"step 3: .*going on from step 2"):
-    again, header = finetune.run(chosen, lite, tmp_path, lambda step, metrics: said.append(step))
+    again, header = recipe.run(chosen, lite, tmp_path, lambda step, metrics: said.append(step))
   assert header["trained_steps"] == "3" and set(said) == {3}
   assert not changed(again, whole)
 
 
 def test_scores_of_steps_that_are_measured_anew_are_forgotten(tmp_path):
-  path = tmp_path / finetune.VALIDATION_FILE
-  finetune._write_scores(path, {str(step): {"scan": {"liver": 0.5}} for step in (0, 2, 4)})
-  finetune._forget_scores(path, 2)
+  path = epath.Path(tmp_path) / scores_file.VALIDATION_FILE
+  scores_file.write_scores(path, {str(step): {"scan": {"liver": 0.5}} for step in (0, 2, 4)})
+  scores_file.forget_scores(path, 2)
   assert set(json.loads(path.read_text())) == {"0", "2"}
   path.write_text('{"0": {"sc')
   with pytest.warns(MedlsamWarning, match="scores in it are lost"):
-    assert finetune._read_scores(path) == {}
+    assert scores_file.read_scores(path) == {}
 
 
 def test_held_out_scans_that_show_no_organ_are_refused_and_organs_that_none_shows_are_named(
@@ -294,7 +306,7 @@ def test_held_out_scans_that_show_no_organ_are_refused_and_organs_that_none_show
 ):
   """Without them Dice would be the mean of nothing."""
   with pytest.raises(InputError, match=r"data.validation .*no slice shows any of alpha.*validation_slice_step 500"):
-    finetune.run(settings(mini_templates, mini_queries, data={"validation_slice_step": 500}), lite, tmp_path / "none")
+    recipe.run(settings(mini_templates, mini_queries, data={"validation_slice_step": 500}), lite, tmp_path / "none")
   assert not (tmp_path / "none").exists()
   chosen = settings(mini_templates, mini_queries).data
   learnt = mask_batches.slices_to_learn(chosen, LITE)
@@ -323,22 +335,22 @@ def test_held_out_scans_that_show_no_organ_are_refused_and_organs_that_none_show
   ],
 )
 def test_settings_that_cannot_go_together_are_refused_before_a_scan_is_read(tmp_path, lite, monkeypatch, fields, words):
-  monkeypatch.setattr(finetune, "slices_to_learn", lambda *_: pytest.fail("scans were read"))
+  monkeypatch.setattr(recipe, "slices_to_learn", lambda *_: pytest.fail("scans were read"))
   with pytest.raises(ConfigError, match=words):
-    finetune.run(settings(tmp_path / "scans", **fields), lite, tmp_path / "run")
+    recipe.run(settings(tmp_path / "scans", **fields), lite, tmp_path / "run")
   assert not (tmp_path / "run").exists()
 
 
 def test_organ_that_no_slice_shows_is_named(tmp_path, mini_templates, lite):
   with pytest.raises(InputError, match=r"no slice shows beta.*data\.least_pixels"):
-    finetune.run(settings(mini_templates, data={"organs": ["beta"], "least_pixels": 60000.0}), lite, tmp_path)
+    recipe.run(settings(mini_templates, data={"organs": ["beta"], "least_pixels": 60000.0}), lite, tmp_path)
   with pytest.raises(ConfigError, match="nothing to learn from"):
-    finetune.run(settings(mini_templates, data={"scans": []}), lite, tmp_path)
+    recipe.run(settings(mini_templates, data={"scans": []}), lite, tmp_path)
 
 
 def test_scan_to_learn_from_is_not_validated_on(tmp_path, mini_templates, lite):
   with pytest.raises(ConfigError, match=r"t0_ct.nii.gz, \S*t1_ct.nii.gz would be trained on"):
-    finetune.run(settings(mini_templates, mini_templates), lite, tmp_path)
+    recipe.run(settings(mini_templates, mini_templates), lite, tmp_path)
 
 
 def test_scan_to_learn_from_is_not_validated_on_under_another_name(tmp_path, mini_templates, lite):
@@ -347,7 +359,7 @@ def test_scan_to_learn_from_is_not_validated_on_under_another_name(tmp_path, min
     (tmp_path / "linked" / other).symlink_to(mini_templates / name)
   (tmp_path / "linked" / "labels.json").symlink_to(mini_templates / "labels.json")
   with pytest.raises(ConfigError, match=r"other_ct.nii.gz would be trained on"):
-    finetune.run(settings(mini_templates, tmp_path / "linked"), lite, tmp_path / "run")
+    recipe.run(settings(mini_templates, tmp_path / "linked"), lite, tmp_path / "run")
 
 
 @pytest.mark.slow
@@ -355,10 +367,10 @@ def test_other_networks_are_refused(tmp_path, mini_templates, lite, small_networ
   from medlsam_jax.loading import load
 
   with pytest.raises(WeightsError, match="no masks"):
-    finetune.run(settings(mini_templates), load(small_network_file), tmp_path)
+    recipe.run(settings(mini_templates), load(small_network_file), tmp_path)
   folded = dataclasses.replace(lite, module=lite.module.clone(folded=True))
   with pytest.raises(WeightsError, match="for_training"):
-    finetune.run(settings(mini_templates), folded, tmp_path)
+    recipe.run(settings(mini_templates), folded, tmp_path)
 
 
 def test_loss_terms_by_hand():

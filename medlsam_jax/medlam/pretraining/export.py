@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
+from jaxtyping import PyTree
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
@@ -16,8 +17,9 @@ from medlsam_jax.io.weights.kinds import MEDLAM
 from medlsam_jax.io.weights.weights_file import write_weights
 from medlsam_jax.medlam.network import published as medlam
 from medlsam_jax.medlam.network.medlam import FEATURE_STRIDES
-from medlsam_jax.train.checkpoint import read_network
-from medlsam_jax.train.settings import PretrainSettings
+from medlsam_jax.medlam.pretraining.settings import PretrainSettings
+from medlsam_jax.train.checkpoint import FOLDER, read_arrays
+from medlsam_jax.typed_settings import from_mapping
 
 PUBLISHED_PREFIX = "module."
 """Before every name of the released file."""
@@ -36,13 +38,31 @@ def weights_header(settings: PretrainSettings) -> dict[str, str]:
   }
 
 
-def checkpoint_folder(place: Path) -> Path:
+def checkpoint_folder(place: epath.PathLike) -> epath.Path:
   """The checkpoints of a run, given its folder or theirs."""
-  return place / "checkpoints" if (place / "checkpoints").is_dir() else place
+  folder = epath.Path(place)
+  return folder / FOLDER if (folder / FOLDER).is_dir() else folder
+
+
+def read_network(place: epath.PathLike, step: int | None = None) -> tuple[PyTree, PretrainSettings, int]:
+  """Network parameters of a run as host arrays (the averaged ones if it keeps them), its settings, and the step.
+
+  Args:
+    place: a run's folder, or its `checkpoints/`.
+    step: one of those kept; None takes the newest that is whole, with a warning about those that are not.
+
+  Raises:
+    WeightsError: no such checkpoint, or none that can be read.
+    ConfigError: it is no pre-training run's.
+  """
+  folder = checkpoint_folder(place)
+  state, config, taken = read_arrays(folder, step)
+  settings = from_mapping(PretrainSettings, config, str(folder))
+  return jax.device_get(state.get("ema") or state["params"]["network"]), settings, taken
 
 
 def export(
-  place: Path, output: Path, step: int | None = None, published: bool = False, float16: bool = False
+  place: epath.PathLike, output: Path, step: int | None = None, published: bool = False, float16: bool = False
 ) -> tuple[int, dict[str, str]]:
   """Writes the network of a checkpoint (the averaged one if the run keeps it) as .safetensors.
 
@@ -64,18 +84,18 @@ def export(
   """
   if float16 and published:
     raise ConfigError("the published program keeps float32: leave float16 or the published names away")
-  params, settings, found = read_network(checkpoint_folder(place), step)
-  header = weights_header(settings) | {"trained_steps": str(found)}
+  params, settings, taken = read_network(place, step)
+  header = weights_header(settings) | {"trained_steps": str(taken)}
   if float16:
     params = jax.tree.map(lambda value: np.asarray(value, np.float16), params)
   if not published:
     write_weights(output, {"params": params}, header)
   else:
     write_published(output, params, settings)
-  return found, header
+  return taken, header
 
 
-def write_published(output: Path, params: Any, settings: PretrainSettings) -> None:
+def write_published(output: Path, params: PyTree, settings: PretrainSettings) -> None:
   """Parameters under the published names.
 
   Raises:

@@ -28,7 +28,7 @@ from medlsam_jax.io import dicom
 from medlsam_jax.io.atomic import made_folder
 from medlsam_jax.io.scans import ListedScan, ReadingOptions, scan_name
 from medlsam_jax.medlam.pretraining import shards
-from medlsam_jax.medlam.pretraining.pairs import TrainingScan
+from medlsam_jax.medlam.pretraining.crops import TrainingScan
 from medlsam_jax.working_grid import to_working_grid
 
 PARTS, REPORT = "parts", "report.json"

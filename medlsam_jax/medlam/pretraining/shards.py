@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import tempfile
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +19,8 @@ import numpy as np
 from array_record.python import array_record_module
 
 from medlsam_jax.errors import InputError
-from medlsam_jax.medlam.pretraining.pairs import TrainingScan
+from medlsam_jax.medlam.pretraining.crops import TrainingScan
+from medlsam_jax.train.run_folder import local_copy
 
 FORMAT = "medlsam_jax scans 1"
 INDEX = "index.json"
@@ -148,15 +148,6 @@ def open_shard(place: str, records: int, cache: str = "") -> Any:
   if found != records:
     raise InputError(f"{place}: holds {found} scans, not the {records} of the index; run: medlsam data check")
   return reader
-
-
-def local_copy(place: str, cache: str = "") -> str:
-  """A file's own path, or that of a copy in `cache` (a temporary folder if empty) where it lies behind an address."""
-  if "://" not in place or place.startswith("file://"):
-    return place.removeprefix("file://")
-  folder = cache or tempfile.gettempdir() + "/medlsam_shards"
-  (path,) = fsspec.open_local([f"simplecache::{place}"], simplecache={"cache_storage": folder})
-  return path
 
 
 def check(folder: str, cache: str = "") -> list[str]:

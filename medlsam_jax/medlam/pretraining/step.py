@@ -12,33 +12,40 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
-from jaxtyping import Array, Int
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Int, PyTree
 
 from medlsam_jax import platform
 from medlsam_jax.errors import ConfigError
 from medlsam_jax.medlam.network.medlam import MedLAM, MedLAMOutput, init_variables
 from medlsam_jax.medlam.objectives import contract, uam
 from medlsam_jax.medlam.objectives.contract import Features
-from medlsam_jax.medlam.pretraining.pairs import Batch
+from medlsam_jax.medlam.pretraining.crops import Batch
+from medlsam_jax.medlam.pretraining.settings import CUBE_MARGIN, PretrainSettings
 from medlsam_jax.medlam.pretraining.views import RunNetwork, make_views
 from medlsam_jax.train import sharding
 from medlsam_jax.train.optimizer import make_optimizer
-from medlsam_jax.train.settings import CUBE_MARGIN, PretrainSettings, from_mapping
+from medlsam_jax.typed_settings import from_mapping
+
+SHARDING_RULES: sharding.Rules = (
+  # two thirds of the parameters; the rest is below a megabyte a tensor at the published width
+  (r"network/fc1/kernel$", PartitionSpec("model", None)),
+  (r"network/conv[345]/\w+/kernel$", PartitionSpec(None, None, None, None, "model")),
+)
 
 
 class TrainState(NamedTuple):
   """All that changes from step to step."""
 
   step: Int[Array, ""]
-  params: Any
+  params: PyTree
   """`network`, and `heads` by objective."""
-  optimizer: Any
-  ema: Any
+  optimizer: PyTree
+  ema: PyTree
   """Averaged network parameters, or None."""
 
   @property
-  def best_network(self) -> Any:
+  def best_network(self) -> PyTree:
     """Network parameters to validate and export: the averaged ones where there are any."""
     return self.params["network"] if self.ema is None else self.ema
 
@@ -65,7 +72,7 @@ def make_terms(settings: PretrainSettings) -> list[Term]:
     weight = given.pop("weight", 1.0)
     if isinstance(weight, bool) or not isinstance(weight, int | float):
       raise ConfigError(f"objectives.{name}.weight: {weight!r} is not a number")
-    own = from_mapping(objective.settings, given, f"objectives.{name}")
+    own: object = from_mapping(objective.settings, given, f"objectives.{name}")
     if weight:
       terms.append(Term(objective, float(weight), own, objective.heads(own)))
   if not terms:
@@ -90,7 +97,7 @@ Heads = Mapping[str, Mapping[str, Callable[[Array], Array]]]
 
 
 def _loss(
-  settings: PretrainSettings, terms: list[Term], network: Any, heads: Heads, batch: Batch, key: Array
+  settings: PretrainSettings, terms: list[Term], network: PyTree, heads: Heads, batch: Batch, key: Array
 ) -> tuple[Array, dict[str, Array]]:
   module = make_module(settings)
 
@@ -122,19 +129,19 @@ def _rerun(run: RunNetwork, drop: Array) -> Callable[[Array, tuple[int, ...]], t
   return lambda images, strides: run(images, strides, jax.random.fold_in(drop, next(calls)), images.shape[1])
 
 
-def network_shapes(settings: PretrainSettings) -> Any:
+def network_shapes(settings: PretrainSettings) -> PyTree:
   """Shapes and dtypes of the network's parameters; nothing is computed."""
   return jax.eval_shape(lambda: init_variables(make_module(settings), jax.random.key(0)))["params"]
 
 
-def init_state(settings: PretrainSettings, mesh: Mesh, network: Any = None) -> TrainState:
+def init_state(settings: PretrainSettings, mesh: Mesh, network: PyTree = None) -> TrainState:
   """State before the first step, from the run's seed, laid out over the mesh by the sharding rules.
 
   `network`: parameters (host arrays) to start from in place of random ones.
   """
   init = _initializer(settings)
   key = sharding.put_replicated(jax.random.key_data(jax.random.key(settings.seed)), mesh)
-  layout = sharding.shardings(jax.eval_shape(init, key), mesh)
+  layout = sharding.shardings(jax.eval_shape(init, key), mesh, SHARDING_RULES)
   quick = platform.compiler_options_for_one_run(mesh.devices.flat[0].platform)
   state = jax.jit(init, out_shardings=layout, compiler_options=quick)(key)
   if network is None:
@@ -147,8 +154,7 @@ def init_state(settings: PretrainSettings, mesh: Mesh, network: Any = None) -> T
 def abstract_state(settings: PretrainSettings, mesh: Mesh) -> TrainState:
   """Shapes, dtypes and shardings of the state; nothing is computed."""
   shapes = jax.eval_shape(_initializer(settings), jax.random.key_data(jax.random.key(0)))
-  layout = sharding.shardings(shapes, mesh)
-  return jax.tree.map(lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes, layout)
+  return sharding.laid_out(shapes, mesh, SHARDING_RULES)
 
 
 def _initializer(settings: PretrainSettings) -> Callable[[Array], TrainState]:
@@ -213,11 +219,11 @@ def rehearse(settings: PretrainSettings) -> None:
 
 def make_gradient(
   settings: PretrainSettings,
-) -> Callable[[Any, Batch, Array], tuple[Any, dict[str, Array]]]:
+) -> Callable[[PyTree, Batch, Array], tuple[PyTree, dict[str, Array]]]:
   """Gradient and metrics of a batch, in `optimizer.accumulate` parts that are averaged."""
   terms, parts = make_terms(settings), settings.optimizer.accumulate
 
-  def loss(params: Any, batch: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
+  def loss(params: PyTree, batch: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
     heads = {t.objective.name: _applied(t.heads, params["heads"].get(t.objective.name, {})) for t in terms}
     return _loss(settings, terms, params["network"], heads, batch, key)
 
@@ -225,7 +231,7 @@ def make_gradient(
   if parts == 1:
     return gradient
 
-  def averaged(params: Any, batch: Batch, key: Array) -> tuple[Any, dict[str, Array]]:
+  def averaged(params: PyTree, batch: Batch, key: Array) -> tuple[PyTree, dict[str, Array]]:
     # every part-th scan, so that each device finds its share of every part among its own scans
     split = jax.tree.map(lambda a: a.reshape(-1, parts, *a.shape[1:]).swapaxes(0, 1), batch)
     keys = jax.random.split(key, parts)
@@ -234,7 +240,7 @@ def make_gradient(
       jax.eval_shape(gradient, params, jax.tree.map(lambda a: a[0], split), key),
     )
 
-    def add(total: Any, part: tuple[Batch, Array]) -> tuple[Any, None]:
+    def add(total: PyTree, part: tuple[Batch, Array]) -> tuple[PyTree, None]:
       return jax.tree.map(lambda t, v: t + v / parts, total, gradient(params, *part)), None
 
     return jax.lax.scan(add, zeros, (split, keys))[0]
@@ -242,7 +248,7 @@ def make_gradient(
   return averaged
 
 
-def _applied(heads: Mapping[str, nn.Module], params: Any) -> dict[str, Callable[[Array], Array]]:
+def _applied(heads: Mapping[str, nn.Module], params: PyTree) -> dict[str, Callable[[Array], Array]]:
   def apply(name: str, head: nn.Module, x: Array) -> Array:
     return cast(Array, head.apply({"params": params[name]}, x))
 
@@ -277,12 +283,12 @@ def make_step(settings: PretrainSettings, mesh: Mesh) -> Callable[..., tuple[Tra
   return jax.jit(step, in_shardings=(layout, batches, *clock), out_shardings=(layout, everywhere), donate_argnums=0)
 
 
-def make_validation(settings: PretrainSettings) -> Callable[[Any, Batch], Array]:
+def make_validation(settings: PretrainSettings) -> Callable[[PyTree, Batch], Array]:
   """Jitted UAM error in mm on the plain central views of a batch, without dropout, for network parameters."""
   module, first, edge = make_module(settings), CUBE_MARGIN // 2, settings.network.patch_edge
   inner = slice(first, first + edge)
 
-  def error(network: Any, batch: Batch) -> Array:
+  def error(network: PyTree, batch: Batch) -> Array:
     patches = batch.cubes[:, :, inner, inner, inner].reshape(-1, edge, edge, edge, 1)
     with platform.asked(settings.network.dtype):
       out = cast(MedLAMOutput, module.apply({"params": network}, patches, feature_scales=()))

@@ -15,8 +15,8 @@ from jaxtyping import Array, Float, Int
 from medlsam_jax.geometry import WORKING_SPACING_MM
 from medlsam_jax.medlam.objectives.contract import Features, Views
 from medlsam_jax.medlam.pretraining.augment import augmented_view
-from medlsam_jax.medlam.pretraining.pairs import Batch
-from medlsam_jax.train.settings import PretrainSettings
+from medlsam_jax.medlam.pretraining.crops import Batch
+from medlsam_jax.medlam.pretraining.settings import PretrainSettings
 from medlsam_jax.working_grid import AIR_INTENSITY
 
 _POINT_TRIES = 20

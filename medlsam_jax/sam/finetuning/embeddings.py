@@ -6,38 +6,38 @@ import functools
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float16
+from etils import epath
+from jaxtyping import Array, Float, Float16, PyTree
 
 from medlsam_jax import platform
-from medlsam_jax.errors import OutputError
-from medlsam_jax.io.atomic import atomically, made_folder
 from medlsam_jax.sam.labelled_slices import LabelledSlices
 from medlsam_jax.sam.network.layers import fold_batch_norm
 from medlsam_jax.sam.network.sam import Sam
+from medlsam_jax.train.run_folder import folder_of_a_run, local_copy, whole_file
 
 FOLDER = "embeddings"
 Progress = Callable[[int, int], None]
-Encode = Callable[[Any, Array], Float[Array, "n g g c"]]
+Encode = Callable[[PyTree, Array], Float[Array, "n g g c"]]
 
 
 @functools.lru_cache(maxsize=2)
 def make_encoder(module: Sam) -> Encode:
   """Jitted encoder: variables of the module, images -> embeddings."""
 
-  def encode(variables: Any, images: Array) -> Any:
+  def encode(variables: PyTree, images: Array) -> Array:
     with platform.asked(module.dtype):
-      return module.apply(variables, images, method="encode")
+      return cast(Array, module.apply(variables, images, method="encode"))
 
   return jax.jit(encode)
 
 
 def embeddings_of(
-  module: Sam, variables: Any, network_sha256: str, slices: LabelledSlices, directory: Path, progress: Progress
+  module: Sam, variables: PyTree, network_sha256: str, slices: LabelledSlices, directory: epath.Path, progress: Progress
 ) -> Float16[np.ndarray, "n g g c"]:
   """Embeddings of all images as half-precision numbers in a file, read as they are needed.
 
@@ -48,29 +48,24 @@ def embeddings_of(
   """
   path = directory / FOLDER / f"{_fingerprint(module, network_sha256, slices)}.npy"
   if not path.is_file():
-    try:
-      with made_folder(path.parent):
-        _write(module, variables, slices, path, progress)
-    except OSError as error:
-      raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
-  return np.load(path, mmap_mode="r")
+    with folder_of_a_run(path.parent), whole_file(path) as part:
+      _write(module, variables, slices, part, progress)
+  return np.load(local_copy(str(path)), mmap_mode="r")
 
 
-def _write(module: Sam, variables: Any, slices: LabelledSlices, path: Path, progress: Progress) -> None:
+def _write(module: Sam, variables: PyTree, slices: LabelledSlices, path: Path, progress: Progress) -> None:
   folded = module.clone(folded=True)
   variables = jax.jit(fold_batch_norm)(variables) if not module.folded else variables
   encode, size, total = make_encoder(folded), platform.images_at_once(), len(slices)
   grid, width = module.variant.grid, module.variant.encoder.neck
-  with atomically(path) as temporary:
-    kept = np.lib.format.open_memmap(temporary, "w+", np.float16, (total, grid, grid, width))
-    for start in range(0, total, size):
-      items = slices.items[start : start + size]
-      images = np.stack([slices.image(item) for item in items])
-      images = np.pad(images, ((0, size - len(items)), (0, 0), (0, 0), (0, 0)))
-      kept[start : start + len(items)] = np.asarray(encode(variables, jnp.asarray(images)))[: len(items)]
-      progress(start + len(items), total)
-    kept.flush()
-    del kept
+  kept = np.lib.format.open_memmap(path, "w+", np.float16, (total, grid, grid, width))
+  for start in range(0, total, size):
+    items = slices.items[start : start + size]
+    images = np.stack([slices.image(item) for item in items])
+    images = np.pad(images, ((0, size - len(items)), (0, 0), (0, 0), (0, 0)))
+    kept[start : start + len(items)] = np.asarray(encode(variables, jnp.asarray(images)))[: len(items)]
+    progress(start + len(items), total)
+  kept.flush()
 
 
 def _fingerprint(module: Sam, network_sha256: str, slices: LabelledSlices) -> str:

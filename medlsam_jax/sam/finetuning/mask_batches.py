@@ -12,7 +12,7 @@ from medlsam_jax import notices
 from medlsam_jax.errors import ConfigError, InputError
 from medlsam_jax.io.templates import read_templates
 from medlsam_jax.phantom.people import make_phantom
-from medlsam_jax.sam.finetuning.finetune_settings import FinetuneDataSettings
+from medlsam_jax.sam.finetuning.settings import FinetuneDataSettings
 from medlsam_jax.sam.finetuning.slice_order import SliceOrder
 from medlsam_jax.sam.labelled_slices import LabelledScan, LabelledSlices
 from medlsam_jax.sam.network.sam import SamVariant

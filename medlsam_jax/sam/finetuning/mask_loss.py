@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
-from medlsam_jax.sam.finetuning.finetune_settings import MaskLossSettings
+from medlsam_jax.sam.finetuning.settings import MaskLossSettings
 
 _SMOOTH = 1e-5
 

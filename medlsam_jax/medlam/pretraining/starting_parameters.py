@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import PyTree
 
 from medlsam_jax.errors import ConfigError
 from medlsam_jax.medlam.network.medlam import MedLAM
+from medlsam_jax.medlam.pretraining.settings import PretrainSettings
 from medlsam_jax.medlam.pretraining.step import make_module, network_shapes
-from medlsam_jax.train.settings import PretrainSettings
 
 _NOISE = 0.1
 """Standard deviation of the relative noise on repeated kernels. Without it the copies would learn the same for ever."""
@@ -18,7 +17,7 @@ _LEVELS = 16
 """Voxels per cell of the deepest stage along each axis."""
 
 
-def starting_parameters(module: MedLAM, params: Any, settings: PretrainSettings) -> Any:
+def starting_parameters(module: MedLAM, params: PyTree, settings: PretrainSettings) -> PyTree:
   """Network parameters for the first step of a run, from those of a trained network.
 
   A network of a multiple of the width computes what the narrow one does, but for the noise: every channel is repeated,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from medlsam_jax.train.settings import CheckpointSettings, ClusterSettings, MeshSettings, OptimizerSettings
+from medlsam_jax.train.settings import CheckpointSettings, OptimizerSettings, RunSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,11 +53,10 @@ class MaskLossSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class FinetuneSettings:
+class FinetuneSettings(RunSettings):
   """One fine-tuning run."""
 
   name: str = "finetuned"
-  seed: int = 0
   network: str = "litemedsam"
   """Where to start: name or file of a network of the SAM family."""
   train: Literal["decoder", "model", "lora", "distill"] = "decoder"
@@ -79,8 +78,6 @@ class FinetuneSettings:
       kind="adamw", total_steps=2000, warmup_steps=50, learning_rate=1e-4, l2=0.01, decay="cosine", clip_norm=1.0
     )
   )
-  mesh: MeshSettings = dataclasses.field(default_factory=MeshSettings)
-  cluster: ClusterSettings = dataclasses.field(default_factory=ClusterSettings)
   checkpoint: CheckpointSettings = dataclasses.field(
     default_factory=lambda: CheckpointSettings(every_steps=200, best_metric="validation_dice")
   )

@@ -9,24 +9,25 @@ from typing import cast
 
 from medlsam_jax.errors import ConfigError
 from medlsam_jax.io.scans import ReadingOptions, list_scans
-from medlsam_jax.medlam.pretraining.loader import DataSet, InMemory, Prepared
-from medlsam_jax.medlam.pretraining.pairs import TrainingScan
+from medlsam_jax.medlam.pretraining.crop_batches import Prepared
+from medlsam_jax.medlam.pretraining.crops import TrainingScan
+from medlsam_jax.medlam.pretraining.settings import DataSettings
 from medlsam_jax.medlam.pretraining.shards import read_index
 from medlsam_jax.phantom.people import make_phantom
-from medlsam_jax.train.settings import DataSettings
+from medlsam_jax.train.loading import DataSet, InMemory
 from medlsam_jax.working_grid import to_working_grid
 
 Progress = Callable[[str], None]
 
 
-def data_sets(data: DataSettings, progress: Progress = lambda name: None) -> list[DataSet]:
+def data_sets(data: DataSettings, progress: Progress = lambda name: None) -> list[DataSet[TrainingScan]]:
   """The sets of `data`, each with how often it is drawn.
 
   Raises:
     ConfigError: there is nothing to learn from, or the weights do not match the scans or sets.
     InputError: a scan or an index cannot be used.
   """
-  sets: list[DataSet] = []
+  sets: list[DataSet[TrainingScan]] = []
   indices = [read_index(place) for place in data.index]
   for index, weight in zip(indices, _weights(data.index_weights, len(indices), "index"), strict=True):
     sets.append(Prepared(index, float(len(index.scans)) if weight is None else weight, data.cache))
@@ -56,10 +57,13 @@ def _weights(given: tuple[float, ...], count: int, what: str) -> list[float | No
   return list(given) or [None] * count
 
 
-def fingerprint(data: DataSettings, sets: list[DataSet]) -> str:
+def fingerprint(data: DataSettings, sets: list[DataSet[TrainingScan]]) -> str:
   """Names what is drawn from, so that a resumed run can tell whether it is still the same."""
   told: list[object] = [
-    [s.index.fingerprint if isinstance(s, Prepared) else [c.name for c in cast(InMemory, s).scans], s.weight]
+    [
+      s.index.fingerprint if isinstance(s, Prepared) else [c.name for c in cast(InMemory[TrainingScan], s).items],
+      s.weight,
+    ]
     for s in sets
   ]
   told += [data.scans_per_step, data.patches_per_scan, data.crops_per_scan]

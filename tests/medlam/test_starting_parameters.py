@@ -9,9 +9,9 @@ import pytest
 
 from medlsam_jax.errors import ConfigError
 from medlsam_jax.medlam.network.medlam import init_variables
-from medlsam_jax.medlam.pretraining import start
+from medlsam_jax.medlam.pretraining import starting_parameters
+from medlsam_jax.medlam.pretraining.settings import NetworkSettings, PretrainSettings
 from medlsam_jax.medlam.pretraining.step import init_state, make_module
-from medlsam_jax.train.settings import NetworkSettings, PretrainSettings
 from medlsam_jax.train.sharding import make_mesh
 
 
@@ -37,15 +37,15 @@ def _run(settings, params):
 
 @pytest.mark.slow
 def test_a_wider_network_computes_what_the_narrow_one_did(narrow, monkeypatch):
-  monkeypatch.setattr(start, "_NOISE", 0.0)
+  monkeypatch.setattr(starting_parameters, "_NOISE", 0.0)
   position, features = _run(_settings(2), narrow[1])
-  wide_position, wide_features = _run(_settings(6), start.starting_parameters(*narrow, _settings(6)))
+  wide_position, wide_features = _run(_settings(6), starting_parameters.starting_parameters(*narrow, _settings(6)))
   np.testing.assert_allclose(wide_position, position, rtol=1e-4, atol=1e-6)
   np.testing.assert_allclose(wide_features, np.repeat(features, 3, -1), rtol=1e-4, atol=2e-4)
 
 
 def test_copies_differ_so_that_they_can_learn_different_things(narrow):
-  kernel = np.asarray(start.starting_parameters(*narrow, _settings(4))["conv1"]["first"]["kernel"])
+  kernel = np.asarray(starting_parameters.starting_parameters(*narrow, _settings(4))["conv1"]["first"]["kernel"])
   assert 0.01 < np.abs(kernel[..., ::2] - kernel[..., 1::2]).mean() / np.abs(kernel).mean() < 0.3
 
 
@@ -53,7 +53,7 @@ def test_the_same_width_starts_with_the_same_numbers_in_the_state(narrow):
   settings = dataclasses.replace(
     _settings(2), optimizer=dataclasses.replace(PretrainSettings().optimizer, ema_decay=0.9)
   )
-  state = init_state(settings, make_mesh(settings.mesh), start.starting_parameters(*narrow, settings))
+  state = init_state(settings, make_mesh(settings.mesh), starting_parameters.starting_parameters(*narrow, settings))
   for tree in (state.params["network"], state.ema):
     jax.tree.map(np.testing.assert_array_equal, tree, narrow[1])
   assert int(state.step) == 0
@@ -66,13 +66,13 @@ def test_the_same_width_starts_with_the_same_numbers_in_the_state(narrow):
 )
 def test_a_network_that_cannot_be_the_start_is_refused(narrow, settings, word):
   with pytest.raises(ConfigError, match=word):
-    start.starting_parameters(*narrow, settings)
+    starting_parameters.starting_parameters(*narrow, settings)
 
 
 def test_finer_stages_are_left_out():
   settings = _settings(2, (4, 2))
   params = init_variables(make_module(settings), jax.random.key(0))["params"]
-  started = start.starting_parameters(make_module(settings), params, _settings(2))
+  started = starting_parameters.starting_parameters(make_module(settings), params, _settings(2))
   assert "conv6" in started
   assert "conv7" not in started
   assert jnp.array_equal(started["conv6"]["first"]["kernel"], params["conv6"]["first"]["kernel"])

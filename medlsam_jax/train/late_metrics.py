@@ -1,61 +1,36 @@
-"""What a run watches while its steps go: metrics that are no numbers, and requests to stop."""
+"""Metrics that are looked at some steps late, so that the device does not wait for the host, and must be numbers."""
 
 from __future__ import annotations
 
 import collections
-import contextlib
 import math
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from etils import epath
 
 from medlsam_jax.errors import MedlsamError
+from medlsam_jax.train.run_folder import whole_file
 
 BEHIND = 2
-"""Steps whose metrics are not looked at yet, so that the device does not wait for the host."""
+"""Steps whose metrics are not looked at yet."""
 
 
 class NotFinite(MedlsamError):
   """The loss stopped being a number."""
 
 
-class Stopped(MedlsamError):
-  """The run was asked to stop (SIGTERM) and has kept its state."""
-
-
-@contextlib.contextmanager
-def stops_on_sigterm() -> Iterator[Callable[[int], bool]]:
-  """Gives a function that tells, after a step, whether this or another process was asked to stop."""
-  asked = threading.Event()
-  main = threading.current_thread() is threading.main_thread()
-  if jax.process_count() > 1:
-    # JAX's own handler tells the other processes, so that all stop after the same step
-    from jax.experimental import multihost_utils
-
-    yield multihost_utils.reached_preemption_sync_point
-    return
-  before = signal.signal(signal.SIGTERM, lambda *_: asked.set()) if main else None
-  try:
-    yield lambda step: asked.is_set()
-  finally:
-    if main:
-      signal.signal(signal.SIGTERM, before)
-
-
-class Waiting:
+class LateMetrics:
   """Metrics that have not been looked at yet, with their batches."""
 
-  def __init__(self, directory: Path):
+  def __init__(self, directory: epath.Path):
     self._directory = directory
-    self._entries = collections.deque[tuple[int, NamedTuple, Mapping[str, Any]]]()
+    self._entries = collections.deque[tuple[int, NamedTuple, Mapping[str, jax.Array]]]()
     self._newest: dict[str, float] = {}
 
-  def push(self, step: int, batch: NamedTuple, metrics: Mapping[str, Any]) -> None:
+  def push(self, step: int, batch: NamedTuple, metrics: Mapping[str, jax.Array]) -> None:
     """Adds a step and looks at those before the last one."""
     self._entries.append((step, batch, metrics))
     while len(self._entries) > BEHIND:
@@ -77,7 +52,8 @@ class Waiting:
       name: np.concatenate([np.asarray(s.data) for s in sorted(a.addressable_shards, key=lambda s: s.device.id)])
       for name, a in batch._asdict().items()
     }
-    np.savez_compressed(path, step=step, **shards)
+    with whole_file(path) as part, part.open("wb") as file:
+      np.savez_compressed(file, step=step, **shards)
     raise NotFinite(
       f"step {step}: a metric is no longer a number ({self._newest}); its batch is in {path}. "
       "Lower the learning rate and start the same command again"
