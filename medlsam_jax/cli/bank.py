@@ -69,13 +69,13 @@ def run_build(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Builds and writes a bank."""
   from pathlib import Path
 
-  from medlsam_jax.cli import sources
+  from medlsam_jax.cli import networks_and_banks
   from medlsam_jax.io.atomic import folder_for, require_writable
   from medlsam_jax.loading import load
 
   require_writable(Path(arguments.out).parent)
-  sources.fetch(arguments.network, terminal)
-  bank, kept = sources.build_bank(
+  networks_and_banks.fetch(arguments.network, terminal)
+  bank, kept = networks_and_banks.build_bank(
     arguments, arguments.templates, load(arguments.network), terminal, options.reading(arguments)
   )
   terminal.warn_replaced(arguments.out)
@@ -107,7 +107,7 @@ def run_info(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 def run_check(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Localizes each template by the others."""
-  from medlsam_jax.cli import sources
+  from medlsam_jax.cli import networks_and_banks
   from medlsam_jax.evaluation.report import Report
   from medlsam_jax.io.templates import read_templates
   from medlsam_jax.loading import load
@@ -115,7 +115,7 @@ def run_check(arguments: argparse.Namespace, terminal: Terminal) -> int:
   from medlsam_jax.medlam.bank.check import leave_one_out
 
   bank = Bank.load(arguments.bank)
-  sources.fetch(arguments.network, terminal)
+  networks_and_banks.fetch(arguments.network, terminal)
   network = load(arguments.network)
   bank.check_network(network)
   with terminal.bar("reading templates"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from medlsam_jax.cli import options
 
@@ -44,9 +44,10 @@ def add_to(commands: options.Commands) -> None:
 
 def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Evaluates on the packaged scans, or makes phantoms and evaluates on them."""
-  from medlsam_jax.cli import main
+  from medlsam_jax.cli import evaluate
+  from medlsam_jax.cli.parsing import Parser
   from medlsam_jax.io.atomic import require_writable
-  from medlsam_jax.io.writing import PREVIEW
+  from medlsam_jax.io.scan_result import PREVIEW
   from medlsam_jax.pipeline import PAINTER
 
   out = Path(arguments.out)
@@ -57,9 +58,11 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   call += ["--out", out, "--network", arguments.network]
   call += ["--model", arguments.model] if arguments.model else []
   call += ["--quiet"] if arguments.quiet else []
-  evaluation = main.build_parser().parse_args(["evaluate", *(str(word) for word in call)])
+  parser: argparse.ArgumentParser = Parser(prog="medlsam")
+  evaluate.add_to(parser.add_subparsers())
+  evaluation = parser.parse_args(["evaluate", *(str(word) for word in call)])
   evaluation.rest, evaluation.made_up = [], arguments.phantoms
-  code = evaluation.run(evaluation, terminal)
+  code = evaluate.run(evaluation, terminal)
   if not arguments.phantoms:
     terminal.say("One person, whom the network has seen without labels: this shows the program, not its accuracy.")
   for name in names:
@@ -69,7 +72,7 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   return code
 
 
-def _people() -> tuple[list[Any], list[str]]:
+def _people() -> tuple[list[object], list[str]]:
   """What to evaluate: the scan in the package by those of the bank; and the names of the results."""
   from medlsam_jax.io.packaged import DEMO_QUERY, folder_of
   from medlsam_jax.io.scans import list_scans
@@ -78,11 +81,11 @@ def _people() -> tuple[list[Any], list[str]]:
   return ["--bank", BANK, "--query", query], [scan.name for scan in list_scans(query)]
 
 
-def _phantoms(arguments: argparse.Namespace, terminal: Terminal) -> tuple[list[Any], list[str]]:
+def _phantoms(arguments: argparse.Namespace, terminal: Terminal) -> tuple[list[object], list[str]]:
   """The same of made-up patients, which are written into the folder of the results."""
-  from medlsam_jax.cli import sources
+  from medlsam_jax.cli import networks_and_banks
 
-  sources.fetch(arguments.model, terminal)
+  networks_and_banks.fetch(arguments.model, terminal)
   out = Path(arguments.out)
   templates, queries = out / "templates", out / "query"
   _make_phantoms(templates, TEMPLATE_SEEDS, terminal)

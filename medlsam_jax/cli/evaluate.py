@@ -5,19 +5,18 @@ from __future__ import annotations
 import argparse
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from medlsam_jax import notices
 from medlsam_jax.cli import options, segment
 from medlsam_jax.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
+  from medlsam_jax.cli.scoring import Case, Scoring
   from medlsam_jax.cli.terminal import Terminal
-  from medlsam_jax.evaluation.baseline import MeanBoxes
-  from medlsam_jax.evaluation.report import Report
-  from medlsam_jax.io.scans import ListedScan
+  from medlsam_jax.evaluation.case import Task
+  from medlsam_jax.pipeline import PipelineSettings
 
 RESULT_NAME = "evaluation"
 
@@ -54,54 +53,97 @@ def add_to(commands: options.Commands) -> None:
   parser.set_defaults(run=run, boxes=None, made_up=False)
 
 
-@dataclass(frozen=True)
-class Case:
-  """One scan to score; `scan` is None where only results and truth are there."""
-
-  name: str
-  scan: ListedScan | None
-  truth: Path
-
-
 def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Scores every scan; 1 if any failed."""
-  from medlsam_jax.cli import job, sources
-  from medlsam_jax.evaluation.report import Report
-  from medlsam_jax.evaluation.truth_names import borrowed_tables, own_tables
+  from medlsam_jax.cli import networks_and_banks
+  from medlsam_jax.cli.search import settings_of
+  from medlsam_jax.evaluation.truth_names import own_tables
   from medlsam_jax.io.atomic import require_writable
 
   cases = cases_of(arguments)
-  tables, broken = own_tables({case.name: case.truth for case in cases}, arguments.labels)
-  unnamed = {case.name: case.truth for case in cases if case.name not in tables | broken}
-  settings = job.settings_of(arguments)
-  failed: dict[str, str] = {}
+  named = own_tables({case.name: case.truth for case in cases}, arguments.labels)
+  settings = settings_of(arguments)
   if arguments.predictions is None:
-    sources.check_search(arguments)
-  else:
-    check_predictions(arguments)
+    networks_and_banks.check_search(arguments)
+    require_writable(arguments.out)
+    return _make_and_score(arguments, settings, cases, named, terminal)
+  check_predictions(arguments)
   require_writable(arguments.out)
-  if arguments.predictions is None:
-    summary, search = _make(arguments, settings, [case.scan for case in cases if case.scan], terminal)
-    failed, organs = dict(summary.failed), list(search.bank.organs)
-    numbers = {case.name: {name: organ.value for name, organ in search.bank.organs.items()} for case in cases}
+  folder = Path(arguments.predictions)
+  numbers = numbers_of(folder, cases)
+  organs = arguments.organs or list(dict.fromkeys(organ for each in numbers.values() for organ in each))
+  scoring = _scoring(arguments, cases, named, numbers, organs, terminal)
+  for case in cases:
+    scoring.add_files(case, folder)
+  return tell(arguments, scoring, terminal)
+
+
+def _make_and_score(
+  arguments: argparse.Namespace,
+  settings: PipelineSettings,
+  cases: Sequence[Case],
+  named: tuple[dict[str, dict[str, int]], dict[str, str]],
+  terminal: Terminal,
+) -> int:
+  """Scores each result as it is made; of a scan that was done before, the files that it left."""
+  from medlsam_jax.cli import localize
+  from medlsam_jax.cli.painting import Painter
+  from medlsam_jax.cli.search import Search
+
+  painter = None if arguments.no_masks else Painter.prepare(arguments, settings, terminal)
+  search = Search.prepare(arguments, settings, terminal)
+  numbers = {case.name: {name: organ.value for name, organ in search.bank.organs.items()} for case in cases}
+  scoring = _scoring(arguments, cases, named, numbers, list(search.bank.organs), terminal)
+  queries = [case.scan for case in cases if case.scan]
+  if painter is None:
+    summary = localize.localize_all(arguments, queries, search, terminal, scoring.add)
   else:
-    numbers = numbers_of(Path(arguments.predictions), cases)
-    organs = arguments.organs or list(dict.fromkeys(organ for each in numbers.values() for organ in each))
+    summary = segment.segment_all(arguments, queries, search, painter, terminal, scoring.add)
+  scoring.reasons = summary.failed | {n: why for n, why in scoring.reasons.items() if n not in summary.failed}
+  for name in summary.skipped:
+    scoring.add_files(scoring.cases[name], Path(arguments.out))
+  return tell(arguments, scoring, terminal)
+
+
+def _scoring(
+  arguments: argparse.Namespace,
+  cases: Sequence[Case],
+  named: tuple[dict[str, dict[str, int]], dict[str, str]],
+  numbers: Mapping[str, Mapping[str, int]],
+  organs: Sequence[str],
+  terminal: Terminal,
+) -> Scoring:
+  """What each scan is scored by.
+
+  Args:
+    named: of `own_tables`.
+    numbers: by scan, the label values of the results' organs.
+    organs: to score; empty for all that truth names.
+
+  Raises:
+    InputError: nothing says which organ a value of truth is, or truth has no value for an organ.
+  """
+  from medlsam_jax.cli.scoring import Scoring, baseline_of
+  from medlsam_jax.evaluation.truth_names import borrowed_tables
+
+  tables, broken = named
+  unnamed = {case.name: case.truth for case in cases if case.name not in tables | broken}
   borrowed, nameless = borrowed_tables(unnamed, numbers)
-  tables |= borrowed
-  for name, why in (broken | nameless).items():
-    if not tables:
-      raise InputError(why)
+  tables = tables | borrowed
+  reasons = broken | nameless
+  if reasons and not tables:
+    raise InputError(next(iter(reasons.values())))
+  for name, why in reasons.items():
     terminal.warn(f"{name}: {why}")
-    failed.setdefault(name, why)
-  named = list(dict.fromkeys(organ for table in tables.values() for organ in table))
-  organs = organs or named
-  unknown = [organ for organ in organs if organ not in named]
+  known = list(dict.fromkeys(organ for table in tables.values() for organ in table))
+  organs = organs or known
+  unknown = [organ for organ in organs if organ not in known]
   if unknown:
     raise InputError(f"{', '.join(unknown)}: no value in the truth's labels.json; name it there, or choose --organs")
   values = {name: {organ: table[organ] for organ in organs if organ in table} for name, table in tables.items()}
-  rows, reasons = _score(arguments, cases, organs, values, failed, terminal)
-  return tell(Path(arguments.out), Report(rows, arguments.made_up, reasons), terminal)
+  tasks = _expected(arguments, cases)
+  baseline = baseline_of(arguments, cases, organs, terminal)
+  return Scoring(arguments, {case.name: case for case in cases}, values, tasks, baseline, terminal, reasons)
 
 
 def check_predictions(arguments: argparse.Namespace) -> None:
@@ -125,6 +167,7 @@ def cases_of(arguments: argparse.Namespace) -> list[Case]:
     ConfigError: neither scans nor truth are named, or scans are missing for what was asked.
     InputError: no truth for a scan.
   """
+  from medlsam_jax.cli.scoring import Case
   from medlsam_jax.io import beside
   from medlsam_jax.io.scans import list_scans
 
@@ -135,10 +178,10 @@ def cases_of(arguments: argparse.Namespace) -> list[Case]:
       raise ConfigError("--predictions needs --truth DIR, or --query PATH of scans with their truth beside them")
     if arguments.templates is not None:
       raise ConfigError("the baseline of --templates is placed in scans: give them with --query PATH")
-    found = beside.label_maps_in(Path(arguments.truth))
-    if not found:
+    label_maps = beside.label_maps_in(Path(arguments.truth))
+    if not label_maps:
       raise InputError(f"{arguments.truth}: no NAME_seg.nii.gz there, nor in folders of cases in it")
-    return [Case(name, None, path) for name, path in found.items()]
+    return [Case(name, None, path) for name, path in label_maps.items()]
   cases, missing = [], []
   for scan in list_scans(arguments.query):
     folder = Path(arguments.truth) if arguments.truth else None
@@ -162,132 +205,42 @@ def numbers_of(predictions: Path, cases: Sequence[Case]) -> dict[str, dict[str, 
   A file that cannot be read names none; scoring its scan says so.
   """
   from medlsam_jax.io.point_files import read_json
-  from medlsam_jax.io.writing import BOXES
+  from medlsam_jax.io.scan_result import BOXES
 
-  found: dict[str, dict[str, int]] = {}
+  numbers: dict[str, dict[str, int]] = {}
   for case in cases:
     path = predictions / (case.name + BOXES)
     organs = None
     with contextlib.suppress(InputError):
       organs = read_json(path).get("organs") if path.is_file() else None
-    found[case.name] = {}
+    numbers[case.name] = {}
     for organ, entry in organs.items() if isinstance(organs, dict) else ():
       label = entry.get("label") if isinstance(entry, dict) else None
-      found[case.name][organ] = label if isinstance(label, int) else 0
-  return found
+      numbers[case.name][organ] = label if isinstance(label, int) else 0
+  return numbers
 
 
-def _make(arguments: argparse.Namespace, settings: Any, queries: list[ListedScan], terminal: Terminal) -> Any:
-  from medlsam_jax.cli import localize
-
-  make = localize.localize_all if arguments.no_masks else segment.segment_all
-  return make(arguments, settings, queries, terminal)
-
-
-def _score(
-  arguments: argparse.Namespace,
-  cases: Sequence[Case],
-  organs: Sequence[str],
-  values: Mapping[str, dict[str, int]],
-  failed: Mapping[str, str],
-  terminal: Terminal,
-) -> tuple[list[Any], dict[str, str]]:
-  """Rows of all scans, and why those that could not be scored could not; a scan without a result stays in as failed."""
-  folder = Path(arguments.predictions or arguments.out)
-  tasks = _expected(arguments, folder, cases)
-  baseline = _baseline(arguments, cases, organs, terminal)
-  rows: list[Any] = []
-  reasons = dict(failed)
-  with terminal.bar("scoring") as report:
-    for number, case in enumerate(cases, 1):
-      try:
-        if case.name not in reasons:
-          rows += _score_case(arguments, case, folder, tasks, values[case.name], baseline)
-      except InputError as error:
-        reasons[case.name] = str(error)
-        terminal.warn(f"{case.name}: {error}")
-      if case.name in reasons and case.name in values:
-        rows += _failed_case(case, tasks, values[case.name], reasons)
-      report(number, len(cases))
-  if not rows:
-    raise InputError(f"no scan could be scored: {'; '.join(reasons.values())}")
-  return rows, reasons
-
-
-def _score_case(
-  arguments: argparse.Namespace,
-  case: Case,
-  folder: Path,
-  tasks: Sequence[str],
-  values: dict[str, int],
-  baseline: MeanBoxes | None,
-) -> list[Any]:
-  """Rows of one scan from its result files."""
-  from medlsam_jax.evaluation.saved import evaluate_saved
-  from medlsam_jax.io.nifti import read_label_nifti
-  from medlsam_jax.io.writing import BOXES, LABELS
-
-  scan = placed = None
-  if baseline is not None and case.scan is not None:
-    scan = options.reading(arguments).read(case.scan, alone=False)
-    placed = baseline.place(scan)
-  boxes = folder / (case.name + BOXES) if "boxes" in tasks else None
-  masks = folder / (case.name + LABELS) if "masks" in tasks else None
-  truth = read_label_nifti(case.truth)
-  return evaluate_saved(case.name, boxes, masks, truth, values, placed, scan=scan, resample=arguments.resample)
-
-
-def _failed_case(case: Case, tasks: Sequence[Any], values: dict[str, int], reasons: dict[str, str]) -> list[Any]:
-  """Rows of a scan that failed, none where truth cannot be read either."""
-  from medlsam_jax.evaluation.case import evaluate_case
-  from medlsam_jax.io.nifti import read_label_nifti
-
-  try:
-    truth = read_label_nifti(case.truth)
-  except InputError as error:
-    reasons[case.name] = str(error)
-    return []
-  return evaluate_case(case.name, None, None, truth, values, expected=tuple(tasks))
-
-
-def _baseline(
-  arguments: argparse.Namespace, cases: Sequence[Case], organs: Sequence[str], terminal: Terminal
-) -> MeanBoxes | None:
-  """The templates' mean boxes, where there are templates; warns of scans that are among them."""
-  from medlsam_jax.cli import sources
-  from medlsam_jax.evaluation.baseline import MeanBoxes
-  from medlsam_jax.io.packaged import NAMES
-
-  region = arguments.bank if arguments.bank in NAMES else None
-  if arguments.templates is None and region is None:
-    return None
-  with terminal.bar("placing the baseline"):
-    templates = sources.templates_of(arguments.templates, region, list(organs), arguments.labels)
-  used = {Path(template.scan.source).resolve() for template in templates}
-  for case in cases:
-    if case.scan is not None and case.scan.path.resolve() in used:
-      terminal.warn(f"{case.scan} is one of the templates too: its scores say nothing about new scans")
-  return MeanBoxes.of(templates)
-
-
-def _expected(arguments: argparse.Namespace, folder: Path, cases: Sequence[Case]) -> tuple[str, ...]:
+def _expected(arguments: argparse.Namespace, cases: Sequence[Case]) -> tuple[Task, ...]:
   """What is to be scored, of boxes and masks: what was made, or what any scan has."""
-  from medlsam_jax.io.writing import BOXES, LABELS
+  from medlsam_jax.io.scan_result import BOXES, LABELS
 
   if arguments.predictions is None:
     return ("boxes",) if arguments.no_masks else ("boxes", "masks")
+  folder = Path(arguments.predictions)
   boxes = any((folder / (case.name + BOXES)).is_file() for case in cases)
   masks = not arguments.no_masks and any((folder / (case.name + LABELS)).is_file() for case in cases)
   if not boxes and not masks:
     names = ", ".join(case.name for case in cases[:5])
     raise InputError(f"{folder}: no results for any scan ({names}); expected NAME_boxes.json or NAME_seg.nii.gz")
-  return (*(["boxes"] if boxes else []), *(["masks"] if masks else []))
+  return ("boxes", "masks") if boxes and masks else ("boxes",) if boxes else ("masks",)
 
 
-def tell(out: Path, result: Report, terminal: Terminal) -> int:
+def tell(arguments: argparse.Namespace, scoring: Scoring, terminal: Terminal) -> int:
   """Prints and writes the scores; 1 if a scan failed."""
+  from medlsam_jax.evaluation.report import Report
   from medlsam_jax.io.atomic import folder_for
 
+  out, result = Path(arguments.out), Report(scoring.finish(), arguments.made_up, scoring.reasons)
   terminal.warn_replaced(out / f"{RESULT_NAME}.csv", out / f"{RESULT_NAME}.json")
   with folder_for(out):
     result.write_csv(out / f"{RESULT_NAME}.csv")

@@ -44,8 +44,8 @@ def add_to(commands: options.Commands) -> None:
 
 def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Trains, or goes on training."""
+  from medlsam_jax.cli import networks_and_banks
   from medlsam_jax.cli import settings as config
-  from medlsam_jax.cli import sources
   from medlsam_jax.io.atomic import require_writable
 
   try:
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   networks = []
   for name in (settings.network, settings.teacher):
     if name:
-      sources.fetch(name, terminal)
+      networks_and_banks.fetch(name, terminal)
       networks.append(load(name, for_training=True))
   main = cluster.is_main()
   with terminal.bar("preparing") as bar, contextlib.ExitStack() as stack:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from medlsam_jax.cli import options
 
 if TYPE_CHECKING:
+  from medlsam_jax.cli.many_scans import Summary
+  from medlsam_jax.cli.search import Search
   from medlsam_jax.cli.terminal import Terminal
+  from medlsam_jax.io.scan_result import ScanResult
   from medlsam_jax.io.scans import ListedScan
 
 
@@ -31,42 +35,33 @@ def add_to(commands: options.Commands) -> None:
 
 def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Localizes in every scan; 1 if any failed."""
-  from medlsam_jax.cli import job, sources
+  from medlsam_jax.cli import networks_and_banks
+  from medlsam_jax.cli.search import Search, settings_of
   from medlsam_jax.io.atomic import require_writable
   from medlsam_jax.io.scans import list_scans
 
-  settings = job.settings_of(arguments)
-  sources.check_search(arguments)
+  settings = settings_of(arguments)
+  networks_and_banks.check_search(arguments)
   queries = list_scans(arguments.query)
   require_writable(arguments.out)
-  return localize_all(arguments, settings, queries, terminal)[0].exit_code
+  return localize_all(arguments, queries, Search.prepare(arguments, settings, terminal), terminal).exit_code
 
 
-def localize_all(arguments: argparse.Namespace, settings: Any, queries: list[ListedScan], terminal: Terminal) -> Any:
-  """Localizes in scans with the options of the command; also what `evaluate --no-masks` runs.
+def localize_all(
+  arguments: argparse.Namespace,
+  queries: Sequence[ListedScan],
+  search: Search,
+  terminal: Terminal,
+  then: Callable[[ScanResult], None] | None = None,
+) -> Summary:
+  """Localizes in scans with the options of the command; also what `evaluate --no-masks` runs."""
+  from medlsam_jax.cli.results import Read, make_all
+  from medlsam_jax.io.scan_result import ScanResult
 
-  Returns:
-    The summary, and the search that was prepared.
-  """
-  from medlsam_jax.cli import job, scans
-  from medlsam_jax.io import writing
+  def make(listed: ListedScan, title: str, read: Read) -> tuple[ScanResult, Mapping[str, object]]:
+    scan, findings = search.run(listed, title, terminal, read)
+    return ScanResult(listed.name, scan, findings), search.provenance()
 
-  search = job.Search.prepare(arguments, settings, terminal)
-
-  def work(listed: ListedScan, name: str, title: str) -> tuple[str, ...]:
-    scan, found = search.run(listed, title, terminal, read)
-    with terminal.bar(f"{title}: writing"):
-      files = writing.write_result(arguments.out, name, scan, found, None, search.provenance())
-    job.tell(terminal, title, scan, found, None, files)
-    return scan.doubts
-
-  def is_done(name: str) -> bool:
-    return arguments.skip_existing and all(
-      path.exists() for path in writing.result_paths(arguments.out, name, segmented=False)
-    )
-
-  job.warn_replaced(terminal, arguments, [query.name for query in queries], segmented=False)
-  with scans.ReadAhead(queries, is_done, options.reading(arguments)) as read:
-    summary = scans.run_over(terminal, queries, work, is_done)
+  summary = make_all(arguments, queries, make, False, terminal, then)
   search.finish(bool(summary.failed))
-  return summary, search
+  return summary

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from medlsam_jax import pipeline
-from medlsam_jax.cli import provenance, sources
+from medlsam_jax.cli import networks_and_banks, provenance
 from medlsam_jax.cli.terminal import Terminal
 from medlsam_jax.errors import ConfigError
 from medlsam_jax.finding import Finding
@@ -51,7 +51,7 @@ class Painter:
     masks: pipeline.Masks = "network" if named else arguments.masks or "auto"
     painter = cls(arguments, settings, terminal, masks)
     if masks == "network":
-      painter.network = sources.predictor_of(arguments.model or PAINTER, terminal)
+      painter.network = networks_and_banks.predictor_of(arguments.model or PAINTER, terminal)
     if arguments.boxes is not None and arguments.bank is not None:
       painter.bank = _bank(arguments, terminal)
     return painter
@@ -61,7 +61,7 @@ class Painter:
     crops = pipeline.crops_of(found, True, self.masks, self.bank)
     rest = [organ for organ in found if organ not in crops]
     if rest and self.network is None:
-      self.network = sources.predictor_of(self.arguments.model or PAINTER, self.terminal)
+      self.network = networks_and_banks.predictor_of(self.arguments.model or PAINTER, self.terminal)
     with self.terminal.bar(f"{title}: segmenting") as report:
       labels = pipeline.segment(
         scan,
@@ -95,7 +95,7 @@ def _bank(arguments: argparse.Namespace, terminal: Terminal) -> Bank:
   """Of a file, for its masks alone; of a region in the package, built where it was not kept."""
   if arguments.bank not in NAMES:
     return Bank.load(arguments.bank)
-  return sources.bank_of(arguments, load(arguments.network), terminal)[0]
+  return networks_and_banks.bank_of(arguments, load(arguments.network), terminal)[0]
 
 
 def network_option(arguments: argparse.Namespace, settings: PipelineSettings) -> str:

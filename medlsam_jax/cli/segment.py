@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from medlsam_jax.cli import options
 
 if TYPE_CHECKING:
+  from medlsam_jax.cli.many_scans import Summary
+  from medlsam_jax.cli.painting import Painter
+  from medlsam_jax.cli.search import Search
   from medlsam_jax.cli.terminal import Terminal
   from medlsam_jax.finding import Finding
+  from medlsam_jax.io.scan_result import ScanResult
   from medlsam_jax.io.scans import ListedScan
 
 
@@ -75,58 +79,57 @@ def add_painting(group: options.Options) -> None:
 
 def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Segments every scan; 1 if any failed."""
-  from medlsam_jax.cli import job, sources
+  from medlsam_jax.cli import networks_and_banks, own_boxes
+  from medlsam_jax.cli.painting import Painter
+  from medlsam_jax.cli.search import Search, settings_of
   from medlsam_jax.io.atomic import require_writable
   from medlsam_jax.io.scans import list_scans
 
-  settings = job.settings_of(arguments)
+  settings = settings_of(arguments)
   if arguments.boxes is not None:
-    job.check_boxes(arguments)
+    own_boxes.check_boxes(arguments)
   else:
-    sources.check_search(arguments)
+    networks_and_banks.check_search(arguments)
   queries = list_scans(arguments.query)
-  job.check_boxes_queries(arguments, queries)
+  own_boxes.check_boxes_queries(arguments, queries)
   require_writable(arguments.out)
-  return segment_all(arguments, settings, queries, terminal)[0].exit_code
+  # a network that is named comes first: weights that cannot be had are told before a bank is built
+  painter = Painter.prepare(arguments, settings, terminal)
+  search = Search.prepare(arguments, settings, terminal) if arguments.boxes is None else None
+  return segment_all(arguments, queries, search, painter, terminal).exit_code
 
 
-def segment_all(arguments: argparse.Namespace, settings: Any, queries: list[ListedScan], terminal: Terminal) -> Any:
+def segment_all(
+  arguments: argparse.Namespace,
+  queries: Sequence[ListedScan],
+  search: Search | None,
+  painter: Painter,
+  terminal: Terminal,
+  then: Callable[[ScanResult], None] | None = None,
+) -> Summary:
   """Segments scans with the options of the command; also what `evaluate` and `demo` run.
 
-  Returns:
-    The summary, and the search that was prepared (None with `--boxes`).
+  Without a search the boxes are those of `--boxes`.
   """
-  from medlsam_jax.cli import job, painting, scans
-  from medlsam_jax.io import writing
+  from medlsam_jax.cli import own_boxes, painting
+  from medlsam_jax.cli.results import Read, make_all
+  from medlsam_jax.io.scan_result import ScanResult
 
-  # a network that is named comes first: weights that cannot be had are told before a bank is built
-  painter = painting.Painter.prepare(arguments, settings, terminal)
-  search = job.Search.prepare(arguments, settings, terminal) if arguments.boxes is None else None
   if search is not None:
     painter.bank = search.bank
 
-  def work(listed: ListedScan, name: str, title: str) -> tuple[str, ...]:
-    found: Mapping[str, Finding]
+  def make(listed: ListedScan, title: str, read: Read) -> tuple[ScanResult, Mapping[str, object]]:
+    findings: Mapping[str, Finding]
     if search is not None:
-      scan, found = search.run(listed, title, terminal, read)
+      scan, findings = search.run(listed, title, terminal, read)
       provenance = search.provenance()
     else:
-      scan, found = job.given_boxes(arguments, listed, title, terminal, read)
-      provenance = job.provenance_of_boxes(arguments)
-    labels, how = painter.run(scan, found, title)
-    with terminal.bar(f"{title}: writing"):
-      files = writing.write_result(arguments.out, name, scan, found, labels, painting.merged(provenance, how))
-    job.tell(terminal, title, scan, found, labels, files)
-    return scan.doubts
+      scan, findings = own_boxes.given_boxes(arguments, listed, title, terminal, read)
+      provenance = own_boxes.provenance_of_boxes(arguments)
+    labels, how = painter.run(scan, findings, title)
+    return ScanResult(listed.name, scan, findings, labels), painting.merged(provenance, how)
 
-  def is_done(name: str) -> bool:
-    return arguments.skip_existing and all(
-      path.exists() for path in writing.result_paths(arguments.out, name, segmented=True)
-    )
-
-  job.warn_replaced(terminal, arguments, [query.name for query in queries], segmented=True)
-  with scans.ReadAhead(queries, is_done, options.reading(arguments)) as read:
-    summary = scans.run_over(terminal, queries, work, is_done)
+  summary = make_all(arguments, queries, make, True, terminal, then)
   if search is not None:
     search.finish(bool(summary.failed))
-  return summary, search
+  return summary

@@ -51,7 +51,7 @@ def add_to(commands: options.Commands) -> None:
 
 def run_prompts(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Asks, scores and writes the report."""
-  from medlsam_jax.cli import sources
+  from medlsam_jax.cli import networks_and_banks
   from medlsam_jax.display import count
   from medlsam_jax.errors import InputError
   from medlsam_jax.evaluation import prompt_report, prompts
@@ -70,7 +70,7 @@ def run_prompts(arguments: argparse.Namespace, terminal: Terminal) -> int:
     given = read_templates(arguments.scans, arguments.organs, **vars(options.reading(arguments)))
     read = [t for t in given if t.labels is not None and t.values]
     scans = [LabelledScan.of(t.name, t.scan, t.labels, t.values) for t in read if t.labels is not None]
-  predictor = sources.predictor_of(arguments.model, terminal)
+  predictor = networks_and_banks.predictor_of(arguments.model, terminal)
   slices = LabelledSlices(
     scans,
     predictor.fit_of,

@@ -145,6 +145,15 @@ def _stated(parts: list[Box], scan: Volume) -> dict[str, Any]:
   }
 
 
+def as_written(findings: Mapping[str, Finding], scan: Volume) -> dict[str, Finding]:
+  """The same as a reader of the file has them: points to so many decimals of the file's voxels, and no more."""
+  result = {}
+  for organ, each in findings.items():
+    points = np.array(_rounded(oblique.points_to_file(each.points, scan)))
+    result[organ] = dataclasses.replace(each, points=oblique.points_from_file(points, scan), boxes=None)
+  return result
+
+
 def to_text(content: Mapping[str, Any]) -> str:
   """JSON with one line for each row of numbers, so that people can read and edit it."""
   text = json.dumps(content, indent=1, allow_nan=False)

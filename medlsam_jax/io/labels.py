@@ -75,6 +75,13 @@ class LabelMap:
 
     write_label_nifti(path, *self._in_file)
 
+  def as_saved(self) -> LabelMap:
+    """The same as a reader of its file has it: labels of a tilted scan went to the file's voxels and back."""
+    if self.file_grid is None:
+      return self
+    array, file_grid = self._in_file
+    return dataclasses.replace(self, array=oblique.nearest_labels(array, file_grid, self.grid))
+
   @functools.cached_property
   def _in_file(self) -> tuple[Integer[np.ndarray, "z y x"], Grid]:
     """Labels and grid of the scan's file."""

@@ -36,9 +36,9 @@ def banks_grow_elsewhere(tmp_path_factory):
 def painter(monkeypatch):
   """Makes every command paint with `BoxPainter`, so that no weights are needed."""
   from medlsam_jax import pipeline
-  from medlsam_jax.cli import sources
+  from medlsam_jax.cli import networks_and_banks
 
-  monkeypatch.setattr(sources, "predictor_of", lambda model, terminal: BoxPainter())
+  monkeypatch.setattr(networks_and_banks, "predictor_of", lambda model, terminal: BoxPainter())
   monkeypatch.setattr(pipeline, "predictor_of", lambda model: model if isinstance(model, BoxPainter) else BoxPainter())
 
 

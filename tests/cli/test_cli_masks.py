@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from medlsam_jax.cli import sources
+from medlsam_jax.cli import networks_and_banks
 from medlsam_jax.metrics import dice
 
 
@@ -16,7 +16,7 @@ def no_network(monkeypatch):
   def refuse(model, terminal):
     raise AssertionError(f"{model} was loaded")
 
-  monkeypatch.setattr(sources, "predictor_of", refuse)
+  monkeypatch.setattr(networks_and_banks, "predictor_of", refuse)
 
 
 @pytest.fixture

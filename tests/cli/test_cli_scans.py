@@ -183,7 +183,7 @@ def test_the_next_scan_that_is_not_done_is_read_while_one_is_worked_on(monkeypat
   import threading
   from pathlib import Path
 
-  from medlsam_jax.cli import scans
+  from medlsam_jax.cli import many_scans
   from medlsam_jax.errors import InputError
   from medlsam_jax.io import scans as reading
   from medlsam_jax.io.scans import ListedScan
@@ -199,7 +199,7 @@ def test_the_next_scan_that_is_not_done_is_read_while_one_is_worked_on(monkeypat
 
   monkeypatch.setattr(reading, "read_volume", slow_read)
   paths = [ListedScan(Path(name), name) for name in "abcd"]
-  with scans.ReadAhead(paths, is_done=lambda name: name == "b") as ahead:
+  with many_scans.ReadAhead(paths, is_done=lambda name: name == "b") as ahead:
     assert ahead(paths[0]) == "a"
     assert began["c"].wait(5), "nothing was read ahead"
     assert not began["d"].is_set()

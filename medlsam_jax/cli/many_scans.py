@@ -13,8 +13,8 @@ from medlsam_jax.errors import MedlsamError
 from medlsam_jax.geometry import Volume
 from medlsam_jax.io.scans import ListedScan, ReadingOptions
 
-Work = Callable[[ListedScan, str, str], Sequence[str]]
-"""Takes a scan, its name, and what to call it in progress bars; returns the doubts of the scan."""
+Work = Callable[[ListedScan, str], Sequence[str]]
+"""Takes a scan and what to call it in progress bars; returns the doubts of the scan."""
 
 
 @dataclasses.dataclass
@@ -87,7 +87,7 @@ def run_over(terminal: Terminal, scans: Sequence[ListedScan], work: Work, is_don
       terminal.say(f"{title}: its results are there, skipped")
       continue
     try:
-      doubts = work(scan, name, title)
+      doubts = work(scan, title)
       summary.done.append(name)
       if doubts:
         summary.doubtful[name] = "; ".join(doubt.removeprefix(f"{scan}: ") for doubt in doubts)

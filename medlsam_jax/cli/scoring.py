@@ -1,0 +1,119 @@
+"""Scores of the scans of `evaluate`: of each result as it is made, or of the files that it left."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from medlsam_jax.cli import networks_and_banks, options
+from medlsam_jax.cli.terminal import Terminal
+from medlsam_jax.errors import InputError
+from medlsam_jax.evaluation.baseline import MeanBoxes
+from medlsam_jax.evaluation.case import Row, Task, evaluate_case
+from medlsam_jax.evaluation.result import evaluate_result
+from medlsam_jax.evaluation.saved import evaluate_saved
+from medlsam_jax.geometry import Volume
+from medlsam_jax.io.nifti import read_label_nifti
+from medlsam_jax.io.packaged import NAMES
+from medlsam_jax.io.scan_result import BOXES, LABELS, ScanResult
+from medlsam_jax.io.scans import ListedScan
+
+
+@dataclass(frozen=True)
+class Case:
+  """One scan to score; `scan` is None where only results and truth are there."""
+
+  name: str
+  scan: ListedScan | None
+  truth: Path
+
+
+@dataclass
+class Scoring:
+  """Collects rows by scan; a scan that cannot be scored stays in as failed."""
+
+  arguments: argparse.Namespace
+  cases: Mapping[str, Case]
+  values: Mapping[str, dict[str, int]]
+  """By scan, organs and their values in its truth; a scan without them is not scored."""
+  tasks: tuple[Task, ...]
+  baseline: MeanBoxes | None
+  terminal: Terminal
+  reasons: dict[str, str] = field(default_factory=dict)
+  """Why scans could not be scored."""
+  rows: dict[str, list[Row]] = field(default_factory=dict)
+
+  def add(self, result: ScanResult) -> None:
+    """Scores a result that was just made."""
+
+    def rows(truth: Volume, values: Mapping[str, int]) -> list[Row]:
+      placed = None if self.baseline is None else self.baseline.place(result.scan)
+      return evaluate_result(result, truth, values, placed, resample=self.arguments.resample)
+
+    self._score(self.cases[result.name], rows)
+
+  def add_files(self, case: Case, folder: Path) -> None:
+    """Scores what a folder has of a scan."""
+
+    def rows(truth: Volume, values: Mapping[str, int]) -> list[Row]:
+      scan = placed = None
+      if self.baseline is not None and case.scan is not None:
+        scan = options.reading(self.arguments).read(case.scan, alone=False)
+        placed = self.baseline.place(scan)
+      boxes = folder / (case.name + BOXES) if "boxes" in self.tasks else None
+      masks = folder / (case.name + LABELS) if "masks" in self.tasks else None
+      resample = self.arguments.resample
+      return evaluate_saved(case.name, boxes, masks, truth, values, placed, scan=scan, resample=resample)
+
+    self._score(case, rows)
+
+  def finish(self) -> list[Row]:
+    """All rows in the order of the cases.
+
+    Raises:
+      InputError: no scan could be scored.
+    """
+    for name in self.reasons:
+      if name in self.values and name not in self.rows:
+        self.rows[name] = self._failed(self.cases[name])
+    rows = [row for name in self.cases for row in self.rows.get(name, ())]
+    if not rows:
+      raise InputError(f"no scan could be scored: {'; '.join(self.reasons.values())}")
+    return rows
+
+  def _score(self, case: Case, rows: Callable[[Volume, Mapping[str, int]], list[Row]]) -> None:
+    if case.name in self.reasons or case.name not in self.values:
+      return
+    try:
+      with self.terminal.bar(f"{case.name}: scoring"):
+        self.rows[case.name] = rows(read_label_nifti(case.truth), self.values[case.name])
+    except InputError as error:
+      self.reasons[case.name] = str(error)
+      self.terminal.warn(f"{case.name}: {error}")
+
+  def _failed(self, case: Case) -> list[Row]:
+    """Rows of a scan that failed, none where truth cannot be read either."""
+    try:
+      truth = read_label_nifti(case.truth)
+    except InputError as error:
+      self.reasons[case.name] = str(error)
+      return []
+    return evaluate_case(case.name, None, None, truth, self.values[case.name], expected=self.tasks)
+
+
+def baseline_of(
+  arguments: argparse.Namespace, cases: Sequence[Case], organs: Sequence[str], terminal: Terminal
+) -> MeanBoxes | None:
+  """The templates' mean boxes, where there are templates; warns of scans that are among them."""
+  region = arguments.bank if arguments.bank in NAMES else None
+  if arguments.templates is None and region is None:
+    return None
+  with terminal.bar("placing the baseline"):
+    templates = networks_and_banks.templates_of(arguments.templates, region, list(organs), arguments.labels)
+  used = {Path(template.scan.source).resolve() for template in templates}
+  for case in cases:
+    if case.scan is not None and case.scan.path.resolve() in used:
+      terminal.warn(f"{case.scan} is one of the templates too: its scores say nothing about new scans")
+  return MeanBoxes.of(templates)

@@ -1,0 +1,78 @@
+"""What was found in one scan, and its files: all of them or none."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from medlsam_jax import display
+from medlsam_jax.finding import Finding
+from medlsam_jax.geometry import Volume
+from medlsam_jax.io import boxes_file, markups, preview
+from medlsam_jax.io.atomic import all_or_none
+from medlsam_jax.io.labels import LabelMap
+
+LABELS, BOXES, ROIS, PREVIEW = "_seg.nii.gz", "_boxes.json", "_boxes.mrk.json", "_preview.png"
+"""Endings of a scan's result files, after its name."""
+_NAMES_SHOWN = 3
+
+
+def result_paths(directory: str | os.PathLike[str], name: str, segmented: bool) -> list[Path]:
+  """The files that `ScanResult.write` makes."""
+  endings = (LABELS, BOXES, ROIS, PREVIEW) if segmented else (BOXES, ROIS, PREVIEW)
+  return [Path(directory) / (name + ending) for ending in endings]
+
+
+def replaced(directory: str | os.PathLike[str], names: Iterable[str], segmented: bool) -> str:
+  """What a run over scans of these names replaces or leaves beside its results, in a sentence; empty for nothing."""
+  folder, old, stale = Path(directory), list[str](), list[str]()
+  for name in names:
+    if any(path.exists() for path in result_paths(folder, name, segmented)):
+      old.append(name)
+    if not segmented and (folder / (name + LABELS)).exists():
+      stale.append(name)
+  if not old:
+    return ""
+  names_of_old = display.some(old, _NAMES_SHOWN)
+  text = f"{folder}: results of {names_of_old} are there already and are replaced (--skip-existing keeps them)"
+  if stale:
+    text += f"; the label maps *{LABELS} of an earlier run stay, and belong to its boxes, not to the new ones"
+  return text
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ScanResult:
+  """One scan's result, on its way to files, tables and scores."""
+
+  name: str
+  scan: Volume
+  findings: Mapping[str, Finding]
+  labels: LabelMap | None = None
+  """None where nothing was painted."""
+
+  @functools.cached_property
+  def volumes_ml(self) -> dict[str, float] | None:
+    """Volume of each organ in millilitres; None where nothing was painted."""
+    return None if self.labels is None else self.labels.volumes_ml()
+
+  def write(self, directory: str | os.PathLike[str], provenance: Mapping[str, object]) -> list[Path]:
+    """Writes boxes, ROIs, a picture and, where there is one, the label map.
+
+    Returns:
+      The files, as `result_paths`.
+
+    Raises:
+      OutputError: the folder cannot be written; nothing of this scan's result is left then.
+    """
+    name, scan, findings = self.name, self.scan, self.findings
+    content = boxes_file.to_text(boxes_file.to_dict(name, scan, findings, self.volumes_ml, provenance))
+    with all_or_none(directory, last=BOXES) as scratch:
+      if self.labels is not None:
+        self.labels.save(scratch / (name + LABELS))
+      (scratch / (name + ROIS)).write_text(boxes_file.to_text(markups.rois(findings, scan.grid)))
+      preview.write_preview(scratch / (name + PREVIEW), name, scan, findings, self.labels)
+      (scratch / (name + BOXES)).write_text(content)
+    return result_paths(directory, name, self.labels is not None)
