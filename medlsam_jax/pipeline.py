@@ -100,10 +100,10 @@ def localize(
     settings = _preset(SEARCH_PRESETS, settings)
   if organs is not None:
     bank = bank.subset(organs)
-  found = search.find(
+  findings = search.find(
     network, bank, scan, key=key, starts=starts, settings=settings, thresholds=thresholds, progress=progress
   )
-  return Findings({organ: each.in_doubtful_scan(scan.doubts) for organ, each in found.items()}, bank.crops)
+  return Findings({organ: each.in_doubtful_scan(scan.doubts) for organ, each in findings.items()}, bank.crops)
 
 
 def segment(
@@ -146,12 +146,10 @@ def segment(
     ConfigError: an unknown preset or value of `masks`.
   """
   scan = checks.check_scan(scan)
-  if isinstance(settings, str):
-    settings = _preset(PRESETS, settings)
+  settings = _preset(PRESETS, settings) if isinstance(settings, str) else settings
   if clean_up:
     settings = dataclasses.replace(settings, largest_component=True, fill_holes=True)
-  values = {organ: each.value for organ, each in found.items()}
-  check_values(values)
+  check_values(values := {organ: each.value for organ, each in found.items()})
   inside = {organ: each.parts for organ, each in found.items() if each.verdict != OUTSIDE}
   warn_of_swapped(scan, inside)
   crops = crops_of(found, model is None, masks, bank)
@@ -164,8 +162,8 @@ def segment(
     if clean_up:
       clean_labels(painted[0], True, True)
   if by_network or not by_vote:
-    painter = predictor_of(PAINTER if model is None else model)
-    painted.append(paint_volume(scan, by_network, values, painter, settings, propagation, progress))
+    predictor = predictor_of(PAINTER if model is None else model)
+    painted.append(paint_volume(scan, by_network, values, predictor, settings, propagation, progress))
   # the network fills what the templates left
   array = painted[0] if len(painted) == 1 else np.where(painted[0] > 0, *painted)
   return LabelMap(array, scan.grid, values, scan.file_grid)

@@ -88,3 +88,15 @@ def test_only_the_command_line_prints():
 def test_importing_the_package_starts_nothing():
   code = "import sys, medlsam_jax; assert 'jax' not in sys.modules, 'importing medlsam_jax imported jax'"
   subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_no_circle_of_files():
+  """Imports inside functions count, those for type checking alone too."""
+  modules = {f"medlsam_jax.{'.'.join(p.relative_to(ROOT).with_suffix('').parts)}": p for p in SOURCES}
+  needs = {
+    name: {other for other in modules if any(each == other or each.startswith(f"{other}.") for each in imported)}
+    for name, imported in ((name, rooms_imported(path)) for name, path in modules.items())
+  }
+  while ends := [name for name, others in needs.items() if not others]:
+    needs = {name: others - set(ends) for name, others in needs.items() if name not in ends}
+  assert not needs, f"these files import each other, or what does: {sorted(needs)}"

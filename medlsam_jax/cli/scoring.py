@@ -13,7 +13,7 @@ from medlsam_jax.errors import InputError
 from medlsam_jax.evaluation.baseline import MeanBoxes
 from medlsam_jax.evaluation.case import Row, Task, evaluate_case
 from medlsam_jax.evaluation.result import evaluate_result
-from medlsam_jax.evaluation.saved import evaluate_saved
+from medlsam_jax.evaluation.saved import SavedFiles, evaluate_saved
 from medlsam_jax.geometry import Volume
 from medlsam_jax.io.nifti import read_label_nifti
 from medlsam_jax.io.packaged import NAMES
@@ -64,8 +64,8 @@ class Scoring:
         placed = self.baseline.place(scan)
       boxes = folder / (case.name + BOXES) if "boxes" in self.tasks else None
       masks = folder / (case.name + LABELS) if "masks" in self.tasks else None
-      resample = self.arguments.resample
-      return evaluate_saved(case.name, boxes, masks, truth, values, placed, scan=scan, resample=resample)
+      files = SavedFiles(case.name, boxes, masks)
+      return evaluate_saved(files, truth, values, placed, scan=scan, resample=self.arguments.resample)
 
     self._score(case, rows)
 

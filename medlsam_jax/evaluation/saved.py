@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,10 +48,17 @@ def findings_from_dict(data: Mapping[str, Any], source: str = "<dict>") -> dict[
   return result
 
 
+@dataclasses.dataclass(frozen=True)
+class SavedFiles:
+  """The files of one scan's result; None for one that is not to be scored."""
+
+  name: str
+  boxes: Path | None
+  labels: Path | None
+
+
 def evaluate_saved(
-  name: str,
-  boxes_file: str | os.PathLike[str] | None,
-  labels_file: str | os.PathLike[str] | None,
+  files: SavedFiles,
   truth: Volume,
   values: Mapping[str, int],
   baseline_boxes: Mapping[str, Box] | None = None,
@@ -74,14 +80,15 @@ def evaluate_saved(
   Raises:
     InputError: if a file that exists cannot be used, or does not lie on the voxels of the scan.
   """
+  boxes_file, labels_file = files.boxes, files.labels
   findings, written, labels, names = None, None, None, values
-  if boxes_file is not None and Path(boxes_file).exists():
-    data = read_json(Path(boxes_file))
+  if boxes_file is not None and boxes_file.exists():
+    data = read_json(boxes_file)
     findings = findings_from_dict(data, str(boxes_file))
     written = _scan_of(data, str(boxes_file))
     stated = {organ: each.value for organ, each in findings.items() if each.value}
     names = stated | {o: v for o, v in values.items() if o not in stated and v not in stated.values()}
-  if labels_file is not None and Path(labels_file).exists():
+  if labels_file is not None and labels_file.exists():
     labels = read_label_nifti(labels_file)
   place = written or scan or _larger(labels, truth)
   if findings is not None:
@@ -99,7 +106,7 @@ def evaluate_saved(
   given: dict[Task, object] = {"boxes": boxes_file, "masks": labels_file}
   expected = tuple(task for task, file in given.items() if file is not None)
   label_map = None if laid is None else LabelMap(laid.array, laid.grid, names)
-  return evaluate_case(name, findings, label_map, laid_truth, values, baseline_boxes, expected=expected or None)
+  return evaluate_case(files.name, findings, label_map, laid_truth, values, baseline_boxes, expected=expected or None)
 
 
 def _corrected(data: Mapping[str, Any], place: Volume, source: str) -> dict[str, Finding]:

@@ -7,7 +7,6 @@ import math
 import os
 import textwrap
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Integer, Num
@@ -17,7 +16,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
 from medlsam_jax.finding import OUTSIDE, Finding
-from medlsam_jax.geometry import DISPLAY_AXIS_CODES, Box, Grid, Volume, display_view
+from medlsam_jax.geometry import DISPLAY_AXIS_CODES, Box, Grid, Volume, display_view, reorient_corners
 from medlsam_jax.io.atomic import atomically
 from medlsam_jax.io.labels import LabelMap
 from medlsam_jax.io.markups import COLOURS
@@ -87,12 +86,8 @@ class _Scene:
 
   def box(self, box: Box) -> Float[np.ndarray, "2 3"]:
     """Outer edges of a box of scan voxels, mm from the outer corner of the first display voxel."""
-    order, flip = self.grid.axes_to(DISPLAY_AXIS_CODES)
-    corners = box.array()[:, order]
-    for axis, flipped in enumerate(flip):
-      if flipped:
-        corners[:, axis] = self.grid.shape[order[axis]] - 1 - corners[:, axis]
-    return np.stack([corners.min(0), corners.max(0) + 1]) * self.spacing_mm
+    low, high = reorient_corners(box, self.grid, DISPLAY_AXIS_CODES)
+    return np.stack([low, high + 1]) * self.spacing_mm
 
   def centre(self, value: int, edges_mm: Float[np.ndarray, "2 3"]) -> tuple[int, int, int]:
     """Voxel to cut through: the one of the mask nearest to its centre of mass, else the middle of the box."""
@@ -107,15 +102,15 @@ class _Scene:
 
 
 def write_preview(
-  path: str | os.PathLike[str], name: str, scan: Volume, found: Mapping[str, Finding], labels: LabelMap | None
+  path: str | os.PathLike[str], name: str, scan: Volume, findings: Mapping[str, Finding], labels: LabelMap | None
 ) -> None:
   """Writes a PNG; organs outside the field of view are listed under it.
 
   Raises:
     OutputError: the file cannot be written.
   """
-  shown = {organ: each for organ, each in found.items() if each.verdict != OUTSIDE}
-  gone = [organ for organ in found if organ not in shown]
+  shown = {organ: each for organ, each in findings.items() if each.verdict != OUTSIDE}
+  gone = [organ for organ in findings if organ not in shown]
   scene = _Scene.of(scan, labels)
   columns = 1 if len(shown) < 3 else 2
   rows = max(1, math.ceil(len(shown) / columns))
@@ -134,7 +129,7 @@ def write_preview(
   _caption(figure, height, gone, labels is not None)
   top, bottom = 1 - header / height, footer / height
   step = (top - bottom) / rows
-  colours = {organ: COLOURS[number % len(COLOURS)] for number, organ in enumerate(found)}
+  colours = {organ: COLOURS[number % len(COLOURS)] for number, organ in enumerate(findings)}
   for number, (organ, each) in enumerate(shown.items()):
     row, column = divmod(number, columns)
     area = (column / columns, top - (row + 1) * step, 1 / columns, step)
@@ -150,9 +145,9 @@ def verdict_colour(verdict: str, scan: Volume) -> str:
   return DOUBT_COLOUR if scan.doubts and colour == VERDICT_COLOURS["found"] else colour
 
 
-def _reasons(found: Finding, scan: Volume, width_inches: float) -> list[str]:
+def _reasons(finding: Finding, scan: Volume, width_inches: float) -> list[str]:
   """What speaks against an organ besides the doubts of the scan, which stand at the top of the picture."""
-  own = [doubt for doubt in found.doubts if doubt not in scan.doubts]
+  own = [doubt for doubt in finding.doubts if doubt not in scan.doubts]
   return _wrapped("; ".join(own), width_inches)
 
 
@@ -183,34 +178,34 @@ class _Heading:
   def draw(self, figure: Figure | SubFigure, centre: float, top: float, remark: str) -> None:
     """Organ and verdict, and under them why."""
     line = self.height * _TITLE_INCHES / (_TITLE_INCHES + _REASON_INCHES * len(self.reasons))
-    where: dict[str, Any] = {"ha": "center", "color": self.colour}
-    text = f"{self.organ}: {self.verdict}{remark}"
-    figure.text(centre, top - line * 0.55, text, va="center", fontsize=11, **where)
-    figure.text(centre, top - line * 0.9, "\n".join(self.reasons), va="top", fontsize=8, linespacing=1.2, **where)
+    text, reasons = f"{self.organ}: {self.verdict}{remark}", "\n".join(self.reasons)
+    figure.text(centre, top - line * 0.55, text, ha="center", va="center", fontsize=11, color=self.colour)
+    below = top - line * 0.9
+    figure.text(centre, below, reasons, ha="center", va="top", fontsize=8, linespacing=1.2, color=self.colour)
 
 
 def _organ(
   figure: Figure | SubFigure,
   area: tuple[float, float, float, float],
   heading: _Heading,
-  found: Finding,
+  finding: Finding,
   scene: _Scene,
   colour: tuple[float, float, float],
 ) -> None:
   """Three panels side by side under a heading, in `area` (left, bottom, width, height) of the figure."""
   left, bottom, width, height = area
-  edges_mm = scene.box(found.box)
-  centre = scene.centre(found.value, edges_mm)
-  painted = scene.mask_box(found.value) is not None
+  edges_mm = scene.box(finding.box)
+  centre = scene.centre(finding.value, edges_mm)
+  painted = scene.mask_box(finding.value) is not None
   remark = "" if painted or scene.labels is None else ", nothing painted"
   heading.draw(figure, left + width / 2, bottom + height, remark)
-  view_mm = _view_mm(scene, found.value, edges_mm, centre)
-  window = _window_hu(scene, centre)
+  view_mm = _view_mm(scene, finding.value, edges_mm, centre)
+  shown = _Shown(finding.value, centre, edges_mm, view_mm, _window_hu(scene, centre), colour)
   panel = (1 - 8 * _GAP) / 3
   for number, plane in enumerate(_PLANES):
     start = left + width * (2 * _GAP + number * (panel + 2 * _GAP))
     axes = figure.add_axes((start, bottom, width * panel, height - heading.height))
-    _draw(axes, plane, scene, centre, found.value, edges_mm, view_mm, window, colour)
+    _draw(axes, plane, scene, shown)
 
 
 def _view_mm(
@@ -236,35 +231,39 @@ def _window_hu(scene: _Scene, centre: tuple[int, int, int]) -> tuple[float, floa
   return LUNG_HU if np.median(scene.scan[around]) < -400 else SOFT_TISSUE_HU
 
 
-def _draw(
-  axes: Axes,
-  plane: _Plane,
-  scene: _Scene,
-  centre: tuple[int, int, int],
-  value: int,
-  edges_mm: Float[np.ndarray, "2 3"],
-  view_mm: Float[np.ndarray, "2 3"],
-  window_hu: tuple[float, float],
-  colour: tuple[float, float, float],
-) -> None:
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Shown:
+  """What the three panels of an organ have in common."""
+
+  value: int
+  centre: tuple[int, int, int]
+  edges_mm: Float[np.ndarray, "2 3"]
+  """Of the organ's box."""
+  view_mm: Float[np.ndarray, "2 3"]
+  window_hu: tuple[float, float]
+  colour: tuple[float, float, float]
+
+
+def _draw(axes: Axes, plane: _Plane, scene: _Scene, shown: _Shown) -> None:
+  centre, view_mm = shown.centre, shown.view_mm
   cut: list[slice | int] = [slice(None)] * 3
   cut[plane.across] = centre[plane.across]
   image = scene.scan[tuple(cut)]
   step_down, step_right = scene.spacing_mm[plane.down], scene.spacing_mm[plane.right]
   rows, columns = image.shape
-  extent = (0, columns * step_right, 0, rows * step_down) if plane.up_is_up else (
-    0, columns * step_right, rows * step_down, 0)  # fmt: skip
+  height = rows * step_down
+  extent = (0, columns * step_right, *((0, height) if plane.up_is_up else (height, 0)))
   axes.imshow(
-    image, cmap="gray", vmin=window_hu[0], vmax=window_hu[1], extent=extent, aspect="equal",
+    image, cmap="gray", vmin=shown.window_hu[0], vmax=shown.window_hu[1], extent=extent, aspect="equal",
     origin="lower" if plane.up_is_up else "upper", interpolation="bilinear",
   )  # fmt: skip
   if scene.labels is not None:
-    mask = np.pad(scene.labels[tuple(cut)] == value, 1)
+    mask = np.pad(scene.labels[tuple(cut)] == shown.value, 1)
     if mask.any():
       x = (np.arange(columns + 2) - 0.5) * step_right
       y = (np.arange(rows + 2) - 0.5) * step_down
-      axes.contour(x, y, mask.astype(np.float32), levels=[0.5], colors=[colour], linewidths=1.3)
-  low, high = edges_mm
+      axes.contour(x, y, mask.astype(np.float32), levels=[0.5], colors=[shown.colour], linewidths=1.3)
+  low, high = shown.edges_mm
   if low[plane.across] <= (centre[plane.across] + 0.5) * scene.spacing_mm[plane.across] <= high[plane.across]:
     corner = (low[plane.right], low[plane.down])
     size = (high[plane.right] - low[plane.right], high[plane.down] - low[plane.down])

@@ -14,7 +14,7 @@ from rearranging import rearranged
 
 from medlsam_jax.errors import InputError
 from medlsam_jax.evaluation.localization import truth_points
-from medlsam_jax.evaluation.saved import evaluate_saved, findings_from_dict
+from medlsam_jax.evaluation.saved import SavedFiles, evaluate_saved, findings_from_dict
 from medlsam_jax.finding import Finding
 from medlsam_jax.geometry import Box, Grid, Volume
 from medlsam_jax.io import boxes_file, oblique
@@ -40,14 +40,14 @@ def test_files_score_as_what_they_hold(tmp_path, truth):
   (tmp_path / "q_boxes.json").write_text(json.dumps(content))
   painted = np.where(truth.array == 2, 30, 0).astype(np.uint8)
   nibabel.save(nibabel.Nifti1Image(painted.T, AFFINE), tmp_path / "q_seg.nii.gz")
-  row = evaluate_saved("q", tmp_path / "q_boxes.json", tmp_path / "q_seg.nii.gz", truth, {"liver": 2})[0]
+  row = evaluate_saved(SavedFiles("q", tmp_path / "q_boxes.json", tmp_path / "q_seg.nii.gz"), truth, {"liver": 2})[0]
   assert row.box_iou == 1 and row.point_error_mm == 0 and row.dice == 1 and not row.failure
 
 
 def test_files_that_were_promised_but_are_not_there_are_failures(tmp_path, truth):
-  row = evaluate_saved("q", tmp_path / "q_boxes.json", tmp_path / "q_seg.nii.gz", truth, {"liver": 2})[0]
+  row = evaluate_saved(SavedFiles("q", tmp_path / "q_boxes.json", tmp_path / "q_seg.nii.gz"), truth, {"liver": 2})[0]
   assert row.failure == "scan failed" and row.box_iou == 0 and row.dice == 0
-  row = evaluate_saved("q", tmp_path / "q_boxes.json", None, truth, {"liver": 2})[0]
+  row = evaluate_saved(SavedFiles("q", tmp_path / "q_boxes.json", None), truth, {"liver": 2})[0]
   assert row.box_iou == 0 and row.dice is None
 
 
@@ -55,7 +55,7 @@ def test_files_that_were_promised_but_are_not_there_are_failures(tmp_path, truth
 def test_a_label_value_that_is_none_is_refused_by_file_and_organ(tmp_path, truth, label, shown):
   (tmp_path / "q_boxes.json").write_text(json.dumps({"organs": {"liver": _entry(truth, label=label)}}))
   with pytest.raises(InputError, match=rf"q_boxes\.json: liver: label {shown} is not a whole number above 0"):
-    evaluate_saved("q", tmp_path / "q_boxes.json", None, truth, {"liver": 2})
+    evaluate_saved(SavedFiles("q", tmp_path / "q_boxes.json", None), truth, {"liver": 2})
 
 
 def test_parts_make_one_box():
@@ -84,7 +84,7 @@ def test_bad_entries_are_refused_by_file_and_organ(data, message):
 def test_a_file_that_is_not_json_is_refused_by_name(tmp_path, truth):
   (tmp_path / "q_boxes.json").write_text("{")
   with pytest.raises(InputError, match="q_boxes"):
-    evaluate_saved("q", tmp_path / "q_boxes.json", None, truth, {"liver": 2})
+    evaluate_saved(SavedFiles("q", tmp_path / "q_boxes.json", None), truth, {"liver": 2})
 
 
 TURN = np.eye(4)
@@ -116,7 +116,7 @@ def write_results(folder, affine):
 def scores(folder, truth, grid, **more):
   volume = oblique.straighten(Volume(truth, grid, "truth_seg.nii.gz"), labels=True)
   rows = evaluate_saved(
-    "q", folder / "q_boxes.json", folder / "q_seg.nii.gz", volume, {"liver": 2, "spleen": 5}, **more
+    SavedFiles("q", folder / "q_boxes.json", folder / "q_seg.nii.gz"), volume, {"liver": 2, "spleen": 5}, **more
   )
   return [dataclasses.asdict(row) for row in rows]
 
@@ -163,7 +163,9 @@ def test_scores_do_not_depend_on_how_truth_is_stored(tilted, order, flip, low, h
 def test_label_map_alone_is_scored_whatever_of_the_two_is_cropped(tmp_path):
   array, grid, *_ = write_results(tmp_path, PLACE)
   rows = [
-    evaluate_saved("q", None, tmp_path / "q_seg.nii.gz", Volume(cut, own, "truth"), {"liver": 2, "spleen": 5})
+    evaluate_saved(
+      SavedFiles("q", None, tmp_path / "q_seg.nii.gz"), Volume(cut, own, "truth"), {"liver": 2, "spleen": 5}
+    )
     for cut, own in ((array, grid), rearranged(array, grid, (2, 0, 1), (True, False, False), (2, 1, 2), (1, 3, 2)))
   ]
   assert [(r.dice, r.hd95_mm, r.predicted_ml) for r in rows[0]] == [
@@ -186,7 +188,7 @@ def test_origin_off_by_a_rounding_is_the_same_grid_and_by_half_a_voxel_another(t
 def test_boxes_without_a_scan_entry_are_counted_on_the_truth_with_a_word(tmp_path, truth):
   (tmp_path / "q_boxes.json").write_text(json.dumps({"organs": {"liver": _entry(truth)}}))
   with pytest.warns(UserWarning, match="q_boxes.json: says nothing of its scan"):
-    row = evaluate_saved("q", tmp_path / "q_boxes.json", None, truth, {"liver": 2})[0]
+    row = evaluate_saved(SavedFiles("q", tmp_path / "q_boxes.json", None), truth, {"liver": 2})[0]
   assert row.box_iou == 1
 
 

@@ -256,14 +256,14 @@ def test_edited_box_of_a_tilted_scan_wins(written_tilted):
 
 
 def test_evaluation_of_a_tilted_scan_reads_points_on_the_grid_of_the_truth(written_tilted, tmp_path):
-  from medlsam_jax.evaluation.saved import evaluate_saved
+  from medlsam_jax.evaluation.saved import SavedFiles, evaluate_saved
 
   volume, content = written_tilted
   truth = np.zeros(volume.grid.shape, np.uint8)
   truth[2:10, 3:10, 4:13] = 5
   (tmp_path / "scan_boxes.json").write_text(json.dumps(content))
   labels = Volume(truth, volume.grid, "scan_seg.nii.gz", volume.file_grid)
-  (row,) = evaluate_saved("scan", tmp_path / "scan_boxes.json", None, labels, {"liver": 5})
+  (row,) = evaluate_saved(SavedFiles("scan", tmp_path / "scan_boxes.json", None), labels, {"liver": 5})
   assert row.box_iou == pytest.approx(1.0, abs=1e-3) and row.wall_distance_mm == pytest.approx(0.0, abs=0.01)
 
 

@@ -7,7 +7,6 @@ MedLSAM, section 3.2: the coarse step is the unified anatomical mapping (UAM), t
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -90,7 +89,7 @@ def find(
     return {}
   if settings.shapes and any(organ.places is None for organ in organs):
     notices.warn("the bank does not say where its points lie, so that shapes cannot be held against it: build it again")
-  look = functools.partial(_look, prepared, organs, scan.grid, settings, thresholds)
+  look = _Search(prepared, organs, scan.grid, settings, thresholds)
   findings = look(padded, places, progress=progress)
   calibration = doubt.calibration_of(network)
   if calibration is not None:
@@ -110,96 +109,88 @@ def _turned(
   return np.ascontiguousarray(np.flip(padded, axis)), moved_places
 
 
-def _look(
-  network: programs.Prepared,
-  organs: Sequence[OrganBank],
-  grid: WorkingGrid,
-  settings: SearchSettings,
-  thresholds: confidence.Thresholds,
-  padded: Float[np.ndarray, "z y x"],
-  starts: Int[np.ndarray, "agents 3"],
-  progress: Progress | None = None,
-) -> dict[str, Finding]:
-  """Coarse and fine step for all organs, judged by thresholds."""
-  targets = _coarse(network, padded, starts, np.concatenate([o.mean_positions for o in organs]))
-  voxels, scores, votes = _settle(network, padded, targets.voxels, organs, settings, progress)
-  findings, start = {}, 0
-  for organ in organs:
-    rows = slice(start, start := start + len(organ.mean_positions))
-    own_scores = None if scores is None else scores[rows]
-    own_votes = None if votes is None else votes.rows(rows, len(organ.templates))
-    trust = _trust(organ, own_scores, own_votes, targets, rows, grid, thresholds)
-    points = voxels[rows][organ.faces]
-    if settings.shapes and own_votes is not None and organ.places is not None:
-      points = shapes.fit(own_votes.voxels, own_votes.weights, organ.places, organ.faces)
-    findings[organ.organ] = Finding(
-      organ=organ.organ,
-      value=organ.value,
-      points=boxes.points_to_scan(points - working_grid.PATCH_MARGIN, grid),
-      verdict=confidence.judge(trust, thresholds),
-      confidence=trust,
-      doubts=confidence.doubts(trust, thresholds),
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Search:
+  """Organs looked for in one scan; called with the scan as it is, and turned."""
+
+  network: programs.Prepared
+  organs: Sequence[OrganBank]
+  grid: WorkingGrid
+  settings: SearchSettings
+  thresholds: confidence.Thresholds
+
+  def __call__(
+    self, padded: Float[np.ndarray, "z y x"], starts: Int[np.ndarray, "agents 3"], progress: Progress | None = None
+  ) -> dict[str, Finding]:
+    """Coarse and fine step for all organs, judged by thresholds."""
+    targets = self._coarse(padded, starts)
+    voxels, scores, votes = self._settle(padded, targets.voxels, progress)
+    findings, start = {}, 0
+    for organ in self.organs:
+      rows = slice(start, start := start + len(organ.mean_positions))
+      own_scores = None if scores is None else scores[rows]
+      own_votes = None if votes is None else votes.rows(rows, len(organ.templates))
+      trust = self._trust(organ, own_scores, own_votes, targets, rows)
+      points = voxels[rows][organ.faces]
+      if self.settings.shapes and own_votes is not None and organ.places is not None:
+        points = shapes.fit(own_votes.voxels, own_votes.weights, organ.places, organ.faces)
+      findings[organ.organ] = Finding(
+        organ=organ.organ,
+        value=organ.value,
+        points=boxes.points_to_scan(points - working_grid.PATCH_MARGIN, self.grid),
+        verdict=confidence.judge(trust, self.thresholds),
+        confidence=trust,
+        doubts=confidence.doubts(trust, self.thresholds),
+      )
+    return findings
+
+  def _coarse(self, padded: Float[np.ndarray, "z y x"], starts: Int[np.ndarray, "agents 3"]) -> _Targets:
+    """Unified anatomical mapping: `start + range * tanh(template - query)`, by the mean of the agents and by each."""
+    template_positions = np.concatenate([organ.mean_positions for organ in self.organs])
+    queries = np.asarray(programs.positions(self.network, programs.crop_patches(padded, starts)))
+    starts_mm = starts * WORKING_SPACING_MM
+    mean_start_mm, mean_query = starts_mm.mean(0), queries.mean(0)
+    together = mean_start_mm + offset_mm(template_positions, mean_query)
+    by_agent = starts_mm[:, None] + offset_mm(template_positions, queries[:, None])
+    return _Targets(together, by_agent, mean_start_mm, mean_query)
+
+  def _settle(
+    self, padded: Float[np.ndarray, "z y x"], targets: Int[np.ndarray, "points 3"], progress: Progress | None
+  ) -> tuple[Num[np.ndarray, "points 3"], Float[np.ndarray, " points"] | None, Votes | None]:
+    """The fine step: where points end, how similar they are there, and what single templates say if asked."""
+    network, organs, settings = self.network, self.organs, self.settings
+    if not settings.centred or not settings.scales(network.module.feature_scales):
+      taps = [organ.taps for organ in organs]
+      return (*fine.settle(network, padded, targets, taps, settings, progress), None)
+    votes = voting.settle(network, padded, targets, organs, settings, progress)
+    return votes.agreed, votes.best, votes if settings.templates == "each" else None
+
+  def _trust(
+    self,
+    organ: OrganBank,
+    scores: Float[np.ndarray, " points"] | None,
+    votes: Votes | None,
+    targets: _Targets,
+    rows: slice,
+  ) -> Confidence:
+    """What one organ's rows of the search are worth."""
+    grid = self.grid
+    sent_to = boxes.points_to_scan((targets.voxels[rows] - working_grid.PATCH_MARGIN)[organ.faces], grid)
+    by_template_mm = targets.start_mm + offset_mm(organ.positions, targets.query_position)
+    return Confidence(
+      targets=sent_to,
+      outside=confidence.outside_scan(sent_to, grid.scan),
+      visible=confidence.visible_share(confidence.target_box(sent_to), grid.scan, self.thresholds.margin_mm),
+      similarity=None if scores is None else float(scores.mean()),
+      agent_spread_mm=confidence.spread_mm(targets.by_agent_mm[:, rows]),
+      template_spread_mm=confidence.spread_mm(by_template_mm) if len(organ.templates) > 1 else None,
+      agreement=None if votes is None else _agreement(organ, votes, grid),
     )
-  return findings
-
-
-def _coarse(
-  network: programs.Prepared,
-  padded: np.ndarray,
-  starts: Int[np.ndarray, "agents 3"],
-  template_positions: Float[np.ndarray, "points 3"],
-) -> _Targets:
-  """Unified anatomical mapping: `start + range * tanh(template - query)`, by the mean of the agents and by each."""
-  queries = np.asarray(programs.positions(network, programs.crop_patches(padded, starts)))
-  starts_mm = starts * WORKING_SPACING_MM
-  mean_start_mm, mean_query = starts_mm.mean(0), queries.mean(0)
-  together = mean_start_mm + offset_mm(template_positions, mean_query)
-  by_agent = starts_mm[:, None] + offset_mm(template_positions, queries[:, None])
-  return _Targets(together, by_agent, mean_start_mm, mean_query)
 
 
 def offset_mm(to: Float[np.ndarray, "*n 3"], at: Float[np.ndarray, "*m 3"]) -> Float[np.ndarray, "*nm 3"]:
   """Offset between two anatomical coordinates (MedLSAM, equation of UAM), mm."""
   return np.array(OFFSET_RANGE_MM) * np.tanh(np.asarray(to, np.float32) - np.asarray(at, np.float32))
-
-
-def _settle(
-  network: programs.Prepared,
-  padded: Float[np.ndarray, "z y x"],
-  targets: Int[np.ndarray, "points 3"],
-  organs: Sequence[OrganBank],
-  settings: SearchSettings,
-  progress: Progress | None,
-) -> tuple[Num[np.ndarray, "points 3"], Float[np.ndarray, " points"] | None, Votes | None]:
-  """The fine step: where points end, how similar they are there, and what single templates say if asked."""
-  if not settings.centred or not settings.scales(network.module.feature_scales):
-    taps = [organ.taps for organ in organs]
-    return (*fine.settle(network, padded, targets, taps, settings, progress), None)
-  votes = voting.settle(network, padded, targets, organs, settings, progress)
-  return votes.agreed, votes.best, votes if settings.templates == "each" else None
-
-
-def _trust(
-  organ: OrganBank,
-  scores: Float[np.ndarray, " points"] | None,
-  votes: Votes | None,
-  targets: _Targets,
-  rows: slice,
-  grid: WorkingGrid,
-  thresholds: confidence.Thresholds,
-) -> Confidence:
-  """What one organ's rows of the search are worth."""
-  sent_to = boxes.points_to_scan((targets.voxels[rows] - working_grid.PATCH_MARGIN)[organ.faces], grid)
-  by_template_mm = targets.start_mm + offset_mm(organ.positions, targets.query_position)
-  return Confidence(
-    targets=sent_to,
-    outside=confidence.outside_scan(sent_to, grid.scan),
-    visible=confidence.visible_share(confidence.target_box(sent_to), grid.scan, thresholds.margin_mm),
-    similarity=None if scores is None else float(scores.mean()),
-    agent_spread_mm=confidence.spread_mm(targets.by_agent_mm[:, rows]),
-    template_spread_mm=confidence.spread_mm(by_template_mm) if len(organ.templates) > 1 else None,
-    agreement=None if votes is None else _agreement(organ, votes, grid),
-  )
 
 
 def _agreement(organ: OrganBank, votes: Votes, grid: WorkingGrid) -> Agreement:
