@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
-import importlib.util
+import runpy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -42,13 +42,9 @@ def read_config(config: str) -> dict[str, object]:
   """
   name, _, mode = config.partition(":")
   path = _config_path(name)
-  spec = importlib.util.spec_from_file_location("medlsam_config", path)
-  if spec is None or spec.loader is None:
-    raise ConfigError(f"{path}: not a Python file; a config ends in .py")
-  module = importlib.util.module_from_spec(spec)
   try:
-    spec.loader.exec_module(module)
-    given = module.get_config(mode) if mode else module.get_config()
+    get_config = runpy.run_path(str(path))["get_config"]
+    given = get_config(mode) if mode else get_config()
   except ConfigError:
     raise
   except Exception as error:  # a config is a program of the user's: whatever it raises is about the file

@@ -89,7 +89,7 @@ def test_config_may_hold_a_part_and_the_line_wins(tmp_path):
   ("body", "message"),
   [
     ("  return ConfigDict({'inner': {'stepz': 5}})\n", "c.py: inner.stepz: unknown setting; here are .*steps"),
-    ("  return ConfigDict({'inner': {'steps': 'five'}})\n", "steps: 'five' is not int"),
+    ("  return ConfigDict({'inner': {'steps': 'five'}})\n", "c.py: inner.steps: 'five' is not a whole number"),
     ("  raise ValueError('no such mode')\n", "c.py: ValueError: no such mode"),
     ("  return 5\n", "c.py: get_config gave int"),
     ("  return (\n", "c.py: SyntaxError"),
@@ -129,3 +129,17 @@ def test_out_of_range_value_is_refused():
 
   with pytest.raises(ConfigError, match="window_hu"):
     config.resolve(PipelineSettings(), None, ["--segmentation.window_hu", "240,-160"])
+
+
+def test_words_change_entries_of_a_mapping_and_files_replace_it(tmp_path):
+  file = write(tmp_path / "c.py", "  return ConfigDict({'weights': {'b': 2}})\n")
+  assert dict(resolve("--weights.c", "3").weights) == {"a": 1.0, "c": 3.0}
+  assert dict(resolve(file=str(file)).weights) == {"b": 2.0}
+  assert dict(resolve("--weights.c", "3", file=str(file)).weights) == {"b": 2.0, "c": 3.0}
+
+
+@pytest.mark.parametrize("given", ["True", "5.5", "None", "'5'"])
+def test_a_whole_number_is_nothing_else(tmp_path, given):
+  file = write(tmp_path / "c.py", f"  return ConfigDict({{'inner': {{'steps': {given}}}}})\n")
+  with pytest.raises(ConfigError, match=r"inner\.steps: .* is not a whole number"):
+    resolve(file=str(file))
