@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medlsam_jax.cli import options
@@ -36,7 +34,9 @@ def add_to(commands: options.Commands) -> None:
     help="settings; modes of configs/finetune.py are decoder, medsam, lora, distill and smoke (default: "
     "configs/finetune.py:decoder)",
   )
-  parser.add_argument("--workdir", required=True, metavar="DIR", help="folder of the run")
+  parser.add_argument(
+    "--workdir", required=True, metavar="DIR", help="folder of the run, or an address such as gs://bucket/run"
+  )
   options.add_reading(parser, "the scans of --data.scans")
   options.add_quiet(parser)
   parser.set_defaults(run=run, takes_settings=True)
@@ -46,14 +46,13 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Trains, or goes on training."""
   from medlsam_jax.cli import networks_and_banks
   from medlsam_jax.cli import settings as config
-  from medlsam_jax.io.atomic import require_writable
 
   try:
     from medlsam_jax.sam.finetuning import recipe
-    from medlsam_jax.sam.finetuning.scores_file import VALIDATION_FILE
+    from medlsam_jax.sam.finetuning.scores_file import VALIDATION_FILE, read_scores
     from medlsam_jax.sam.finetuning.setting_checks import check_finetuning
     from medlsam_jax.sam.finetuning.settings import FinetuneSettings
-    from medlsam_jax.train import cluster
+    from medlsam_jax.train import cluster, run_folder
     from medlsam_jax.train.records import Records
   except ImportError as error:
     raise ConfigError(
@@ -66,8 +65,8 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
     FinetuneSettings(), arguments.config, [*arguments.rest, *options.reading_settings(arguments)]
   )
   check_finetuning(settings)
-  workdir = Path(arguments.workdir)
-  require_writable(workdir)
+  workdir = run_folder.at(arguments.workdir)
+  run_folder.require_writable_run(workdir)
   cluster.connect(settings.cluster)
   networks = []
   for name in (settings.network, settings.teacher):
@@ -88,11 +87,12 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
     variables, header = recipe.run(settings, networks[0], workdir, report, bar.title, bar, *networks[1:])
   if main:
     step, weights = int(header["trained_steps"]), workdir / f"{settings.name}.safetensors"
-    tell(workdir / VALIDATION_FILE, step or settings.optimizer.total_steps, terminal)
+    tell(read_scores(workdir / VALIDATION_FILE), step or settings.optimizer.total_steps, terminal)
     if not step:
       terminal.result(no_gain(header, settings.checkpoint.best_metric, settings.network))
       return 0
-    write_weights(weights, variables, header)
+    with run_folder.whole_file(weights) as part:
+      write_weights(part, variables, header)
     terminal.result(f"weights: {weights} ({which(header, settings.checkpoint.best_metric)})")
   return 0
 
@@ -112,13 +112,13 @@ def no_gain(header: Mapping[str, str], metric: str, network: str) -> str:
   )
 
 
-def tell(path: Path, step: int, terminal: Terminal) -> None:
+def tell(scores: Mapping[str, dict[str, dict[str, float]]], step: int, terminal: Terminal) -> None:
   """Dice of the held-out scans before and at the step that is written, by organ."""
   from medlsam_jax.sam.finetuning.mask_validation import means_of
 
-  if not path.is_file():
+  if not scores:
     return
-  kept = {int(step): means_of(scores) for step, scores in json.loads(path.read_text()).items()}
+  kept = {int(step): means_of(each) for step, each in scores.items()}
   step = step if step in kept else max(kept)
   first, last = kept[min(kept)], kept[step]
   rows = [["held-out Dice", f"step {min(kept)}", f"step {step}"]]

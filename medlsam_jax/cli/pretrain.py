@@ -36,7 +36,9 @@ def add_to(commands: options.Commands) -> None:
     metavar="FILE.py[:MODE]",
     help="settings; modes of configs/medlam.py are tiny and smoke (default: configs/medlam.py, the published recipe)",
   )
-  parser.add_argument("--workdir", required=True, metavar="DIR", help="folder of the run")
+  parser.add_argument(
+    "--workdir", required=True, metavar="DIR", help="folder of the run, or an address such as gs://bucket/run"
+  )
   parser.add_argument(
     "--profile", action="store_true", help=f"trace three steps into WORKDIR/{PROFILE}, for TensorBoard"
   )
@@ -53,14 +55,13 @@ def add_to(commands: options.Commands) -> None:
 def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Trains, or goes on training."""
   from medlsam_jax.cli import settings as config
-  from medlsam_jax.io.atomic import require_writable
 
   try:
     from medlsam_jax.medlam.pretraining import recipe
     from medlsam_jax.medlam.pretraining.export import weights_header
     from medlsam_jax.medlam.pretraining.setting_checks import check_pretraining
     from medlsam_jax.medlam.pretraining.settings import PretrainSettings
-    from medlsam_jax.train import cluster, goodput
+    from medlsam_jax.train import cluster, goodput, run_folder
     from medlsam_jax.train.records import Records
   except ImportError as error:
     raise ConfigError(
@@ -72,8 +73,10 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
     PretrainSettings(), arguments.config, [*arguments.rest, *options.reading_settings(arguments)]
   )
   check_pretraining(settings)
-  workdir = Path(arguments.workdir)
-  require_writable(workdir)
+  workdir = run_folder.at(arguments.workdir)
+  if arguments.profile and not run_folder.is_local(workdir):
+    raise ConfigError("--profile writes to a folder of this machine; give one as --workdir")
+  run_folder.require_writable_run(workdir)
   cluster.connect(settings.cluster)
   main = cluster.is_main()
   network = _start(arguments.start_from, settings) if arguments.start_from else None
@@ -83,7 +86,7 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
     if main:
       records = stack.enter_context(contextlib.closing(Records(workdir, settings)))
       report = _both(records, report)
-    profile = workdir / PROFILE if arguments.profile else None
+    profile = Path(workdir / PROFILE) if arguments.profile else None
 
     def tell(shares: dict[str, float]) -> None:
       terminal.say(goodput.line(shares))
@@ -91,7 +94,8 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
     params = recipe.run(settings, workdir, report, bar.title, measure, profile, network, ended=tell)
   if main:
     weights = workdir / f"{settings.name}.safetensors"
-    write_weights(weights, {"params": params}, weights_header(settings))
+    with run_folder.whole_file(weights) as part:
+      write_weights(part, {"params": params}, weights_header(settings))
     terminal.result(f"weights: {weights}")
   return 0
 

@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
     probe, several = _probe_of(arguments), len(arguments.networks) > 1
     for number, name in enumerate(arguments.networks):
       place = Path(name)
-      network = _of_checkpoint(place, arguments.step) if place.is_dir() else _of_file(name)
+      network = _of_checkpoint(name, arguments.step) if "://" in name or place.is_dir() else _of_file(name)
       bar.title(f"probing {name}")
       bar(number, len(arguments.networks))
       found = {key: round(value, 4) for key, value in probe(network, parts=arguments.parts).items()}
@@ -146,11 +146,11 @@ def network_of(params: Any, settings: Any, source: str) -> Network:
   return Network(module, {"params": jax.device_put(params)}, "medlam", source, weights_header(settings))
 
 
-def _of_checkpoint(place: Path, step: int | None) -> Network:
+def _of_checkpoint(place: str, step: int | None) -> Network:
   from medlsam_jax.cli.export import export_module
 
   params, settings, _ = export_module().read_network(place, step)
-  return network_of(params, settings, str(place))
+  return network_of(params, settings, place)
 
 
 def _of_file(name: str) -> Network:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 import jax
+from etils import epath
 from tensorboardX import SummaryWriter
 
 from medlsam_jax.errors import OutputError
-from medlsam_jax.io.atomic import atomically
+from medlsam_jax.train.run_folder import append_text, local_folder, whole_file
 from medlsam_jax.train.settings import RunSettings
 
 CONFIG, METRICS, TENSORBOARD = "config.json", "metrics.jsonl", "tensorboard"
@@ -25,9 +26,11 @@ class Records:
   after it, is replaced. So each step stands there once, and nothing of a part that was lost.
   """
 
-  def __init__(self, directory: Path, settings: RunSettings):
-    self._directory, self._path, self._settings = directory, directory / METRICS, settings
+  def __init__(self, directory: epath.PathLike, settings: RunSettings):
+    self._directory, self._settings = epath.Path(directory), settings
+    self._path = self._directory / METRICS
     self._board: SummaryWriter | None = None
+    self._after = contextlib.ExitStack()
 
   def __call__(self, step: int, metrics: Mapping[str, float]) -> None:
     """Records one report.
@@ -38,8 +41,8 @@ class Records:
     try:
       if self._board is None:
         self._board = self._begin(step)
-      with open(self._path, "a") as file:
-        file.write(json.dumps({"step": step, **{name: round(value, 6) for name, value in metrics.items()}}) + "\n")
+      line = {"step": step, **{name: round(value, 6) for name, value in metrics.items()}}
+      append_text(self._path, json.dumps(line) + "\n")
       for name, value in metrics.items():
         self._board.add_scalar(name, value, step)
     except OSError as error:
@@ -47,26 +50,28 @@ class Records:
 
   def _begin(self, step: int) -> SummaryWriter:
     self._directory.mkdir(parents=True, exist_ok=True)
-    with atomically(self._directory / CONFIG) as part:
+    with whole_file(self._directory / CONFIG) as part:
       part.write_text(json.dumps(dataclasses.asdict(self._settings), indent=1) + "\n")
     _forget_from(self._path, step)
-    return SummaryWriter(str(self._directory / TENSORBOARD), purge_step=step, write_to_disk=True)
+    folder = self._after.enter_context(local_folder(self._directory / TENSORBOARD))
+    return SummaryWriter(str(folder), purge_step=step, write_to_disk=True)
 
   def close(self) -> None:
     """Writes what is buffered."""
     if self._board is not None:
       self._board.close()
+    self._after.close()
 
 
-def _forget_from(path: Path, step: int) -> None:
+def _forget_from(path: epath.Path, step: int) -> None:
   """Leaves out the lines of a step and of later ones, and what a full disk has cut off."""
   if not path.is_file():
     return
-  lines = path.read_text(errors="replace").splitlines(keepends=True)
+  lines = path.read_bytes().decode(errors="replace").splitlines(keepends=True)
   kept = [line for line in lines if _step_of(line) < step]
   if kept == lines:
     return
-  with atomically(path) as part:
+  with whole_file(path) as part:
     part.write_text("".join(kept))
 
 

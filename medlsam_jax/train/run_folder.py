@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -12,7 +13,12 @@ import fsspec
 from etils import epath
 
 from medlsam_jax.errors import OutputError
-from medlsam_jax.io.atomic import atomically, folder_for
+from medlsam_jax.io.atomic import atomically, folder_for, require_writable
+
+
+def at(place: epath.PathLike) -> epath.Path:
+  """A run's folder."""
+  return epath.Path(place)
 
 
 def is_local(path: epath.Path) -> bool:
@@ -37,7 +43,8 @@ def whole_file(path: epath.Path) -> Iterator[Path]:
     yield part
     try:
       path.parent.mkdir(parents=True, exist_ok=True)
-      epath.Path(part).copy(path, overwrite=True)
+      with part.open("rb") as written, path.open("wb") as file:
+        shutil.copyfileobj(written, file)
     except OSError as error:
       raise OutputError(f"{path}: cannot be written ({error})") from error
 
@@ -52,6 +59,57 @@ def folder_of_a_run(path: epath.Path) -> AbstractContextManager[object]:
     return folder_for(Path(path))
   path.mkdir(parents=True, exist_ok=True)
   return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def local_folder(path: epath.Path) -> Iterator[Path]:
+  """A local folder for what only writes to such; its files are at `path` when the block ends, however it does.
+
+  Raises:
+    OutputError: they cannot be written.
+  """
+  if is_local(path):
+    yield Path(path)
+    return
+  with tempfile.TemporaryDirectory() as folder:
+    try:
+      yield Path(folder)
+    finally:
+      for file in sorted(Path(folder).iterdir()):
+        with whole_file(path / file.name) as part:
+          shutil.copyfile(file, part)
+
+
+def append_text(path: epath.Path, text: str) -> None:
+  """Adds text to a file. Object stores cannot append: there the file is written anew.
+
+  Raises:
+    OutputError: it cannot be written.
+  """
+  try:
+    if is_local(path):
+      with open(path, "a") as file:
+        file.write(text)
+    else:
+      path.write_text((path.read_text() if path.exists() else "") + text)
+  except OSError as error:
+    raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def require_writable_run(path: epath.Path) -> None:
+  """Says before long work that its results could not be written; leaves nothing behind.
+
+  Raises:
+    OutputError: the folder cannot be made or written, or what reaches such an address is not installed.
+  """
+  if is_local(path):
+    return require_writable(Path(path))
+  try:
+    trial = path / ".medlsam"
+    trial.write_text("")
+    trial.unlink()
+  except Exception as error:  # whatever the driver of that store raises
+    raise OutputError(f"{path}: cannot be written ({error}); choose another folder") from error
 
 
 def local_copy(place: str, cache: str = "") -> str:
