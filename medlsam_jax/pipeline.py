@@ -119,7 +119,7 @@ def segment(
   clean_up: bool = False,
   progress: Progress | None = None,
 ) -> LabelMap:
-  """Paints found organs: by the masks of the templates, or slice by slice by a network that each box prompts.
+  """Paints organs: by the masks of the templates, or slice by slice by a network that each box prompts.
 
   Args:
     scan: in HU; the one that `found` belongs to.

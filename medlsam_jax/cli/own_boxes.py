@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from medlsam_jax.cli import provenance
 from medlsam_jax.cli.terminal import Terminal
@@ -51,13 +50,13 @@ def given_boxes(
   """
   with terminal.bar(f"{title}: reading"):
     scan = read(listed)
-  found = box_input.read_boxes(arguments.boxes, scan)
+  findings = box_input.read_boxes(arguments.boxes, scan)
   for organ in arguments.organs or ():
-    if organ not in found:
-      raise InputError(f"{arguments.boxes}: no box for organ {organ!r}; it has: {', '.join(found)}")
-  return scan, {organ: each for organ, each in found.items() if organ in (arguments.organs or found)}
+    if organ not in findings:
+      raise InputError(f"{arguments.boxes}: no box for organ {organ!r}; it has: {', '.join(findings)}")
+  return scan, {organ: each for organ, each in findings.items() if organ in (arguments.organs or findings)}
 
 
-def provenance_of_boxes(arguments: argparse.Namespace) -> dict[str, Any]:
+def provenance_of_boxes(arguments: argparse.Namespace) -> dict[str, object]:
   """Where a result from given boxes comes from; what painted it is added by `painting.merged`."""
   return {"boxes": provenance.of_file(arguments.boxes), "versions": provenance.of_machine()}

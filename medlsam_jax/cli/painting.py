@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import TypeAlias
 
 from medlsam_jax import pipeline
 from medlsam_jax.cli import networks_and_banks, provenance
@@ -21,6 +21,9 @@ from medlsam_jax.pipeline import PAINTER, PipelineSettings
 from medlsam_jax.sam.predictor import Predictor
 from medlsam_jax.sam.propagation import PropagationSettings
 from medlsam_jax.sam.segmentation_settings import LITEMEDSAM
+
+Sections: TypeAlias = dict[str, dict[str, object]]
+"""Where masks come from, as the entries of a boxes file."""
 
 
 @dataclasses.dataclass
@@ -56,16 +59,16 @@ class Painter:
       painter.bank = _bank(arguments, terminal)
     return painter
 
-  def run(self, scan: Volume, found: Mapping[str, Finding], title: str) -> tuple[LabelMap, dict[str, Any]]:
+  def run(self, scan: Volume, findings: Mapping[str, Finding], title: str) -> tuple[LabelMap, Sections]:
     """The label map of a scan, and where its masks come from."""
-    crops = pipeline.crops_of(found, True, self.masks, self.bank)
-    rest = [organ for organ in found if organ not in crops]
+    crops = pipeline.crops_of(findings, True, self.masks, self.bank)
+    rest = [organ for organ in findings if organ not in crops]
     if rest and self.network is None:
       self.network = networks_and_banks.predictor_of(self.arguments.model or PAINTER, self.terminal)
     with self.terminal.bar(f"{title}: segmenting") as report:
       labels = pipeline.segment(
         scan,
-        found,
+        findings,
         self.network if self.masks == "network" else None,  # else it is the one that `segment` takes itself
         masks=self.masks,
         bank=self.bank,
@@ -76,8 +79,8 @@ class Painter:
       )
     return labels, self._provenance(list(crops), rest)
 
-  def _provenance(self, by_templates: list[str], by_network: list[str]) -> dict[str, Any]:
-    how: dict[str, Any] = {"settings": {}, "networks": {}, "painted": {}}
+  def _provenance(self, by_templates: list[str], by_network: list[str]) -> Sections:
+    how: Sections = {"settings": {}, "networks": {}, "painted": {}}
     if by_templates:
       how["painted"]["templates"] = by_templates
       how["settings"]["masks"] = provenance.of_settings(self.settings.masks)
@@ -109,9 +112,10 @@ def network_option(arguments: argparse.Namespace, settings: PipelineSettings) ->
   return "" if settings.propagation == PropagationSettings() else "a propagation setting"
 
 
-def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+def merged(first: Mapping[str, object], second: Sections) -> dict[str, object]:
   """Provenance of a search or of boxes with that of the painting."""
   result = dict(first)
   for name, entry in second.items():
-    result[name] = {**result.get(name, {}), **entry}
+    held = result.get(name)
+    result[name] = {**held, **entry} if isinstance(held, dict) else entry
   return result

@@ -7,7 +7,7 @@ import hashlib
 import os
 import platform
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from medlsam_jax.installation import version
 from medlsam_jax.medlam.bank.bank import Bank
 from medlsam_jax.network import Network
 from medlsam_jax.platform import backend
+
+if TYPE_CHECKING:
+  from _typeshed import DataclassInstance
 
 LIBRARIES = ("medlsam_jax", "jax", "jaxlib", "flax", "numpy", "scipy", "nibabel")
 
@@ -27,7 +30,7 @@ def of_network(network: Network) -> dict[str, str]:
   return entry
 
 
-def of_bank(bank: Bank, source: str) -> dict[str, Any]:
+def of_bank(bank: Bank, source: str) -> dict[str, object]:
   """Hash of a bank's arrays and what it was built from."""
   return {
     "source": source,
@@ -60,7 +63,7 @@ def of_file(path: str | os.PathLike[str]) -> dict[str, str]:
   return {"source": str(path), "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
 
 
-def of_settings(settings: Any) -> dict[str, Any]:
+def of_settings(settings: DataclassInstance) -> dict[str, object]:
   """A settings dataclass as plain values."""
   return dataclasses.asdict(settings)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 from medlsam_jax import pipeline
 from medlsam_jax.cli import networks_and_banks, provenance
@@ -42,9 +41,12 @@ def settings_of(arguments: argparse.Namespace) -> PipelineSettings:
       raise ConfigError(f"{arguments.config} has {section} settings of its own; leave --{option} {chosen} away")
   if arguments.steps is not None:
     result = dataclasses.replace(result, search=dataclasses.replace(result.search, steps=arguments.steps))
-  along: dict[str, Any] = {"mode": "middle-out"} if getattr(arguments, "propagate", False) else {}
-  along |= {"axes": arguments.axes} if getattr(arguments, "axes", None) else {}
-  result = dataclasses.replace(result, propagation=dataclasses.replace(result.propagation, **along))
+  along = result.propagation
+  if getattr(arguments, "propagate", False):
+    along = dataclasses.replace(along, mode="middle-out")
+  if getattr(arguments, "axes", None):
+    along = dataclasses.replace(along, axes=arguments.axes)
+  result = dataclasses.replace(result, propagation=along)
   if getattr(arguments, "clean_up", False):
     painting = dataclasses.replace(result.segmentation, largest_component=True, fill_holes=True)
     result = dataclasses.replace(result, segmentation=painting)
@@ -101,7 +103,7 @@ class Search:
       )
     return scan, findings
 
-  def provenance(self) -> dict[str, Any]:
+  def provenance(self) -> dict[str, object]:
     """Where a result of this search comes from; what painted it is added by `painting.merged`."""
     return {
       "networks": {"localization": provenance.of_network(self.network)},

@@ -1,7 +1,7 @@
 """Labelled scans that results are measured on: a query's truth, and which of its labels are sound.
 
 `sound.json` beside the scans, `{"kbp_201": {"brainstem": "whole", "spinal_cord": "cut"}}`, says of each label what was
-found from the labels alone, before any result: `whole`, or in words what is wrong with it. Means over whole labels and
+seen from the labels alone, before any result: `whole`, or in words what is wrong with it. Means over whole labels and
 means over all of them answer different questions, so both are given.
 """
 
@@ -73,9 +73,9 @@ def read_sound(folder: str | os.PathLike[str]) -> dict[str, dict[str, str]] | No
   path = Path(folder) / SOUND_FILE
   if not path.is_file():
     return None
-  found: dict[str, dict[str, str]] = {}
+  sound: dict[str, dict[str, str]] = {}
   for scan, said in read_json(path).items():
     if not isinstance(said, dict) or not all(isinstance(word, str) for word in said.values()):
       raise InputError(f'{path}: {scan}: write {{"SCAN": {{"liver": "whole", ...}}}}')
-    found[scan] = said
-  return found
+    sound[scan] = said
+  return sound

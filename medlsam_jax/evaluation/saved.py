@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from medlsam_jax.io.nifti import read_label_nifti
 from medlsam_jax.io.point_files import read_json
 
 
-def findings_from_dict(data: Mapping[str, Any], source: str = "<dict>") -> dict[str, Finding]:
+def findings_from_dict(data: Mapping[str, object], source: str = "<dict>") -> dict[str, Finding]:
   """Findings of a parsed `NAME_boxes.json`.
 
   Args:
@@ -32,11 +31,8 @@ def findings_from_dict(data: Mapping[str, Any], source: str = "<dict>") -> dict[
   Raises:
     InputError: if an entry is missing or of another shape; file and organ are named.
   """
-  organs = data.get("organs") if isinstance(data, Mapping) else None
-  if not isinstance(organs, Mapping):
-    raise InputError(f'{source}: no "organs"; give the boxes file that `medlsam localize` or `segment` wrote')
   result = {}
-  for organ, entry in organs.items():
+  for organ, entry in _organs(data, source).items():
     try:
       points, verdict = np.asarray(entry["points_vox"], float), str(entry["verdict"])
     except (KeyError, TypeError, ValueError) as error:
@@ -55,6 +51,13 @@ class SavedFiles:
   name: str
   boxes: Path | None
   labels: Path | None
+
+
+def _organs(data: Mapping[str, object], source: str) -> Mapping[str, Mapping[str, object]]:
+  organs = data.get("organs") if isinstance(data, Mapping) else None
+  if not isinstance(organs, Mapping):
+    raise InputError(f'{source}: no "organs"; give the boxes file that `medlsam localize` or `segment` wrote')
+  return organs
 
 
 def evaluate_saved(
@@ -109,9 +112,9 @@ def evaluate_saved(
   return evaluate_case(files.name, findings, label_map, laid_truth, values, baseline_boxes, expected=expected or None)
 
 
-def _corrected(data: Mapping[str, Any], place: Volume, source: str) -> dict[str, Finding]:
-  """Organs whose box was changed by hand in a file of ours: scored is that box, not the points found before."""
-  whole = {organ: entry for organ, entry in data["organs"].items() if entry.keys() >= WRITTEN}
+def _corrected(data: Mapping[str, object], place: Volume, source: str) -> dict[str, Finding]:
+  """Organs whose box was changed by hand in a file of ours: scored is that box, not the points of the search."""
+  whole = {organ: entry for organ, entry in _organs(data, source).items() if entry.keys() >= WRITTEN}
   if not whole:
     return {}
   read = from_dict({"scan": data.get("scan"), "organs": whole}, place, source)
@@ -121,13 +124,14 @@ def _corrected(data: Mapping[str, Any], place: Volume, source: str) -> dict[str,
   return changed
 
 
-def _scan_of(data: Mapping[str, Any], source: str) -> Volume | None:
+def _scan_of(data: Mapping[str, object], source: str) -> Volume | None:
   """The scan that a boxes file speaks of: where it lies, without its voxels."""
   grid = scan_grid(data.get("scan"), source)
   if grid is None:
     return None
   straight, file_grid = oblique.straightened(grid)
-  said = data["scan"].get("source")
+  scan = data["scan"]
+  said = scan.get("source") if isinstance(scan, Mapping) else None
   return Volume(np.broadcast_to(np.uint8(0), straight.shape), straight, str(said or source), file_grid)
 
 

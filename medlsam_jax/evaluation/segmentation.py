@@ -21,7 +21,7 @@ class MaskScores:
 
 
 class LabelBoxes:
-  """Label array in which each value's voxels are found in one pass, so that organs cost only their own box."""
+  """Label array whose values are looked for in one pass, so that organs cost only their own box."""
 
   def __init__(self, array: Integer[np.ndarray, "z y x"]):
     self.array = array

@@ -13,7 +13,6 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -63,8 +62,8 @@ def to_dict(
   scan: Volume,
   findings: Mapping[str, Finding],
   volumes_ml: Mapping[str, float] | None,
-  provenance: Mapping[str, Any],
-) -> dict[str, Any]:
+  provenance: Mapping[str, object],
+) -> dict[str, object]:
   """Everything that the file says, as plain numbers; `volumes_ml` is None where nothing was segmented."""
   grid = scan.file_grid or scan.grid
   return {
@@ -90,8 +89,8 @@ def to_dict(
   }
 
 
-def _organ(finding: Finding, scan: Volume, volume_ml: float | None) -> dict[str, Any]:
-  entry: dict[str, Any] = {
+def _organ(finding: Finding, scan: Volume, volume_ml: float | None) -> dict[str, object]:
+  entry: dict[str, object] = {
     "label": finding.value,
     "verdict": finding.verdict,
     "doubts": list(finding.doubts),
@@ -118,13 +117,13 @@ def _organ(finding: Finding, scan: Volume, volume_ml: float | None) -> dict[str,
   return entry
 
 
-def _probabilities(trust: Confidence) -> dict[str, Any]:
+def _probabilities(trust: Confidence) -> dict[str, object]:
   """Those of a network that is calibrated."""
   known = {"right_probability": trust.right_probability, "gone_probability": trust.gone_probability}
   return {name: _number(value) for name, value in known.items() if value is not None}
 
 
-def _agreement(agreement: Agreement | None) -> dict[str, Any]:
+def _agreement(agreement: Agreement | None) -> dict[str, object]:
   """What single templates say, where they were asked."""
   if agreement is None:
     return {}
@@ -135,7 +134,7 @@ def _agreement(agreement: Agreement | None) -> dict[str, Any]:
   }
 
 
-def _stated(parts: list[Box], scan: Volume) -> dict[str, Any]:
+def _stated(parts: list[Box], scan: Volume) -> dict[str, object]:
   """The three ways in which a file says an organ's box, each of which may be edited."""
   whole = Box.around(parts)
   return {
@@ -154,13 +153,13 @@ def as_written(findings: Mapping[str, Finding], scan: Volume) -> dict[str, Findi
   return result
 
 
-def to_text(content: Mapping[str, Any]) -> str:
+def to_text(content: Mapping[str, object]) -> str:
   """JSON with one line for each row of numbers, so that people can read and edit it."""
   text = json.dumps(content, indent=1, allow_nan=False)
   return _NUMBERS.sub(lambda row: "[" + re.sub(r"\s+", " ", row[1]) + "]", text) + "\n"
 
 
-def from_dict(content: Mapping[str, Any], scan: Volume, source: str) -> dict[str, Finding]:
+def from_dict(content: Mapping[str, object], scan: Volume, source: str) -> dict[str, Finding]:
   """Boxes of a file that this program wrote, as the user left them.
 
   `box_vox`, `box_world_mm` and `parts_vox` say the same thing, as does `parts_world_mm`, which they are held against:
@@ -179,7 +178,7 @@ def from_dict(content: Mapping[str, Any], scan: Volume, source: str) -> dict[str
   findings = {}
   for number, (organ, entry) in enumerate(organs.items(), 1):
     if not isinstance(entry, dict):
-      raise InputError(f"{source}: {organ}: expected an object with box_vox, found {type(entry).__name__}")
+      raise InputError(f"{source}: {organ}: expected an object with box_vox, not {type(entry).__name__}")
     parts, edited = _parts(entry, scan, f"{source}: {organ}")
     label = label_of(entry, number, f"{source}: {organ}")
     verdict = GIVEN if edited or "verdict" not in entry else str(entry["verdict"])
@@ -190,7 +189,7 @@ def from_dict(content: Mapping[str, Any], scan: Volume, source: str) -> dict[str
   return findings
 
 
-def label_of(entry: Mapping[str, Any], otherwise: int, place: str) -> int:
+def label_of(entry: Mapping[str, object], otherwise: int, place: str) -> int:
   """Label value that the entry of an organ states, `otherwise` where it states none.
 
   Raises:
@@ -202,7 +201,7 @@ def label_of(entry: Mapping[str, Any], otherwise: int, place: str) -> int:
   return label
 
 
-def _parts(entry: dict[str, Any], scan: Volume, place: str) -> tuple[list[Box], bool]:
+def _parts(entry: dict[str, object], scan: Volume, place: str) -> tuple[list[Box], bool]:
   """Boxes of an organ in voxels of `scan.array`, and whether the user changed them."""
   says: dict[str, list[Box]] = {}
   if entry.get("parts_vox"):
@@ -225,7 +224,7 @@ def _parts(entry: dict[str, Any], scan: Volume, place: str) -> tuple[list[Box], 
 
 
 def _against_world(
-  entry: dict[str, Any], says: dict[str, list[Box]], scan: Volume, place: str
+  entry: dict[str, object], says: dict[str, list[Box]], scan: Volume, place: str
 ) -> tuple[list[Box], bool]:
   """`_parts` of an entry as it was written: what was edited differs from what `parts_world_mm` gives."""
   rows = _rows(entry["parts_world_mm"], place)
@@ -236,8 +235,9 @@ def _against_world(
   return (says[edited[0]], True) if edited else (parts, False)
 
 
-def _close(first: Any, second: Any) -> bool:
-  return np.shape(first) == np.shape(second) and bool(np.abs(np.subtract(first, second)).max() <= _EDITED)
+def _close(first: object, second: object) -> bool:
+  one, two = np.array(first, float), np.array(second, float)
+  return one.shape == two.shape and bool(np.abs(one - two).max() <= _EDITED)
 
 
 def _undecided(says: Iterable[str], place: str) -> InputError:
@@ -248,12 +248,12 @@ def _same(first: list[Box], second: list[Box]) -> bool:
   return bool(np.abs(Box.around(first).array() - Box.around(second).array()).max() <= _EDITED)
 
 
-def _box(value: Any, place: str) -> Box:
+def _box(value: object, place: str) -> Box:
   low, high = _sorted(_corners(value, place), "zyx", place)
   return Box.from_corners(low, high)
 
 
-def _world_corners(value: Any, place: str) -> Float[np.ndarray, "2 3"]:
+def _world_corners(value: object, place: str) -> Float[np.ndarray, "2 3"]:
   corners = _sorted(_corners(value, place), "xyz", place)
   flat = np.flatnonzero(corners[0] == corners[1])
   if len(flat):
@@ -276,13 +276,13 @@ def _sorted(corners: Float[np.ndarray, "2 3"], axes: str, place: str) -> Float[n
   return np.sort(corners, axis=0)
 
 
-def _rows(value: Any, place: str) -> list[Any]:
+def _rows(value: object, place: str) -> list[object]:
   if not isinstance(value, list):
     raise InputError(f"{place}: {value!r:.100} is no list of boxes; write [[[low], [high]], ...]")
   return value
 
 
-def _corners(value: Any, place: str) -> Float[np.ndarray, "2 3"]:
+def _corners(value: object, place: str) -> Float[np.ndarray, "2 3"]:
   try:
     corners = np.array(value, float)
   except (TypeError, ValueError, OverflowError):
@@ -292,7 +292,7 @@ def _corners(value: Any, place: str) -> Float[np.ndarray, "2 3"]:
   return corners
 
 
-def scan_grid(written: Any, source: str) -> Grid | None:
+def scan_grid(written: object, source: str) -> Grid | None:
   """The grid of the file that the scan entry of a boxes file speaks of; None without an entry.
 
   Raises:
@@ -301,8 +301,9 @@ def scan_grid(written: Any, source: str) -> Grid | None:
   if written is None:
     return None
   try:
-    z, y, x = (int(n) for n in written["shape"])
-    affine = np.array(written["affine"], float).reshape(4, 4)
+    said = written if isinstance(written, dict) else {}
+    z, y, x = (int(n) for n in said["shape"])
+    affine = np.array(said["affine"], float).reshape(4, 4)
     sound = min(z, y, x) > 0 and np.isfinite(affine).all() and np.linalg.det(affine[:3, :3]) != 0
     if not sound:
       raise ValueError(f"shape {[z, y, x]}, affine {affine.tolist()}")
@@ -312,12 +313,12 @@ def scan_grid(written: Any, source: str) -> Grid | None:
     ) from error
   checks.refuse_size((z, y, x), f"{source}: its scan entry")
   forms = None
-  if written.get("orientation") == UNSTATED:
+  if said.get("orientation") == UNSTATED:
     forms = HeaderForms(0, (), 0, (0.0, 0.0, 0.0), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0, 1.0), 0, is_taken=False)
   return Grid((z, y, x), affine, forms)
 
 
-def _as_written(written: Any, scan: Volume, source: str) -> Volume:
+def _as_written(written: object, scan: Volume, source: str) -> Volume:
   """`scan` with the file that its voxel numbers count as its file: the same scan, perhaps in another axis order."""
   grid, own = scan_grid(written, source), scan.file_grid or scan.grid
   if grid is None or grid.is_same(own):
@@ -332,7 +333,7 @@ def _as_written(written: Any, scan: Volume, source: str) -> Volume:
   return dataclasses.replace(scan, file_grid=grid)
 
 
-def _rounded(values: Any, decimals: int = DECIMALS) -> Any:
+def _rounded(values: object, decimals: int = DECIMALS) -> object:
   # adding 0.0 turns -0.0 into 0.0
   return (np.round(np.asarray(values, float), decimals) + 0.0).tolist()
 

@@ -6,7 +6,6 @@ In LPS, as Slicer itself writes, for schema 1.0.3 (Slicer 5.0 and later). They a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -29,10 +28,10 @@ _FLIP = np.array([-1.0, -1.0, 1.0])
 _UPRIGHT_RAS_IN_LPS = [-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0]
 
 
-def rois(found: Mapping[str, Finding], grid: Grid) -> dict[str, Any]:
+def rois(findings: Mapping[str, Finding], grid: Grid) -> dict[str, object]:
   """The content of a markups file with a box ROI for each organ; the description of its point is verdict and doubts."""
   items = []
-  for number, (organ, each) in enumerate(found.items()):
+  for number, (organ, each) in enumerate(findings.items()):
     low, high = box_to_world(each.box, grid)
     centre = _plain((low + high) / 2 * _FLIP)
     colour = list(COLOURS[number % len(COLOURS)])

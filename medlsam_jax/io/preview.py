@@ -15,7 +15,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
-from medlsam_jax.finding import OUTSIDE, Finding
+from medlsam_jax.finding import FOUND, GIVEN, OUTSIDE, PARTLY_OUTSIDE, UNCERTAIN, Finding
 from medlsam_jax.geometry import DISPLAY_AXIS_CODES, Box, Grid, Volume, display_view, reorient_corners
 from medlsam_jax.io.atomic import atomically
 from medlsam_jax.io.labels import LabelMap
@@ -24,8 +24,8 @@ from medlsam_jax.label_boxes import LabelBox, find_labels
 
 SOFT_TISSUE_HU = (-160.0, 240.0)
 LUNG_HU = (-1350.0, 150.0)
-VERDICT_COLOURS = {"found": "#8fd694", "given": "#8fd694", "partly outside": "#f2c14e", "uncertain": "#f2994e"}
-DOUBT_COLOUR = VERDICT_COLOURS["uncertain"]
+VERDICT_COLOURS = {FOUND: "#8fd694", GIVEN: "#8fd694", PARTLY_OUTSIDE: "#f2c14e", UNCERTAIN: "#f2994e"}
+DOUBT_COLOUR = VERDICT_COLOURS[UNCERTAIN]
 
 _PANEL_INCHES = 2.35
 _TITLE_INCHES = 0.34
@@ -142,7 +142,7 @@ def write_preview(
 def verdict_colour(verdict: str, scan: Volume) -> str:
   """Green only where nothing speaks against it: never in a scan that has doubts of its own."""
   colour = VERDICT_COLOURS.get(verdict, "white")
-  return DOUBT_COLOUR if scan.doubts and colour == VERDICT_COLOURS["found"] else colour
+  return DOUBT_COLOUR if scan.doubts and colour == VERDICT_COLOURS[FOUND] else colour
 
 
 def _reasons(finding: Finding, scan: Volume, width_inches: float) -> list[str]:

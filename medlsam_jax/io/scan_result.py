@@ -1,4 +1,4 @@
-"""What was found in one scan, and its files: all of them or none."""
+"""One scan's result, and its files: all of them or none."""
 
 from __future__ import annotations
 

@@ -42,8 +42,8 @@ class VoteSettings:
   sharpness: float = 4.0
   """Weights fall with this power of the mean squared difference; 0: all templates count alike."""
   box_error_mm: float = 4.5
-  """Mean error of a found box's faces: the more of an organ's size that is, the nearer to their own size templates are
-  laid over it. A box of the user's own counts as exact."""
+  """Mean error of the faces of a search's box: the more of an organ's size that is, the nearer to their own size
+  templates are laid over it. A box of the user's own counts as exact."""
 
   def __post_init__(self) -> None:
     for name, value in dataclasses.asdict(self).items():

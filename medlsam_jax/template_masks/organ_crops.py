@@ -16,7 +16,7 @@ from medlsam_jax.working_grid import hu_to_intensity
 MARGIN_MM = 21.0
 MARGIN_SHARE = 0.35
 """A crop reaches that far beyond its organ's box, or by that share of the box where it is more: half as far again as a
-vote looks around a found box, so that a template may be smaller than the query."""
+vote looks around a box, so that a template may be smaller than the query."""
 MOST_NODES = 64
 """Along an axis; a large organ is kept coarser than 3 mm."""
 _GREYS = 254

@@ -111,13 +111,13 @@ def measures(findings: Mapping[str, Finding], scan: Grid) -> dict[str, dict[str,
   """What speaks for and against each organ of one search; lengths as log(1 + mm). What does not apply is left out.
 
   - `similarity`, `similarity_scan`: of the organ, and the median over all organs of the search;
-  - `visible`, `within`, `depth`: share of the target's box in the scan, share of the found box, and how far inside the
+  - `visible`, `within`, `depth`: share of the target's box in the scan, share of the box, and how far inside the
     scan the middle of the target lies (per 100 mm, below 0 outside);
   - `agents`, `templates`: spread of the coarse targets over agents and over templates;
   - `faces`, `faces_mm`, `similarity_best`: spread of the faces over templates relative to the box and in mm, and
     the best template's similarity, where each template was searched on its own;
   - `moved`, `shape`, `size`: how far the fine step moved the organ as a whole, how much its points disagree on that
-    (the targets have the templates' shape), and how the edges of found box and target differ (log);
+    (the targets have the templates' shape), and how the edges of box and target differ (log);
   - `company`: how far its move is from the median move of the other organs.
   """
   moves = {organ: _moves_mm(each, scan) for organ, each in findings.items()}
@@ -133,7 +133,7 @@ def measures(findings: Mapping[str, Finding], scan: Grid) -> dict[str, dict[str,
 
 
 def _moves_mm(finding: Finding, scan: Grid) -> Float[np.ndarray, "points 3"]:
-  """From the coarse targets to the points found, mm along the scan's axes."""
+  """From the coarse targets to the points of the result, mm along the scan's axes."""
   return ((finding.points - trust_in(finding).targets) * scan.spacing_mm).reshape(-1, 3)
 
 
