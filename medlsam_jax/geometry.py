@@ -268,7 +268,7 @@ class Volume:
   """Why whatever is found in this scan may be wrong (values that are no HU, a thin slab), a sentence each. No organ of
   such a scan is called `found`."""
   judged: bool = False
-  """Whether `io.checks` has looked for doubts; where it has not, `pipeline.localize` does."""
+  """Whether `io.scan_checks` has looked for doubts; where it has not, `pipeline.localize` does."""
 
   def __repr__(self) -> str:
     reasons = "; ".join(doubt.removeprefix(f"{self.source}: ") for doubt in self.doubts)

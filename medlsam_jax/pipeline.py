@@ -15,7 +15,7 @@ from jaxtyping import Num
 from medlsam_jax.errors import ConfigError, TemplateError
 from medlsam_jax.finding import GIVEN, OUTSIDE, Finding
 from medlsam_jax.geometry import Volume
-from medlsam_jax.io import checks
+from medlsam_jax.io import scan_checks
 from medlsam_jax.io.labels import LabelMap, check_values, warn_of_swapped
 from medlsam_jax.loading import load
 from medlsam_jax.medlam.bank.bank import Bank
@@ -95,7 +95,7 @@ def localize(
     TemplateError: the bank belongs to another network, or lacks an organ.
     ConfigError: an unknown preset, a feature scale that the network lacks, or a key that is none.
   """
-  scan = checks.check_scan(scan)
+  scan = scan_checks.check_scan(scan)
   if isinstance(settings, str):
     settings = _preset(SEARCH_PRESETS, settings)
   if organs is not None:
@@ -145,10 +145,9 @@ def segment(
     WeightsError: the model's weights are missing or of another kind.
     ConfigError: an unknown preset or value of `masks`.
   """
-  scan = checks.check_scan(scan)
+  scan = scan_checks.check_scan(scan)
   settings = _preset(PRESETS, settings) if isinstance(settings, str) else settings
-  if clean_up:
-    settings = dataclasses.replace(settings, largest_component=True, fill_holes=True)
+  settings = dataclasses.replace(settings, largest_component=True, fill_holes=True) if clean_up else settings
   check_values(values := {organ: each.value for organ, each in found.items()})
   inside = {organ: each.parts for organ, each in found.items() if each.verdict != OUTSIDE}
   warn_of_swapped(scan, inside)

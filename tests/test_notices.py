@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from medlsam_jax.geometry import Grid, Volume
-from medlsam_jax.io import checks
+from medlsam_jax.io import scan_checks
 from medlsam_jax.notices import MedlsamWarning
 
 NO_CT = Volume(np.full((4, 4, 4), 40000.0), Grid((4, 4, 4), np.eye(4)), "scan")
@@ -16,7 +16,7 @@ NO_CT = Volume(np.full((4, 4, 4), 40000.0), Grid((4, 4, 4), np.eye(4)), "scan")
 def test_a_warning_shows_the_line_that_called_the_package():
   with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    checks.check_scan(NO_CT)
+    scan_checks.check_scan(NO_CT)
   (warning,) = caught
   assert warning.filename == __file__ and issubclass(warning.category, MedlsamWarning)
 
@@ -39,7 +39,7 @@ def test_a_warning_below_the_users_own_decorated_call_shows_the_line_of_that_cal
   def around():
     yield
 
-  decorated = around()(checks.check_scan)
+  decorated = around()(scan_checks.check_scan)
   with pytest.warns(MedlsamWarning) as caught:
     decorated(NO_CT)
   assert caught[0].filename == __file__

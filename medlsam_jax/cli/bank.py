@@ -112,7 +112,7 @@ def run_check(arguments: argparse.Namespace, terminal: Terminal) -> int:
   from medlsam_jax.io.templates import read_templates
   from medlsam_jax.loading import load
   from medlsam_jax.medlam.bank.bank import Bank
-  from medlsam_jax.medlam.bank.check import leave_one_out
+  from medlsam_jax.medlam.bank.leave_one_out import leave_one_out
 
   bank = Bank.load(arguments.bank)
   networks_and_banks.fetch(arguments.network, terminal)

@@ -21,7 +21,7 @@ from medlsam_jax import notices
 from medlsam_jax.errors import InputError
 from medlsam_jax.finding import GIVEN, Agreement, Confidence, Finding
 from medlsam_jax.geometry import Box, Grid, HeaderForms, Volume
-from medlsam_jax.io import checks, oblique
+from medlsam_jax.io import oblique, scan_checks
 
 FORMAT = "medlsam_jax boxes 1"
 DECIMALS = 3
@@ -311,7 +311,7 @@ def scan_grid(written: object, source: str) -> Grid | None:
     raise InputError(
       f"{source}: its scan entry needs shape and affine ({error}); leave the entry as it was written"
     ) from error
-  checks.refuse_size((z, y, x), f"{source}: its scan entry")
+  scan_checks.refuse_size((z, y, x), f"{source}: its scan entry")
   forms = None
   if said.get("orientation") == UNSTATED:
     forms = HeaderForms(0, (), 0, (0.0, 0.0, 0.0), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0, 1.0), 0, is_taken=False)

@@ -19,7 +19,7 @@ from jaxtyping import Float32
 from medlsam_jax import notices
 from medlsam_jax.errors import InputError
 from medlsam_jax.geometry import Volume
-from medlsam_jax.io import checks, dicom_folder, oblique
+from medlsam_jax.io import dicom_folder, oblique, scan_checks
 from medlsam_jax.io.dicom_frames import may_be_slice
 from medlsam_jax.io.dicom_geometry import Stack, interleaved, place_slices
 from medlsam_jax.io.dicom_headers import Unusable, has_mark, pydicom_module, quiet
@@ -96,9 +96,9 @@ def _read(path: Path, series: str | None) -> tuple[Volume, list[str], list[str]]
   stack, given = _scaled_alike(stack, source)
   if any(frame.rescale_type == _UNSPECIFIED for frame in stack.frames):
     notes.append(f"{source}: RescaleType is {_UNSPECIFIED} (unspecified); the values are taken as Hounsfield units")
-  checks.refuse_spacing(stack.grid, source)
-  checks.refuse_size(stack.grid.shape, source)
-  checks.refuse_size((len(stack.frames), *stack.grid.shape[1:]), source)
+  scan_checks.refuse_spacing(stack.grid, source)
+  scan_checks.refuse_size(stack.grid.shape, source)
+  scan_checks.refuse_size((len(stack.frames), *stack.grid.shape[1:]), source)
   array, stack, remarks = _decoded(stack, source)
   notes += [*stack.notes, *remarks["notes"], *_filled(array, stack, source)]
   doubts = [
@@ -240,7 +240,7 @@ def _filled(array: Float32[np.ndarray, "slice y x"], stack: Stack, source: str) 
   low = float(np.nanmin(array))
   scaled = any(frame.intercept is not None for frame in stack.frames)
   # values that are no HU show it by their lowest one, which padding must not hide
-  array[padding] = max(low, _LOWEST_AIR_HU) if low < _NO_AIR_ABOVE or not scaled else checks.AIR_HU
+  array[padding] = max(low, _LOWEST_AIR_HU) if low < _NO_AIR_ABOVE or not scaled else scan_checks.AIR_HU
   return notes
 
 

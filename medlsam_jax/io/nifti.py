@@ -21,7 +21,7 @@ from nibabel.spatialimages import HeaderDataError
 from medlsam_jax import notices
 from medlsam_jax.errors import InputError, OutputError
 from medlsam_jax.geometry import Grid, Volume
-from medlsam_jax.io import checks, label_values, nifti_file, nifti_header, oblique
+from medlsam_jax.io import label_values, nifti_file, nifti_header, oblique, scan_checks
 from medlsam_jax.io.atomic import atomically
 
 _BROKEN = (OSError, EOFError, zlib.error, HeaderDataError)
@@ -37,10 +37,10 @@ def read_nifti(path: str | os.PathLike[str]) -> Volume:
 
   Raises:
     InputError: missing, not a NIfTI, truncated; not one 3D volume of real numbers; NaN or infinite voxels; no affine,
-      or a spacing that is no CT's; over the size limit of `io.checks`.
+      or a spacing that is no CT's; over the size limit of `io.scan_checks`.
   """
   stored = _read(Path(path))
-  array, filled = checks.fill_nonfinite(_scaled(stored), stored.source)
+  array, filled = scan_checks.fill_nonfinite(_scaled(stored), stored.source)
   doubts = stored.doubts
   if stored.is_labels:
     doubts = (*doubts, f"{stored.source}: the header's intent says that it is a label map, no scan")

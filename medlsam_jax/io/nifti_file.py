@@ -18,7 +18,7 @@ from jaxtyping import Num
 from nibabel.spatialimages import HeaderDataError
 
 from medlsam_jax.errors import InputError
-from medlsam_jax.io import checks
+from medlsam_jax.io import scan_checks
 
 Header = nibabel.Nifti1Header
 _BYTE_ORDERS: dict[Literal["little", "big"], str] = {"little": "<", "big": ">"}
@@ -106,7 +106,7 @@ def settle_shape(header: Header, source: str, notes: list[str]) -> tuple[tuple[i
     raise InputError(f"{source}: {len(shape)}D ({size} voxels); give one 3D volume of it")
   if min(shape) < 0:
     raise InputError(f"{source}: dim of the header says {size} voxels; no axis can have fewer than one")
-  checks.refuse_size(tuple(shape), source)
+  scan_checks.refuse_size(tuple(shape), source)
   return (shape[0], shape[1], shape[2]), unsure
 
 

@@ -24,7 +24,7 @@ from jaxtyping import Float
 
 from medlsam_jax.errors import InputError
 from medlsam_jax.geometry import Grid, HeaderForms
-from medlsam_jax.io.checks import LONGEST_MM, SPACING_LIMITS_MM
+from medlsam_jax.io.scan_checks import LONGEST_MM, SPACING_LIMITS_MM
 
 Header = nibabel.Nifti1Header
 Affine = Float[np.ndarray, "4 4"]

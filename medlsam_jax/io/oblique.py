@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from medlsam_jax import notices
 from medlsam_jax.geometry import Box, Grid, Volume
-from medlsam_jax.io import checks
+from medlsam_jax.io import scan_checks
 
 TILT_LIMIT_RAD = 0.01
 """Tilts up to this are rounding of a stored quaternion or a scanner's fraction of a degree: 2 mm over 20 cm."""
@@ -58,7 +58,7 @@ def straighten(volume: Volume, labels: bool = False) -> Volume:
   grid, file_grid = straightened(volume.grid)
   if file_grid is None:
     return volume
-  checks.refuse_size(grid.shape, volume.source)
+  scan_checks.refuse_size(grid.shape, volume.source)
   degrees = math.degrees(tilt_rad(file_grid))
   note = (
     f"{volume.source}: its axes are tilted by {degrees:.1f} degrees; resampled to the nearest axes "

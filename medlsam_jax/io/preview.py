@@ -254,9 +254,15 @@ def _draw(axes: Axes, plane: _Plane, scene: _Scene, shown: _Shown) -> None:
   height = rows * step_down
   extent = (0, columns * step_right, *((0, height) if plane.up_is_up else (height, 0)))
   axes.imshow(
-    image, cmap="gray", vmin=shown.window_hu[0], vmax=shown.window_hu[1], extent=extent, aspect="equal",
-    origin="lower" if plane.up_is_up else "upper", interpolation="bilinear",
-  )  # fmt: skip
+    image,
+    cmap="gray",
+    vmin=shown.window_hu[0],
+    vmax=shown.window_hu[1],
+    extent=extent,
+    aspect="equal",
+    origin="lower" if plane.up_is_up else "upper",
+    interpolation="bilinear",
+  )
   if scene.labels is not None:
     mask = np.pad(scene.labels[tuple(cut)] == shown.value, 1)
     if mask.any():
@@ -284,10 +290,24 @@ def _letters(axes: Axes, plane: _Plane) -> None:
   places = ((0.02, 0.5, left), (0.98, 0.5, right), (0.5, 0.97, top), (0.5, 0.03, bottom))
   for x, y, letter in places:
     axes.text(
-      x, y, letter, transform=axes.transAxes, color="#d9dde1", fontsize=7, path_effects=_HALO,
-      ha={0.02: "left", 0.98: "right"}.get(x, "center"), va={0.97: "top", 0.03: "bottom"}.get(y, "center"),
-    )  # fmt: skip
+      x,
+      y,
+      letter,
+      transform=axes.transAxes,
+      color="#d9dde1",
+      fontsize=7,
+      path_effects=_HALO,
+      ha={0.02: "left", 0.98: "right"}.get(x, "center"),
+      va={0.97: "top", 0.03: "bottom"}.get(y, "center"),
+    )
   axes.text(
-    0.03, 0.03, plane.name, transform=axes.transAxes, color="#aab1b8", fontsize=7, ha="left", va="bottom",
+    0.03,
+    0.03,
+    plane.name,
+    transform=axes.transAxes,
+    color="#aab1b8",
+    fontsize=7,
+    ha="left",
+    va="bottom",
     path_effects=_HALO,
-  )  # fmt: skip
+  )

@@ -12,7 +12,7 @@ from pathlib import Path
 from medlsam_jax import display, notices
 from medlsam_jax.errors import InputError
 from medlsam_jax.geometry import Volume
-from medlsam_jax.io import checks, dicom, nifti, scan_folders, scan_names
+from medlsam_jax.io import dicom, nifti, scan_checks, scan_folders, scan_names
 from medlsam_jax.io.dicom_folder import NoSuchSeries
 from medlsam_jax.io.scan_names import NIFTI_SUFFIXES, SCAN_ENDING, scan_name
 
@@ -96,7 +96,7 @@ def read_volume(path: str | os.PathLike[str], *, series: str | None = None, hu_o
     note = f"{volume.source}: {hu_offset:+g} added to every value, as was asked"
     array = volume.array + volume.array.dtype.type(hu_offset)
     volume = dataclasses.replace(volume, array=array, notes=(*volume.notes, note))
-  return checks.check_scan(volume)
+  return scan_checks.check_scan(volume)
 
 
 def list_scans(*paths: str | os.PathLike[str]) -> list[ListedScan]:

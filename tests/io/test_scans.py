@@ -6,7 +6,7 @@ import pytest
 
 from medlsam_jax.errors import InputError
 from medlsam_jax.geometry import Volume
-from medlsam_jax.io import checks, scans
+from medlsam_jax.io import scan_checks, scans
 
 
 def save(path, low=-1000, high=1000):
@@ -295,19 +295,19 @@ def test_ct_does_not_warn(tmp_path):
 def test_check_of_a_scan_from_elsewhere(make_grid):
   grid = make_grid("RAS", (4, 5, 6))
   hu = np.full(grid.shape, -500, np.float32)
-  checks.check_scan(Volume(hu, grid))
+  scan_checks.check_scan(Volume(hu, grid))
   with pytest.raises(InputError, match=r"4x5x6 = .* over the limit"):
-    checks.check_scan(Volume(hu, grid), max_voxels=100)
+    scan_checks.check_scan(Volume(hu, grid), max_voxels=100)
   hu[0, 0, 0], hu[1, 1, 1] = np.inf, -np.inf
   with pytest.raises(InputError, match="0 NaN and 2 infinite of 120"):
-    checks.check_scan(Volume(hu, grid))
+    scan_checks.check_scan(Volume(hu, grid))
   with pytest.warns(UserWarning, match="do not look like CT"):
-    checks.check_scan(Volume(np.zeros(grid.shape, np.int16), grid))
+    scan_checks.check_scan(Volume(np.zeros(grid.shape, np.int16), grid))
 
 
 def test_empty_array_is_refused():
   with pytest.raises(InputError, match="empty"):
-    checks.refuse_size((3, 0, 4), "x.nii")
+    scan_checks.refuse_size((3, 0, 4), "x.nii")
 
 
 def test_offset_makes_hounsfield_units_and_is_noted(tmp_path):

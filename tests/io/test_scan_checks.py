@@ -7,7 +7,7 @@ import pytest
 
 from medlsam_jax.errors import InputError
 from medlsam_jax.geometry import Grid, Volume
-from medlsam_jax.io import checks
+from medlsam_jax.io import scan_checks
 
 SHAPE = (40, 48, 56)
 RNG = np.random.default_rng(7)
@@ -33,7 +33,7 @@ def volume(array, spacing=3.0):
 
 
 def doubts(array):
-  return checks.doubts_of(volume(array))
+  return scan_checks.doubts_of(volume(array))
 
 
 @pytest.mark.parametrize(
@@ -132,21 +132,21 @@ def test_too_few_voxels_are_doubted_by_their_sign_alone():
 @pytest.mark.parametrize(("axis", "words"), [(0, "z only (feet to head)"), (1, "y only (back to front)")])
 def test_thin_slab_is_a_doubt(axis, words):
   thin = np.take(BODY, range(20), axis)
-  (doubt,) = checks.doubts_of(volume(thin, 2.0 + 0.0))[:1]
+  (doubt,) = scan_checks.doubts_of(volume(thin, 2.0 + 0.0))[:1]
   assert f"covers 40 mm along {words}" in doubt
 
 
 def test_doubts_are_warned_once_and_kept():
   with pytest.warns(UserWarning) as told:
-    judged = checks.check_scan(volume(BODY + 1024))
+    judged = scan_checks.check_scan(volume(BODY + 1024))
   assert [str(each.message) for each in told] == list(judged.doubts) and len(judged.doubts) == 1
-  assert checks.check_scan(judged) is judged
+  assert scan_checks.check_scan(judged) is judged
 
 
 @pytest.mark.filterwarnings("error")
 def test_judged_scan_is_not_judged_again():
   wrong = dataclasses.replace(volume(BODY + 1024), judged=True)
-  assert checks.check_scan(wrong).doubts == ()
+  assert scan_checks.check_scan(wrong).doubts == ()
 
 
 def test_nan_around_the_scan_is_air():
@@ -154,7 +154,7 @@ def test_nan_around_the_scan_is_air():
   half[:15] = np.nan
   half[:, RADIUS[0] > 1.2] = np.nan
   with pytest.warns(UserWarning, match=r"voxels around the scan are NaN; taken as air"):
-    mended = checks.check_scan(volume(half))
+    mended = scan_checks.check_scan(volume(half))
   assert (mended.array[:15] == -1000).all() and np.array_equal(mended.array[20, 20], BODY[20, 20])
   assert len(mended.notes) == 1 and mended.doubts == ()
   assert np.isnan(half[0]).all()
@@ -164,13 +164,13 @@ def test_nan_within_the_scan_is_refused():
   holed = BODY.copy()
   holed[5:25, 20:30, 20:40] = np.nan
   with pytest.raises(InputError, match=r"x.nii: 4000 NaN"):
-    checks.check_scan(volume(holed))
+    scan_checks.check_scan(volume(holed))
   holed[0:6, 20:30, 20:40] = np.nan
   with pytest.warns(UserWarning, match="taken as air"):
-    checks.check_scan(volume(holed))
+    scan_checks.check_scan(volume(holed))
   with pytest.raises(InputError, match="NaN"):
-    checks.check_scan(volume(np.full(SHAPE, np.nan)))
+    scan_checks.check_scan(volume(np.full(SHAPE, np.nan)))
   single = BODY.copy()
   single[0, 0, 0] = np.nan
   with pytest.raises(InputError, match="1 NaN"):
-    checks.check_scan(volume(single))
+    scan_checks.check_scan(volume(single))
