@@ -6,7 +6,7 @@ import importlib.resources
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import flax.linen as nn
 import jax
@@ -23,7 +23,7 @@ from medlsam_jax.io.weights.torch_file import read_tensors
 from medlsam_jax.io.weights.weights_file import FORMAT, is_ours, read_weights, write_weights
 from medlsam_jax.medlam.network import published as medlam
 from medlsam_jax.medlam.network.medlam import MedLAM, init_variables
-from medlsam_jax.network import Network
+from medlsam_jax.network import Network, Variables
 from medlsam_jax.sam.network import published as sam
 from medlsam_jax.sam.network.layers import fold_batch_norm
 from medlsam_jax.sam.network.sam import VARIANTS, Sam
@@ -148,7 +148,7 @@ def _find(path_or_name: str | os.PathLike[str]) -> tuple[Path, str]:
   return path, str(path)
 
 
-def _convert_in_memory(path: Path, wanted: str | None) -> tuple[dict[str, Any], dict[str, str]]:
+def _convert_in_memory(path: Path, wanted: str | None) -> tuple[Variables, dict[str, str]]:
   """Variables and header of a published checkpoint."""
   tensors = read_tensors(path)
   shapes = {name: tensor.shape for name, tensor in tensors.items()}
@@ -199,7 +199,7 @@ def _template(module: nn.Module) -> dict[str, tuple[int, ...]]:
   return shapes_of(jax.eval_shape(lambda: module.init(key, jnp.zeros((1, edge, edge, 3)), jnp.zeros((1, 4)))))
 
 
-def _check_fit(variables: dict[str, Any], module: nn.Module, source: str) -> None:
+def _check_fit(variables: Variables, module: nn.Module, source: str) -> None:
   """Raises unless the variables are those of the module, name for name and shape for shape."""
   template = _template(module)
   found = {name: tuple(leaf.shape) for name, leaf in flatten_dict(variables, sep=".").items()}

@@ -64,16 +64,9 @@ def _signed_area(line: np.ndarray) -> float:
 
 def elliptic_fourier(outline: Float[np.ndarray, "n 2"], orders: int) -> Float[np.ndarray, "orders 2 2"]:
   """Coefficients `[order, x or y, cosine or sine]` (Kuhl and Giardina 1982, "Elliptic Fourier features")."""
-  step = np.roll(outline, -1, 0) - outline
-  length = np.linalg.norm(step, axis=1)
-  step, length = step[length > 0], length[length > 0]
-  end = np.cumsum(length)
-  begin, total = end - length, end[-1]
-  order = np.arange(1, orders + 1)
-  turn = 2 * np.pi * order[:, None] / total
-  wave = np.stack([np.cos(turn * end) - np.cos(turn * begin), np.sin(turn * end) - np.sin(turn * begin)], 1)
-  scale = total / (2 * np.pi**2 * order**2)
-  return scale[:, None, None] * np.einsum("ows,sa->oaw", wave, step / length[:, None])
+  from pyefd import elliptic_fourier_descriptors
+
+  return elliptic_fourier_descriptors(np.concatenate([outline, outline[:1]]), order=orders).reshape(orders, 2, 2)
 
 
 def boundary_order(mask: Bool[np.ndarray, "row column"]) -> int:

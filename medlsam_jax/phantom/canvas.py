@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import zlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Integer
@@ -68,11 +67,11 @@ def smooth_union(first: Field, second: Field, blend_mm: float) -> Field:
   return second + (first - second) * mix - blend_mm * mix * (1 - mix)
 
 
-Points = Sequence[Sequence[Any]] | np.ndarray
+Points = Sequence[Sequence[float | np.ndarray]] | np.ndarray
 """Places (x, y, z) in mm."""
 
 
-def shifted(point: Sequence[Any] | np.ndarray, x: float, y: float, z: float) -> Float[np.ndarray, "3"]:
+def shifted(point: Sequence[float | np.ndarray] | np.ndarray, x: float, y: float, z: float) -> Float[np.ndarray, "3"]:
   """A point moved by some mm."""
   return np.asarray(point, float) + np.array([x, y, z])
 

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -89,7 +89,7 @@ class FoundMask:
     """As an array of the image's size."""
     return self.run_lengths.decode()
 
-  def as_record(self, output: str = "binary_mask") -> dict[str, Any]:
+  def as_record(self, output: str = "binary_mask") -> dict[str, object]:
     """The record of segment-anything's generator: `segmentation`, `area`, `bbox` (x, y, width, height) and the rest.
 
     Args:

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Integer, Num, UInt8
 
 from medlsam_jax import platform
 from medlsam_jax.errors import InputError, WeightsError
-from medlsam_jax.network import Network
+from medlsam_jax.network import Network, Variables
 from medlsam_jax.sam.network.layers import fold_batch_norm
 from medlsam_jax.sam.network.prompt_encoder import BOX_HIGH, BOX_LOW
 from medlsam_jax.sam.network.sam import Sam
@@ -62,7 +63,11 @@ class Predictor:
   """
 
   def __init__(
-    self, network: Network, dtype: Any = jnp.float32, encode_batch: int | None = None, pixels: Pixels | None = None
+    self,
+    network: Network,
+    dtype: DTypeLike = jnp.float32,
+    encode_batch: int | None = None,
+    pixels: Pixels | None = None,
   ) -> None:
     module, variables = network.module, network.variables
     if not isinstance(module, Sam):
@@ -78,15 +83,18 @@ class Predictor:
     self._current: EncodedImage | None = None
 
     # The counter rises when Python runs, which is once for each program that is traced.
-    def encode(variables: Any, images: Array) -> Any:
+    def encode(variables: Variables, images: Array) -> Array:
       self._compilations += 1
       with platform.asked(dtype):
-        return module.apply(variables, images, method="encode")
+        return cast(Array, module.apply(variables, images, method="encode"))
 
-    def decode(variables: Any, embedding: Array, points: Array, labels: Array, masks: Any, multimask: bool) -> Any:
+    def decode(
+      variables: Variables, embedding: Array, points: Array, labels: Array, masks: Array | None, multimask: bool
+    ) -> tuple[Array, Array]:
       self._compilations += 1
       with platform.asked(dtype):
-        return module.apply(variables, embedding[None], points, labels, masks, multimask, method="decode_tokens")
+        answer = module.apply(variables, embedding[None], points, labels, masks, multimask, method="decode_tokens")
+      return cast(tuple[Array, Array], answer)
 
     self._encode, self._decode = jax.jit(encode), jax.jit(decode, static_argnums=5)
 
@@ -284,7 +292,7 @@ def _prompts(
   return [Prompt(**single, **own) for own in each], any(many for _, many in parts.values())
 
 
-def _numbers(part: Any, name: str) -> np.ndarray | None:
+def _numbers(part: object, name: str) -> np.ndarray | None:
   """An argument of `predict` as an array."""
   if part is None:
     return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
@@ -28,11 +27,11 @@ class RunLengths:
     inside = np.arange(len(self.counts)) % 2 == 1
     return np.repeat(inside, self.counts).reshape(self.size[::-1]).T
 
-  def as_dict(self) -> dict[str, Any]:
+  def as_dict(self) -> dict[str, list[int]]:
     """COCO's uncompressed form."""
     return {"size": list(self.size), "counts": list(self.counts)}
 
-  def compressed(self) -> dict[str, Any]:
+  def compressed(self) -> dict[str, list[int] | str]:
     """COCO's compressed form, text in JSON.
 
     Raises:

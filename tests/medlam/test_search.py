@@ -10,8 +10,8 @@ from medlsam_jax.errors import ConfigError, InputError, TemplateError, WeightsEr
 from medlsam_jax.geometry import Volume
 from medlsam_jax.io import nifti
 from medlsam_jax.io.templates import Template
-from medlsam_jax.medlam.bank import check
 from medlsam_jax.medlam.bank.bank import Bank
+from medlsam_jax.medlam.bank.leave_one_out import leave_one_out
 from medlsam_jax.medlam.search import calls, confidence, doubt, fine, programs, search, sharing
 from medlsam_jax.medlam.search.search_settings import PRESETS, SearchSettings
 from medlsam_jax.working_grid import pad_for_patches, to_working_grid
@@ -294,12 +294,12 @@ def test_padding_of_a_batch_changes_nothing_and_is_skipped(network, templates, t
 
 
 def test_each_template_is_searched_with_the_others_and_only_for_what_they_know(network, bank, templates):
-  found = dict((t.name, f) for t, f in check.leave_one_out(network, bank, templates, settings=HEAD_ONLY))
+  found = dict((t.name, f) for t, f in leave_one_out(network, bank, templates, settings=HEAD_ONLY))
   assert {name: list(f) for name, f in found.items()} == {"a": ["liver"], "b": ["liver"]}
   with pytest.raises(TemplateError, match="built from b"):
-    next(check.leave_one_out(network, bank, templates[:1]))
+    next(leave_one_out(network, bank, templates[:1]))
   with pytest.raises(TemplateError, match="one template"):
-    next(check.leave_one_out(network, bank.without("b"), templates))
+    next(leave_one_out(network, bank.without("b"), templates))
 
 
 def test_a_scan_smaller_than_the_reach_of_the_starts_is_searched(network, bank, make_template):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from medlsam_jax.medlam.network.medlam import MedLAMOutput
-from medlsam_jax.medlam.objectives import places
+from medlsam_jax.medlam.objectives import view_points
 from medlsam_jax.medlam.objectives.contract import Views
 from medlsam_jax.medlam.pretraining import crop_batches, crops, step
 from medlsam_jax.medlam.pretraining.settings import PretrainSettings
@@ -195,7 +195,7 @@ def test_points_are_voxels_of_the_body_and_their_places_are_what_the_plain_view_
     at = np.stack([one["plain"][:, patch, z, y, x] for one in received], -1)
     assert ((at > 0).all(-1).mean(0) > 0.5).all()
     known = (at > 0).all(-1)
-    stated = np.asarray(places.points_mm(as_views(received[0]), patch))
+    stated = np.asarray(view_points.points_mm(as_views(received[0]), patch))
     np.testing.assert_allclose(coded_mm(at)[known], stated[known], atol=CLOSE_MM)
 
 
@@ -208,14 +208,14 @@ def test_dense_objectives_pair_cells_that_show_the_same_place(seen, stride):
   known_plain = by_cells(inside(lattice, batch), stride).all(-1)
   known_augmented = by_cells(inside(received[0]["augmented_mm"], batch), stride).all(-1)
   for patch in range(DENSE):
-    wanted = np.asarray(places.points_mm(views, patch))
-    distance = np.asarray(places.distances_mm(views.augmented_mm[:, patch], jnp.asarray(wanted), stride)).reshape(
+    wanted = np.asarray(view_points.points_mm(views, patch))
+    distance = np.asarray(view_points.distances_mm(views.augmented_mm[:, patch], jnp.asarray(wanted), stride)).reshape(
       SCANS, 20, -1
     )
     nearest = distance.argmin(-1)
 
     def at_points(cells, patch=patch):
-      return np.asarray(places.at_points(jnp.asarray(cells[:, patch], jnp.float32), views.points[patch], stride))
+      return np.asarray(view_points.at_points(jnp.asarray(cells[:, patch], jnp.float32), views.points[patch], stride))
 
     def at_nearest(cells, patch=patch, nearest=nearest):
       return np.take_along_axis(cells[:, patch].reshape(SCANS, -1), nearest, 1)

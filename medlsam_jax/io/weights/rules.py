@@ -10,13 +10,13 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from medlsam_jax import display, notices
 from medlsam_jax.errors import WeightsError
+from medlsam_jax.network import Variables
 
 """Names listed in an error message before it says how many more there are."""
 
@@ -60,7 +60,7 @@ class Skip:
   reason: str
 
 
-def shapes_of(variables: Any) -> dict[str, tuple[int, ...]]:
+def shapes_of(variables: Variables) -> dict[str, tuple[int, ...]]:
   """Flat name -> shape of a variable tree, such as `jax.eval_shape(module.init, ...)` gives: a table's `template`."""
   return {name: tuple(leaf.shape) for name, leaf in flatten_dict(variables, sep=".").items()}
 
@@ -75,7 +75,7 @@ class RuleTable:
 
   def forward(
     self, tensors: Mapping[str, np.ndarray], template: Mapping[str, tuple[int, ...]], source: str
-  ) -> dict[str, Any]:
+  ) -> Variables:
     """Published tensors to nested float32 variables.
 
     Args:
@@ -108,7 +108,7 @@ class RuleTable:
     return unflatten_dict({target: ready[published[target]] for target in placed}, sep=".")
 
   def backward(
-    self, variables: Any, template: Mapping[str, tuple[int, ...]] | None = None, source: str = "<variables>"
+    self, variables: Variables, template: Mapping[str, tuple[int, ...]] | None = None, source: str = "<variables>"
   ) -> dict[str, np.ndarray]:
     """Our variables to published names and layouts, as `forward` would read them; skipped names are not made up.
 

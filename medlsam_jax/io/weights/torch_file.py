@@ -79,7 +79,7 @@ def _of_safetensors(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
   if not arrays:
     raise WeightsError(f"{path}: holds no tensors")
   try:
-    network, notes = network_of(arrays, lambda value: isinstance(value, np.ndarray), lambda one, other: one is other)
+    network, notes = network_of(arrays, np.ndarray, lambda one, other: one is other)
   except RefusedError as error:
     raise WeightsError(f"{path}: {error}") from error
   return network.tensors, notes
@@ -90,7 +90,7 @@ def _read_zip(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     with zipfile.ZipFile(path) as archive:
       records = _Records(archive, path.stat().st_size)
       saved = read_pickle(records.program(), records.storage_size)
-      network, notes = network_of(saved, lambda value: isinstance(value, Tensor), Tensor.is_same)
+      network, notes = network_of(saved, Tensor, Tensor.is_same)
       return {name: tensor.view(records.storage(tensor.storage)) for name, tensor in network.tensors.items()}, notes
   except RefusedError as error:
     raise WeightsError(f"{path}: refused, and nothing from it was run: {error}") from error

@@ -12,7 +12,6 @@ import pickle
 import pickletools
 import re
 from collections.abc import Callable
-from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -46,7 +45,7 @@ class RefusedError(Exception):
   """The pickle asks for something that weights do not need, or declares what it does not hold. Nothing was run."""
 
 
-def read_pickle(program: bytes, record_size: Callable[[str], int]) -> Any:
+def read_pickle(program: bytes, record_size: Callable[[str], int]) -> object:
   """The value that a checkpoint's pickle describes.
 
   Args:
@@ -75,7 +74,7 @@ class _Sealed:
 
   __slots__ = ()
 
-  def __setstate__(self, state: Any) -> None:
+  def __setstate__(self, state: object) -> None:
     raise RefusedError("its pickle writes to an object that has no state")
 
 
@@ -115,10 +114,10 @@ class _Constructor(_Sealed):
 
   __slots__ = ("_function",)
 
-  def __init__(self, function: Callable[..., Any]) -> None:
+  def __init__(self, function: Callable[..., object]) -> None:
     self._function = function
 
-  def __call__(self, *arguments: Any) -> Any:
+  def __call__(self, *arguments: object) -> object:
     return self._function(*arguments)
 
 
@@ -132,7 +131,7 @@ class _StorageType(_Sealed):
 class _Dict(dict):
   """What an OrderedDict becomes. PyTorch hangs module versions on it as an attribute, which are dropped."""
 
-  def __setstate__(self, state: Any) -> None:
+  def __setstate__(self, state: object) -> None:
     pass
 
 
@@ -145,25 +144,25 @@ class _PassedOver:
 
   __slots__ = ()
 
-  def __new__(cls, *arguments: Any) -> _PassedOver:
+  def __new__(cls, *arguments: object) -> _PassedOver:
     return super().__new__(cls)
 
-  def __init__(self, *arguments: Any) -> None:
+  def __init__(self, *arguments: object) -> None:
     pass
 
-  def __setstate__(self, state: Any) -> None:
+  def __setstate__(self, state: object) -> None:
     pass
 
-  def __setitem__(self, key: Any, value: Any) -> None:
+  def __setitem__(self, key: object, value: object) -> None:
     pass
 
-  def append(self, item: Any) -> None:
+  def append(self, item: object) -> None:
     """Drops it."""
 
-  def extend(self, items: Any) -> None:
+  def extend(self, items: object) -> None:
     """Drops them."""
 
-  def add(self, item: Any) -> None:
+  def add(self, item: object) -> None:
     """Drops it."""
 
 
@@ -173,7 +172,7 @@ class _NumpyDtype(_Sealed):
   def __init__(self, code: str) -> None:
     self.code, self.order = code, "<"
 
-  def __setstate__(self, state: Any) -> None:
+  def __setstate__(self, state: object) -> None:
     if not isinstance(state, tuple) or len(state) < 2 or state[1] not in ("<", ">", "|", "="):
       raise RefusedError("its pickle describes a NumPy type that is not a plain number")
     self.order = state[1]
@@ -184,43 +183,43 @@ class _NumpyArray(_Sealed):
 
   __slots__ = ()
 
-  def __setstate__(self, state: Any) -> None:
+  def __setstate__(self, state: object) -> None:
     if not isinstance(state, tuple) or not isinstance(state[2], _NumpyDtype) or not isinstance(state[4], bytes):
       raise RefusedError(f"its pickle holds a NumPy array of objects, which could hide code. {_WAY_OUT}")
 
 
-def _numpy_dtype(code: Any, *flags: Any) -> _NumpyDtype:
+def _numpy_dtype(code: object, *flags: object) -> _NumpyDtype:
   if not isinstance(code, str) or not re.fullmatch(r"[fiu][1248]|b1|[SU][0-9]{1,4}", code):
     raise RefusedError(f"its pickle holds a NumPy type that is not a plain number. {_WAY_OUT}")
   return _NumpyDtype(code)
 
 
-def _numpy_scalar(dtype: Any, data: Any) -> int | float | bool | str | bytes:
+def _numpy_scalar(dtype: object, data: object) -> int | float | bool | str | bytes:
   if not isinstance(dtype, _NumpyDtype) or not isinstance(data, bytes):
     raise RefusedError("its pickle holds a NumPy scalar that is not a plain number")
   return np.frombuffer(data, np.dtype(dtype.order + dtype.code), count=1)[0].item()
 
 
-def _numpy_array(*arguments: Any) -> _NumpyArray:
+def _numpy_array(*arguments: object) -> _NumpyArray:
   return _NumpyArray()
 
 
-def _latin1(text: Any, encoding: Any) -> bytes:
+def _latin1(text: object, encoding: object) -> bytes:
   """How protocol 2 writes bytes: text to be encoded."""
   if not isinstance(text, str) or encoding != "latin1":
     raise RefusedError("its pickle asks for an encoding other than latin1")
   return text.encode("latin1")
 
 
-def _plain(*arguments: Any) -> None:
+def _plain(*arguments: object) -> None:
   """A device or layout: read past."""
 
 
-def _parameter(data: Any, *rest: Any) -> Any:
+def _parameter(data: object, *rest: object) -> object:
   return data
 
 
-def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> Tensor:
+def _tensor(storage: object, offset: object, size: object, stride: object, *rest: object) -> Tensor:
   """A tensor after checking that each of its elements lies in its storage."""
   if not isinstance(storage, Storage):
     raise RefusedError("its pickle makes a tensor from something that is not a storage")
@@ -240,13 +239,13 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> Te
   return Tensor(storage, start, shape, steps)
 
 
-def _whole_numbers(values: Any) -> tuple[int, ...]:
+def _whole_numbers(values: object) -> tuple[int, ...]:
   if not isinstance(values, tuple | list) or not all(type(v) is int and 0 <= v < 1 << 62 for v in values):
     raise RefusedError("its pickle declares a size, stride or offset that is not a count")
   return tuple(values)
 
 
-def _dictionary(*arguments: Any) -> _Dict:
+def _dictionary(*arguments: object) -> _Dict:
   """A `defaultdict`, empty until the pickle fills it; what it would make of a missing key is dropped."""
   return _Dict()
 
@@ -291,7 +290,7 @@ _SETTINGS = (
 )
 """What training programs keep beside the weights, by module: plain data, of which nothing is kept here."""
 
-_ALLOWED: dict[tuple[str, str], Any] = {
+_ALLOWED: dict[tuple[str, str], _Sealed | type[_PassedOver]] = {
   **{(module, name): _PassedOver for module, names in _SETTINGS for name in names},
   ("collections", "defaultdict"): _Constructor(_dictionary),
   ("collections", "OrderedDict"): _Constructor(_Dict),
@@ -319,14 +318,14 @@ class _Reader(pickle.Unpickler):
     self._record_size = record_size
     self._storages: dict[str, Storage] = {}
 
-  def find_class(self, module: str, name: str) -> Any:
+  def find_class(self, module: str, name: str) -> _Sealed | type[_PassedOver]:
     """The sealed stand-in for an allowed name; raises for any other and imports nothing."""
     try:
       return _ALLOWED[module, name]
     except KeyError:
       raise RefusedError(f"it asks for {module[:60]}.{name[:60]}, which weights do not need. {_WAY_OUT}") from None
 
-  def persistent_load(self, pid: Any) -> Storage:
+  def persistent_load(self, pid: object) -> Storage:
     """The storage that a persistent id names, after checking that its record is as long as declared."""
     if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage" or not isinstance(pid[1], _StorageType):
       raise RefusedError("it refers to something that is not a storage of a known dtype")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from medlsam_jax import display
 from medlsam_jax.io.weights.kinds import ANCHORS
@@ -54,18 +54,18 @@ class Network(Generic[T]):
     return any(_AVERAGED.search(part) for part in self.place)
 
 
-def network_of(saved: Any, is_tensor: Callable[[Any], bool], same: Callable[[T, T], bool]) -> tuple[Network, list[str]]:
+def network_of(saved: object, kind: type[T], same: Callable[[T, T], bool]) -> tuple[Network[T], list[str]]:
   """The network in what a file holds, and what had to be decided, a sentence each.
 
   Args:
     saved: nested dictionaries.
-    is_tensor: tells tensors from the rest.
+    kind: of its tensors.
     same: whether two tensors are one, so that a network that is there twice is no choice.
 
   Raises:
     RefusedError: no network, several, or names that are one without their wrappers.
   """
-  dictionaries = list(_dictionaries(saved, is_tensor))
+  dictionaries = list(_dictionaries(saved, kind))
   known = [network for place, tensors in dictionaries for network in _known(place, tensors)]
   found = _distinct(known or _unknown(dictionaries), same)
   if not found:
@@ -92,18 +92,18 @@ def network_of(saved: Any, is_tensor: Callable[[Any], bool], same: Callable[[T, 
   return taken, notes
 
 
-def _dictionaries(saved: Any, is_tensor: Callable[[Any], bool]) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+def _dictionaries(saved: object, kind: type[T]) -> Iterator[tuple[tuple[str, ...], dict[str, T]]]:
   """Every dictionary with named tensors and the keys that lead to it, from the top down; bookkeeping is passed over."""
-  level: list[tuple[tuple[str, ...], Any]] = [((), saved)]
+  level: list[tuple[tuple[str, ...], object]] = [((), saved)]
   seen: set[int] = set()
   for _ in range(_MAX_NESTING):
-    below: list[tuple[tuple[str, ...], Any]] = []
+    below: list[tuple[tuple[str, ...], object]] = []
     for place, content in level:
       if not isinstance(content, Mapping) or id(content) in seen:
         continue
       seen.add(id(content))
       named = {key: value for key, value in content.items() if isinstance(key, str)}
-      tensors = {key: value for key, value in named.items() if is_tensor(value)}
+      tensors = {key: value for key, value in named.items() if isinstance(value, kind)}
       if tensors:
         yield place, tensors
       below += [((*place, key), value) for key, value in named.items() if not _BOOKKEEPING.search(key)]

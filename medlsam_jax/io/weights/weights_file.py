@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import ml_dtypes  # noqa: F401  registers bfloat16 with NumPy, which safetensors needs to hand such tensors out
 import numpy as np
@@ -15,6 +14,7 @@ from safetensors.numpy import save_file
 from medlsam_jax.errors import OutputError, WeightsError
 from medlsam_jax.io.atomic import atomically
 from medlsam_jax.io.weights.rules import as_weights
+from medlsam_jax.network import Variables
 
 FORMAT = "medlsam_jax 1"
 COLLECTIONS = ("params", "batch_stats", "constants")
@@ -24,7 +24,7 @@ _TORCH_STARTS = (b"PK\x03\x04", b"\x80\x02\x8a\n", b"\x80\x03\x8a\n", b"\x80\x04
 """First bytes of what `torch.save` writes: a zip archive, or in the older format a pickled magic number."""
 
 
-def write_weights(path: str | os.PathLike[str], variables: dict[str, Any], header: dict[str, str]) -> None:
+def write_weights(path: str | os.PathLike[str], variables: Variables, header: dict[str, str]) -> None:
   """Writes nested variables of float32, float16 or bfloat16 with their header; the file appears whole or not at all.
 
   Args:
@@ -53,7 +53,7 @@ def write_weights(path: str | os.PathLike[str], variables: dict[str, Any], heade
     raise OutputError(f"{path}: cannot be written ({error})") from error
 
 
-def read_weights(path: str | os.PathLike[str], as_float32: bool = True) -> tuple[dict[str, Any], dict[str, str]]:
+def read_weights(path: str | os.PathLike[str], as_float32: bool = True) -> tuple[Variables, dict[str, str]]:
   """Reads one of our files: nested variables (host arrays) and the header.
 
   Args:

@@ -360,7 +360,7 @@ def _interval_slices(interval_mm: float) -> int:
   return slices
 
 
-def _one_of(value: str, kind: Any) -> str:
+def _one_of(value: str, kind: object) -> str:
   """The value, if it is one of a Literal's; ValueError otherwise."""
   if value not in get_args(kind):
     raise ValueError(f"{value!r} is none of {get_args(kind)}")

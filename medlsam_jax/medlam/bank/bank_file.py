@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -54,9 +53,9 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
 
 
 def check_organ(
-  organ: Any,
-  value: Any,
-  templates: tuple[Any, ...],
+  organ: object,
+  value: object,
+  templates: tuple[object, ...],
   faces: np.ndarray,
   positions: np.ndarray,
   features: dict[int, np.ndarray],

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from medlsam_jax.errors import ConfigError
 from medlsam_jax.medlam.objectives.contract import Views
-from medlsam_jax.medlam.objectives.places import at_points, distances_mm, normalise, points_mm
+from medlsam_jax.medlam.objectives.view_points import at_points, distances_mm, normalise, points_mm
 
 _LEAST = 1e-7
 """Keeps 1 - p away from 0 in float32, where its logarithm would be infinite."""

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from medlsam_jax.medlam.objectives.contract import Views
-from medlsam_jax.medlam.objectives.places import at_points, distances_mm, points_mm
+from medlsam_jax.medlam.objectives.view_points import at_points, distances_mm, points_mm
 
 _EPSILON = 1e-4
 

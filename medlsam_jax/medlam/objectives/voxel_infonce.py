@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from medlsam_jax.errors import ConfigError
 from medlsam_jax.medlam.objectives.contract import Views
-from medlsam_jax.medlam.objectives.places import at_points, distances_mm, normalise, points_mm
+from medlsam_jax.medlam.objectives.view_points import at_points, distances_mm, normalise, points_mm
 
 
 @dataclasses.dataclass(frozen=True)

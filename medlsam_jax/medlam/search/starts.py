@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import Any, SupportsIndex
+from typing import SupportsIndex, cast
 
 import jax
 import numpy as np
@@ -91,20 +91,20 @@ def given_starts(
   return places
 
 
-def seed_of(key: Any) -> int | list[int]:
+def seed_of(key: object) -> int | list[int]:
   """What NumPy's generator is seeded with: the number itself, or the words of a `jax.random` key.
 
   Raises:
     ConfigError: a truth value, a fraction, a negative number, several keys, or something else.
   """
-  dtype = getattr(key, "dtype", None)
-  if isinstance(dtype, np.dtype) and dtype.kind == "u" and np.shape(key) in ((2,), (4,)):
+  dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", ())
+  if isinstance(dtype, np.dtype) and dtype.kind == "u" and shape in ((2,), (4,)):
     return np.asarray(key).tolist()  # as `jax.random.PRNGKey` makes it
-  if dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key) and not np.shape(key):
-    return np.asarray(jax.random.key_data(key)).ravel().tolist()
+  if dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key) and not shape:
+    return np.asarray(jax.random.key_data(cast(jax.Array, key))).ravel().tolist()
   try:
     # Python counts truth values as numbers
-    seed = -1 if isinstance(key, bool | np.bool_) else operator.index(key)
+    seed = -1 if isinstance(key, bool | np.bool_) else operator.index(cast(SupportsIndex, key))
   except TypeError:
     seed = -1
   if seed < 0:

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from medlsam_jax import platform
@@ -129,7 +129,7 @@ class Block(nn.Module):
   heads: int
   window: int
   grid: int
-  dtype: Any = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
@@ -213,7 +213,7 @@ class ImageEncoder(nn.Module):
   """
 
   sizes: ViTSizes = ViTSizes()
-  dtype: Any = jnp.float32
+  dtype: DTypeLike = jnp.float32
   remat: bool = False
 
   @nn.compact

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import functools
 import operator
-from typing import Any
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
+
+from medlsam_jax.network import Variables
 
 DENSE_INIT = nn.initializers.truncated_normal(0.02)
 
@@ -24,13 +27,13 @@ def gelu(x: Array) -> Array:
   return x * (0.5 + 0.5 * jax.lax.erf(x * 0.7071067811865476))
 
 
-def product(x: Float[Array, "*n i"], kernel: Float[Array, "i o"], dtype: Any) -> Float[Array, "*n o"]:
+def product(x: Float[Array, "*n i"], kernel: Float[Array, "i o"], dtype: DTypeLike) -> Float[Array, "*n o"]:
   """`x @ kernel` with operands in `dtype`, accumulated and returned in float32."""
   axes = (((x.ndim - 1,), (0,)), ((), ()))
   return jax.lax.dot_general(x.astype(dtype), kernel.astype(dtype), axes, preferred_element_type=jnp.float32)
 
 
-def mix(logits: Float[Array, "*n q k"], values: Float[Array, "*#n k c"], dtype: Any) -> Float[Array, "*n q c"]:
+def mix(logits: Float[Array, "*n q k"], values: Float[Array, "*#n k c"], dtype: DTypeLike) -> Float[Array, "*n q c"]:
   """`softmax(logits) @ values`, divided after the product, where there is usually far less to divide; in float32."""
   weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
   mixed = jnp.matmul(weights.astype(dtype), values.astype(dtype), preferred_element_type=jnp.float32)
@@ -46,7 +49,7 @@ class Linear(nn.Module):
   """Affine map of the last axis."""
 
   features: int
-  dtype: Any = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: Float[Array, "*n i"]) -> Float[Array, "*n o"]:
@@ -70,8 +73,8 @@ class Mlp(nn.Module):
   """`len(widths)` affine maps with an activation between them."""
 
   widths: tuple[int, ...]
-  activation: Any = jax.nn.relu
-  dtype: Any = jnp.float32
+  activation: Callable[[Array], Array] = jax.nn.relu
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: Float[Array, "*n i"]) -> Float[Array, "*n o"]:
@@ -89,7 +92,7 @@ class Conv(nn.Module):
   edge: int = 1
   stride: int = 1
   use_bias: bool = True
-  dtype: Any = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: Float[Array, "n y x i"]) -> Float[Array, "n y2 x2 o"]:
@@ -99,7 +102,7 @@ class Conv(nn.Module):
     return x + self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else x
 
 
-def convolve(x: Float[Array, "n y x i"], kernel: Float[Array, "e e i o"], stride: int, dtype: Any) -> Array:
+def convolve(x: Float[Array, "n y x i"], kernel: Float[Array, "e e i o"], stride: int, dtype: DTypeLike) -> Array:
   """Convolution with padding `edge // 2`, or none where windows tile the image (stride = edge: sides are multiples)."""
   edge = kernel.shape[0]
   if edge == stride:
@@ -142,7 +145,7 @@ class ConvNorm(nn.Module):
   stride: int = 1
   depthwise: bool = False
   folded: bool = False
-  dtype: Any = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: Float[Array, "n y x i"], train: bool = False) -> Float[Array, "n y2 x2 o"]:
@@ -160,7 +163,7 @@ class ConvNorm(nn.Module):
 BATCH_NORM_EPSILON = 1e-5
 
 
-def fold_batch_norm(variables: dict) -> dict:
+def fold_batch_norm(variables: Variables) -> Variables:
   """Variables of a network with batch norm -> variables of the same network built with `folded=True`.
 
   Each convolution's kernel is scaled by `scale / sqrt(var + eps)` per output channel and the rest becomes its bias.
@@ -169,8 +172,8 @@ def fold_batch_norm(variables: dict) -> dict:
   if "batch_stats" not in variables:
     return variables
 
-  def fold(params: dict, stats: dict) -> dict:
-    result = {}
+  def fold(params: Variables, stats: Variables) -> Variables:
+    result: Variables = {}
     for name, value in params.items():
       if name == "norm" and name in stats:
         continue

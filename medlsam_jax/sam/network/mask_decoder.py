@@ -5,11 +5,10 @@ Written once for every variant of the family ("Segment anything", appendix A).
 
 from __future__ import annotations
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from medlsam_jax.sam.network.layers import Mlp, gelu, layer_norm, product
@@ -26,7 +25,7 @@ class Double(nn.Module):
   """
 
   features: int
-  dtype: Any = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: Float[Array, "*n i"]) -> Float[Array, "*n 2 2 o"]:
@@ -45,7 +44,7 @@ class MaskDecoder(nn.Module):
   mlp_width: int = 2048
   iou_depth: int = 3
   iou_width: int = 256
-  dtype: Any = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(

@@ -6,11 +6,10 @@ appendix A). Absent prompts are None, which is static.
 
 from __future__ import annotations
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from medlsam_jax.sam.network.layers import Conv, gelu, layer_norm
@@ -28,7 +27,7 @@ class PromptEncoder(nn.Module):
   width: int = 256
   image_size: int = 256
   grid: int = 64
-  dtype: Any = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   def setup(self) -> None:
     normal = nn.initializers.normal(1.0)

@@ -6,10 +6,11 @@ A variant is data: adding one is adding a `SamVariant`. Prompts are `(x, y)` pix
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from medlsam_jax.sam.network.image_encoder import ImageEncoder, ViTSizes
@@ -72,7 +73,7 @@ class Sam(nn.Module):
 
   variant: SamVariant = LITEMEDSAM
   folded: bool = False
-  dtype: Any = jnp.float32
+  dtype: DTypeLike = jnp.float32
   remat: bool = False
 
   def setup(self) -> None:

@@ -8,11 +8,11 @@ last merge keeps its resolution, and SAM's neck follows. MobileSAM begins with t
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from medlsam_jax.sam.network.layers import Conv, ConvNorm, Linear, gelu, layer_norm, mix, product
@@ -44,7 +44,7 @@ class _Part(nn.Module):
   """What every part of the encoder is told: whether batch norm is folded, and the dtype of matrix operands."""
 
   folded: bool = False
-  dtype: Any = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   def conv(self, name: str, features: int, edge: int = 1, stride: int = 1, depthwise: bool = False) -> ConvNorm:
     return ConvNorm(features, edge, stride, depthwise, self.folded, self.dtype, name=name)
@@ -93,7 +93,7 @@ class WindowAttention(nn.Module):
 
   heads: int
   window: int
-  dtype: Any = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: Float[Array, "n y x c"]) -> Float[Array, "n y x c"]:
@@ -145,7 +145,7 @@ class TinyViT(_Part):
   def __call__(
     self, images: Float[Array, "n y x 3"], train: bool = False
   ) -> Float[Array, "n y/{self.sizes.stride} x/{self.sizes.stride} c"]:
-    sizes, common = self.sizes, {"folded": self.folded, "dtype": self.dtype}
+    sizes, folded, dtype = self.sizes, self.folded, self.dtype
     stride, edge = sizes.embed_stride, 1 if sizes.embed_stride == 1 else 3
     x = gelu(self.conv("embed0", sizes.widths[0] // 2, edge, stride)(images, train))
     x = self.conv("embed1", sizes.widths[0], edge, stride)(x, train)
@@ -153,15 +153,13 @@ class TinyViT(_Part):
       for index in range(depth):
         name = f"stage{stage}_block{index}"
         if stage == 0:
-          x = MBConv(**common, name=name)(x, train)
+          x = MBConv(folded, dtype, name=name)(x, train)
         else:
-          x = TinyViTBlock(**common, heads=sizes.heads[stage], window=sizes.windows[stage], name=name)(x, train)
+          x = TinyViTBlock(folded, dtype, sizes.heads[stage], sizes.windows[stage], name=name)(x, train)
       if stage + 1 < len(sizes.depths):
-        merge = PatchMerge(
-          **common, features=sizes.widths[stage + 1], stride=sizes.merge_strides[stage], name=f"stage{stage}_merge"
-        )
-        x = merge(x, train)
-    x = Conv(sizes.neck, use_bias=False, dtype=self.dtype, name="neck0")(x)
+        width, step = sizes.widths[stage + 1], sizes.merge_strides[stage]
+        x = PatchMerge(folded, dtype, width, step, name=f"stage{stage}_merge")(x, train)
+    x = Conv(sizes.neck, use_bias=False, dtype=dtype, name="neck0")(x)
     x = layer_norm(NECK_EPSILON, "neck_norm0")(x)
-    x = Conv(sizes.neck, edge=3, use_bias=False, dtype=self.dtype, name="neck1")(x)
+    x = Conv(sizes.neck, edge=3, use_bias=False, dtype=dtype, name="neck1")(x)
     return layer_norm(NECK_EPSILON, "neck_norm1")(x)

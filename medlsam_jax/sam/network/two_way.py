@@ -6,11 +6,10 @@ first block's image projections are computed once whatever the number of prompts
 
 from __future__ import annotations
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from medlsam_jax.sam.network.layers import Affine, Mlp, layer_norm, mix, product
@@ -30,7 +29,7 @@ class Attention(nn.Module):
 
   width: int
   heads: int
-  dtype: Any = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(
@@ -119,7 +118,7 @@ class TwoWayBlock(nn.Module):
   mlp_width: int
   first: bool = False
   """The first block attends without positions and without a residual, its tokens being positions themselves."""
-  dtype: Any = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(
@@ -154,7 +153,7 @@ class TwoWayTransformer(nn.Module):
   depth: int = 2
   heads: int = 8
   mlp_width: int = 2048
-  dtype: Any = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(
