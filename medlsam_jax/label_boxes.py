@@ -19,7 +19,7 @@ def find_labels(array: Integer[np.ndarray, "z y x"]) -> dict[int, LabelBox]:
   """Tight box of each value above 0 that occurs, by rising value."""
   if array.max(initial=0) < _DENSE:
     return {value: box for value, box in enumerate(ndimage.find_objects(array), 1) if box is not None}
-  found: dict[int, LabelBox] = {}
+  by_value: dict[int, LabelBox] = {}
   for index, plane in enumerate(array):
     if not plane.any():
       continue
@@ -28,8 +28,8 @@ def find_labels(array: Integer[np.ndarray, "z y x"]) -> dict[int, LabelBox]:
     for value, box in zip(values.tolist(), boxes, strict=True):
       if value > 0:
         whole = (slice(index, index + 1), *box)
-        found[value] = _around(found[value], whole) if value in found else whole
-  return dict(sorted(found.items()))
+        by_value[value] = _around(by_value[value], whole) if value in by_value else whole
+  return dict(sorted(by_value.items()))
 
 
 def count_labels(array: Integer[np.ndarray, "..."]) -> dict[int, int]:
@@ -39,11 +39,11 @@ def count_labels(array: Integer[np.ndarray, "..."]) -> dict[int, int]:
     for plane in array:
       counts += np.bincount(plane[plane > 0].astype(np.intp), minlength=len(counts))
     return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
-  found: dict[int, int] = {}
+  by_value: dict[int, int] = {}
   for plane in array:
     for value, count in zip(*(each.tolist() for each in np.unique(plane[plane > 0], return_counts=True)), strict=True):
-      found[value] = found.get(value, 0) + count
-  return dict(sorted(found.items()))
+      by_value[value] = by_value.get(value, 0) + count
+  return dict(sorted(by_value.items()))
 
 
 def _around(first: LabelBox, second: LabelBox) -> LabelBox:

@@ -202,12 +202,12 @@ def _template(module: nn.Module) -> dict[str, tuple[int, ...]]:
 def _check_fit(variables: Variables, module: nn.Module, source: str) -> None:
   """Raises unless the variables are those of the module, name for name and shape for shape."""
   template = _template(module)
-  found = {name: tuple(leaf.shape) for name, leaf in flatten_dict(variables, sep=".").items()}
-  if found == template:
+  shapes = {name: tuple(leaf.shape) for name, leaf in flatten_dict(variables, sep=".").items()}
+  if shapes == template:
     return
-  missing, strange = sorted(template.keys() - found.keys()), sorted(found.keys() - template.keys())
+  missing, strange = sorted(template.keys() - shapes.keys()), sorted(shapes.keys() - template.keys())
   other = [
-    f"{n} {found[n]} instead of {template[n]}" for n in sorted(template) if found.get(n, template[n]) != template[n]
+    f"{n} {shapes[n]} instead of {template[n]}" for n in sorted(template) if shapes.get(n, template[n]) != template[n]
   ]
   parts = [
     f"{title}: {display.some(names)}"

@@ -158,8 +158,8 @@ def paint_vessels(subject: Subject, scan: Window) -> None:
       near = scan.along(path, 8)
       near.paint(near.tube(path, size), subject.tissue(kind), 0)
   window = scan.along(cava, 14)
-  window.paint(window.tube(cava, 10.5 * rng.normal(1, 0.1), (1.2, 0.9, 1)), subject.tissue("vein"),
-               LABEL_VALUES["inferior_vena_cava"])  # fmt: skip
+  vein = window.tube(cava, 10.5 * rng.normal(1, 0.1), (1.2, 0.9, 1))
+  window.paint(vein, subject.tissue("vein"), LABEL_VALUES["inferior_vena_cava"])
   window = scan.along(aorta, 16)
   wall = window.tube(aorta, radius)
   window.paint(wall, subject.tissue("artery"), LABEL_VALUES["aorta"])
@@ -169,8 +169,8 @@ def paint_vessels(subject: Subject, scan: Window) -> None:
     [tuple(subject.place("liver", (26, 10, 138), 6, hangs=0.8)), (10, 14, 124), (-30, 2, 138), (-78, -20, 158)]
   )
   window = scan.along(portal, 8)
-  window.paint(window.tube(portal, np.linspace(7, 4, len(portal))), subject.tissue("portal vein"),
-               LABEL_VALUES["portal_vein_and_splenic_vein"])  # fmt: skip
+  vein = window.tube(portal, np.linspace(7, 4, len(portal)))
+  window.paint(vein, subject.tissue("portal vein"), LABEL_VALUES["portal_vein_and_splenic_vein"])
 
 
 def paint_stomach(subject: Subject, scan: Window) -> None:

@@ -145,20 +145,20 @@ def segment_everything(
   image = check_image(image)
   rows, columns = image.shape[:2]
   crops = list(crops_of(rows, columns, settings.crop_layers, settings.crop_overlap))
-  found: list[FoundMask] = []
+  masks: list[FoundMask] = []
   for done, (crop, layer) in enumerate(crops, 1):
     x0, y0, x1, y1 = crop
     part = image[y0:y1, x0:x1]
     if part.size and part.min() < part.max():  # a crop of one colour, or of an image too small for it, holds nothing
-      found += _segment_crop(part, crop, layer, image.shape[:2], predictor, settings)
+      masks += _segment_crop(part, crop, layer, image.shape[:2], predictor, settings)
     if progress is not None:
       progress(done, len(crops))
   if len(crops) > 1:
-    scores = [1 / ((m.crop[2] - m.crop[0]) * (m.crop[3] - m.crop[1])) for m in found]
-    found = _without_duplicates(found, scores, settings.crop_box_iou)
+    scores = [1 / ((m.crop[2] - m.crop[0]) * (m.crop[3] - m.crop[1])) for m in masks]
+    masks = _without_duplicates(masks, scores, settings.crop_box_iou)
   if settings.least_region_px:
-    found = _cleaned(found, settings)
-  return found
+    masks = _cleaned(masks, settings)
+  return masks
 
 
 def crops_of(rows: int, columns: int, layers: int, overlap: float) -> Iterator[tuple[tuple[int, int, int, int], int]]:
@@ -193,7 +193,7 @@ def _segment_crop(
   encoded = predictor.encode_images([part])[0]
   per_side = max(1, int(settings.points_per_side / settings.crop_points_divisor**layer))
   points = point_grid(per_side) * (part.shape[1], part.shape[0])
-  found: list[FoundMask] = []
+  masks: list[FoundMask] = []
   for start in range(0, len(points), settings.prompts_at_once):
     some = points[start : start + settings.prompts_at_once]
     prompts = [Prompt(point[None], np.ones(1, int)) for point in some]
@@ -207,10 +207,10 @@ def _segment_crop(
       mask[crop[1] : crop[3], crop[0] : crop[2]] = measured.mask
       x, y = some[measured.prompt] + corners[:2]
       low, high = (int(box[0]), int(box[1])), (int(box[2]), int(box[3]))
-      found.append(
+      masks.append(
         FoundMask(encode(mask), (*low, *high), measured.quality, measured.stability, (float(x), float(y)), crop)
       )
-  return _without_duplicates(found, [m.predicted_iou for m in found], settings.box_iou)
+  return _without_duplicates(masks, [m.predicted_iou for m in masks], settings.box_iou)
 
 
 class _Measured(NamedTuple):
@@ -293,17 +293,17 @@ def distinct(boxes: Num[np.ndarray, "n 4"], scores: Float[np.ndarray, " n"], lim
   return np.array(kept, int)
 
 
-def _without_duplicates(found: list[FoundMask], scores: list[float], limit: float) -> list[FoundMask]:
-  if not found:
+def _without_duplicates(masks: list[FoundMask], scores: list[float], limit: float) -> list[FoundMask]:
+  if not masks:
     return []
-  kept = distinct(np.array([each.box for each in found]), np.array(scores), limit)
-  return [found[index] for index in kept]
+  kept = distinct(np.array([each.box for each in masks]), np.array(scores), limit)
+  return [masks[index] for index in kept]
 
 
-def _cleaned(found: list[FoundMask], settings: EverythingSettings) -> list[FoundMask]:
+def _cleaned(masks: list[FoundMask], settings: EverythingSettings) -> list[FoundMask]:
   """Masks without small regions and holes; among new duplicates those that needed no change stay."""
   result, scores = [], []
-  for each in found:
+  for each in masks:
     mask, changed = without_small_regions(each.mask, settings.least_region_px)
     scores.append(0.0 if changed else 1.0)
     result.append(dataclasses.replace(each, run_lengths=encode(mask), box=_box_of(mask)) if changed else each)

@@ -77,4 +77,4 @@ def test_an_objective_may_be_a_module_of_the_users_own(tmp_path, monkeypatch):
 
 def test_a_module_without_a_loss_is_refused():
   with pytest.raises(ConfigError, match="no function `loss`"):
-    contract.find("places")
+    contract.find("view_points")

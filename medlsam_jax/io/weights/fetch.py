@@ -187,10 +187,10 @@ def _check_digest(path: Path, entry: Published) -> None:
   if entry.digest is None:
     return
   algorithm, _, expected = entry.digest.partition(":")
-  found = digest_of(path, algorithm)
-  if found != expected:
+  actual = digest_of(path, algorithm)
+  if actual != expected:
     raise WeightsError(
-      f"{path.name}: not the published {entry.name} file: its {algorithm} is {found}, published is {expected}. "
+      f"{path.name}: not the published {entry.name} file: its {algorithm} is {actual}, published is {expected}. "
       "If it is a checkpoint of your own, use: medlsam convert"
     )
 

@@ -93,12 +93,12 @@ class RuleTable:
     for name, tensor in tensors.items():
       if any(_match(skip.source, name) is not None for skip in self.skips):
         continue
-      found = [(rule, match) for rule in self.rules if (match := _match(rule.source, name)) is not None]
-      if not found:
+      matches = [(rule, match) for rule in self.rules if (match := _match(rule.source, name)) is not None]
+      if not matches:
         problems.unknown.append(name)
         continue
-      self._refuse_ambiguity(name, [rule for rule, _ in found])
-      rule, match = found[0]
+      self._refuse_ambiguity(name, [rule for rule, _ in matches])
+      rule, match = matches[0]
       target = rule.target.format(**match)
       published[target] = name
       _place(placed, problems, template, target, name, tensor, rule.transform.forward)
@@ -123,12 +123,12 @@ class RuleTable:
     placed: dict[str, np.ndarray] = {}
     problems = _Problems()
     for name, leaf in flatten_dict(variables, sep=".").items():
-      found = [(rule, match) for rule in self.rules if (match := _match(rule.target, name)) is not None]
-      if not found:
+      matches = [(rule, match) for rule in self.rules if (match := _match(rule.target, name)) is not None]
+      if not matches:
         problems.unknown.append(name)
         continue
-      self._refuse_ambiguity(name, [rule for rule, _ in found])
-      rule, match = found[0]
+      self._refuse_ambiguity(name, [rule for rule, _ in matches])
+      rule, match = matches[0]
       published = rule.source.format(**match)
       _place(placed, problems, template, published, name, np.asarray(leaf), rule.transform.backward)
     problems.missing = [name for name in template or () if name not in placed]

@@ -64,13 +64,13 @@ def _refuse_known_strangers(path: Path, start: bytes) -> None:
       f"{path}: PyTorch's older checkpoint format (before 1.6), which is not read here. Save it again with a newer "
       f"PyTorch: torch.save(torch.load({path.name!r}, map_location='cpu', weights_only=True), 'new.pth')"
     )
-  for found, what in (
+  for applies, what in (
     (start[257:262] == b"ustar", "a tar archive; unpack it and give the checkpoint that is inside"),
     (start.startswith(b"\x1f\x8b"), "compressed with gzip; unpack it first"),
     (start.startswith(b"\x80"), "a bare pickle, not a checkpoint of torch.save"),
     (start.lstrip().startswith(b"<"), "a web page, not a checkpoint: the download went wrong"),
   ):
-    if found:
+    if applies:
       raise WeightsError(f"{path}: {what}")
 
 

@@ -67,21 +67,21 @@ def network_of(saved: object, kind: type[T], same: Callable[[T, T], bool]) -> tu
   """
   dictionaries = list(_dictionaries(saved, kind))
   known = [network for place, tensors in dictionaries for network in _known(place, tensors)]
-  found = _distinct(known or _unknown(dictionaries), same)
-  if not found:
+  networks = _distinct(known or _unknown(dictionaries), same)
+  if not networks:
     raise RefusedError(
       f"it holds no dictionary of named tensors, neither at the top nor in {', '.join(CONTAINER_KEYS)}; "
       "save the network's state_dict alone"
     )
   notes = []
-  taken = found[0]
-  if len(found) > 1:
-    averaged = [network for network in found if network.is_averaged]
-    if len(found) > 2 or len(averaged) != 1:
-      titles = ", ".join(network.title for network in found)
+  taken = networks[0]
+  if len(networks) > 1:
+    averaged = [network for network in networks if network.is_averaged]
+    if len(networks) > 2 or len(averaged) != 1:
+      titles = ", ".join(network.title for network in networks)
       raise RefusedError(f"it holds several networks ({titles}); save the wanted state_dict alone")
     taken = averaged[0]
-    other = next(network for network in found if network is not taken)
+    other = next(network for network in networks if network is not taken)
     notes.append(
       f"it holds two networks; {taken.title}, the averaged one, is taken, and {other.title} left out; "
       "save the other state_dict alone to have that"
@@ -156,23 +156,23 @@ def _unknown(dictionaries: list[tuple[tuple[str, ...], dict[str, T]]]) -> list[N
   """Where no name is of a known kind: what lies under the usual keys, else what lies at the top."""
   usual = [(place, d) for place, d in dictionaries if place and all(key in CONTAINER_KEYS for key in place)]
   top = [(place, d) for place, d in dictionaries if not place]
-  found = []
+  networks = []
   for place, tensors in usual or top:
     while all(name.partition(".")[0] in WRAPPERS and "." in name and len(name) <= _LONGEST_NAME for name in tensors):
       shorter = {name.partition(".")[2]: tensor for name, tensor in tensors.items()}
       if len(shorter) < len(tensors):
         raise RefusedError("two of its tensors have one name without their wrappers; save the state_dict again")
       tensors = shorter
-    found.append(Network(place, tensors))
-  return found
+    networks.append(Network(place, tensors))
+  return networks
 
 
-def _distinct(found: list[Network[T]], same: Callable[[T, T], bool]) -> list[Network[T]]:
+def _distinct(networks: list[Network[T]], same: Callable[[T, T], bool]) -> list[Network[T]]:
   """Without those whose tensors are all another's."""
-  if len(found) > _MOST_NETWORKS:
-    raise RefusedError(f"it holds {len(found)} networks; save the wanted state_dict alone")
+  if len(networks) > _MOST_NETWORKS:
+    raise RefusedError(f"it holds {len(networks)} networks; save the wanted state_dict alone")
   kept: list[Network[T]] = []
-  for network in found:
+  for network in networks:
     if not any(
       other.tensors.keys() == network.tensors.keys()
       and all(same(tensor, other.tensors[name]) for name, tensor in network.tensors.items())

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
@@ -181,25 +181,12 @@ class Bank:
     plans = template_points.plan(templates, organs, convention, slices if mode == "SPL" else None)
     outputs = template_points.run(network, templates, plans, convention, edge, progress, kept)
     crops = {each.name: template_points.crops_of(each, [plan.organ for plan in plans]) for each in templates}
-    found = {}
-    for plan in plans:
-      values = [outputs[name][plan.organ] for name in plan.points]
-      found[plan.organ] = OrganBank(
-        organ=plan.organ,
-        value=plan.value,
-        mode="SPL" if plan.is_cut else "WPL",
-        templates=tuple(plan.points),
-        faces=plan.faces,
-        positions=np.stack([position for position, _ in values]),
-        features={stride: np.stack([taps[stride] for _, taps in values]) for stride in values[0][1]},
-        places=np.stack(list(plan.points.values())),
-        crops=tuple(crops[name].get(plan.organ) for name in plan.points),
-      )
+    banks = {plan.organ: _organ_bank(plan, outputs, crops) for plan in plans}
     versions = {name: version(name) for name in ("medlsam_jax", "jax", "flax")}
     doubtful = [f"template {each.name}: {doubt}" for each in templates for doubt in each.scan.doubts]
     notes = (*getattr(templates, "left_out", ()), *doubtful, *plans.notes)
     height = slices * WORKING_SPACING_MM
-    return cls(network.sha256, mode, height, convention, found, versions, notes, template_points.OPERANDS)
+    return cls(network.sha256, mode, height, convention, banks, versions, notes, template_points.OPERANDS)
 
   def save(self, path: str | os.PathLike[str]) -> None:
     """Write one .safetensors file; it appears whole or not at all.
@@ -312,10 +299,16 @@ class Bank:
   def table(self) -> list[list[str]]:
     """`info` as text under a heading, its first row."""
     rows = [
-      [organ.organ, *map(str, (organ.value, organ.mode, len(organ.faces), organ.positions.shape[1])),
-       ", ".join(organ.templates)]
+      [
+        organ.organ,
+        str(organ.value),
+        organ.mode,
+        str(len(organ.faces)),
+        str(organ.positions.shape[1]),
+        ", ".join(organ.templates),
+      ]
       for organ in self.organs.values()
-    ]  # fmt: skip
+    ]
     return [["organ", "label", "mode", "parts", "points", "templates"], *rows]
 
   def info(self) -> list[dict[str, object]]:
@@ -333,12 +326,32 @@ class Bank:
     ]
 
 
-def _template_edge(network: Network, given: int | None) -> int:
+def _organ_bank(
+  plan: template_points.OrganPlan,
+  outputs: Mapping[str, Mapping[str, template_points.Outputs]],
+  crops: Mapping[str, Mapping[str, OrganCrop]],
+) -> OrganBank:
+  """One organ from what the network gave at its points, and its pictures; both by template and organ."""
+  values = [outputs[name][plan.organ] for name in plan.points]
+  return OrganBank(
+    organ=plan.organ,
+    value=plan.value,
+    mode="SPL" if plan.is_cut else "WPL",
+    templates=tuple(plan.points),
+    faces=plan.faces,
+    positions=np.stack([position for position, _ in values]),
+    features={stride: np.stack([taps[stride] for _, taps in values]) for stride in values[0][1]},
+    places=np.stack(list(plan.points.values())),
+    crops=tuple(crops[name].get(plan.organ) for name in plan.points),
+  )
+
+
+def _template_edge(network: Network, wanted: int | None) -> int:
   """Edge of the cube kept around a point: as given, as the network's header says, or as published."""
   asked = network.header.get("template_edge", str(PUBLISHED_TEMPLATE_EDGE))
-  if given is None and not asked.isdecimal():
+  if wanted is None and not asked.isdecimal():
     raise WeightsError(f"{network.source}: template_edge {asked!r} in its header is not a whole number")
-  edge = int(asked) if given is None else given
+  edge = int(asked) if wanted is None else wanted
   step = 2 * max(network.module.feature_scales, default=1)
   if not 0 < edge <= PATCH_EDGE or edge % step:
     raise ConfigError(

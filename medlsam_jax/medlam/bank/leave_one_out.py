@@ -55,7 +55,7 @@ def leave_one_out(
     others = bank.without(template.name)
     others = others.subset([organ for organ in others.organs if organ in template.organs])
     if template.name in used and others.organs:
-      found = search.find(
+      findings = search.find(
         network, others, template.scan, key=key, settings=settings, thresholds=thresholds, progress=progress
       )
-      yield template, found
+      yield template, findings

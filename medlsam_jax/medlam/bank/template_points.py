@@ -108,16 +108,16 @@ class _Marked:
 
   def places(self) -> dict[str, template_order.Place]:
     """Where organs lie, those too that were not asked for."""
-    found = {}
+    places = {}
     for organ, value in (self.template.unused | self.template.values).items():
       box = self.where.get(value)
       if box is not None:
         low, high = np.array([(part.start, part.stop - 1) for part in box]).T
-        found[organ] = template_order.Place.of(low, high, self.grid.shape)
+        places[organ] = template_order.Place.of(low, high, self.grid.shape)
     for organ in self.template.points:
       six = self.six_points(organ)
-      found[organ] = template_order.Place.of(six.min(0), six.max(0), self.grid.shape)
-    return found
+      places[organ] = template_order.Place.of(six.min(0), six.max(0), self.grid.shape)
+    return places
 
 
 def _inside(points: np.ndarray, grid: WorkingGrid) -> Int[np.ndarray, "n 3"]:
@@ -195,17 +195,19 @@ def _plan_organ(
     )
   elif interval_slices is not None:
     parts = _parts(organ, {name: points.z_extent(mask.voxels) for name, mask in masks.items()}, interval_slices, notes)
-  found = {}
+  by_template = {}
   for case in marked:
     name = case.template.name
     if name in masks:
-      found[name] = masks[name].points(parts)
+      by_template[name] = masks[name].points(parts)
     elif name in by_points:
-      found[name] = by_points[name]
+      by_template[name] = by_points[name]
   # neighbouring parts share the point on the slice between them, in every template: the network sees it once
-  _, first, index = np.unique(np.concatenate(list(found.values()), 1), axis=0, return_index=True, return_inverse=True)
+  _, first, index = np.unique(
+    np.concatenate(list(by_template.values()), 1), axis=0, return_index=True, return_inverse=True
+  )
   rank = np.argsort(np.argsort(first))
-  kept = {name: where[np.sort(first)] for name, where in found.items()}
+  kept = {name: where[np.sort(first)] for name, where in by_template.items()}
   return OrganPlan(organ, value, parts > 0, rank[index.reshape(-1)].reshape(-1, 6), kept)
 
 

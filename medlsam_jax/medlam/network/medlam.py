@@ -122,12 +122,13 @@ class MedLAM(nn.Module):
     if not self.remat:
       return Stage(first, second, self.dtype, name=name)(x)
     stage = nn.remat(Stage)(first, second, self.dtype, name=name)
-    over = nn.scan(
-      lambda module, _, part: (None, module(part)),
-      variable_broadcast="params", split_rngs={"params": False}, in_axes=1, out_axes=1,
-    )  # fmt: skip
-    found = over(stage, None, x.reshape(-1, of, *x.shape[1:]))[1]
-    return found.reshape(-1, *found.shape[2:])
+
+    def one(module: Stage, _: None, part: Array) -> tuple[None, Array]:
+      return None, module(part)
+
+    over = nn.scan(one, variable_broadcast="params", split_rngs={"params": False}, in_axes=1, out_axes=1)
+    y = over(stage, None, x.reshape(-1, of, *x.shape[1:]))[1]
+    return y.reshape(-1, *y.shape[2:])
 
   def _head(self, x: Float[Array, "n z y x c"]) -> Float[Array, "n 3"]:
     """Three linear layers without activations between; flattened channels first, as the released weights expect."""

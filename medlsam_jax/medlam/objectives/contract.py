@@ -33,7 +33,7 @@ import dataclasses
 import importlib
 import importlib.util
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import flax.linen as nn
 from jaxtyping import Array, Float, Int, Key
@@ -88,18 +88,22 @@ class NoSettings:
   """Settings of an objective that has none."""
 
 
-def _no_heads(settings: Any) -> dict[str, nn.Module]:
+def _no_heads(settings: object) -> dict[str, nn.Module]:
   return {}
 
 
+S = TypeVar("S")
+"""Settings of an objective: a dataclass of its own module."""
+
+
 @dataclasses.dataclass(frozen=True)
-class Objective:
+class Objective(Generic[S]):
   """One objective module: its loss, the type of its settings, and the heads it trains."""
 
   name: str
-  loss: Callable[[Views, Any], tuple[Array, dict[str, Array]]]
-  settings: type
-  heads: Callable[[Any], dict[str, nn.Module]]
+  loss: Callable[[Views, S], tuple[Array, dict[str, Array]]]
+  settings: type[S]
+  heads: Callable[[S], dict[str, nn.Module]]
 
 
 def find(name: str) -> Objective:

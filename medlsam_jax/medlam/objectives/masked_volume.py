@@ -56,6 +56,6 @@ def loss(views: Views, settings: Settings) -> tuple[Array, dict[str, Array]]:
     hidden = hidden.repeat(settings.cell, axis)
   shown = jnp.where(hidden, settings.fill, views.plain)
   _, features = views.network(shown, (settings.stride,))
-  found = unfold(views.heads["voxels"](features[settings.stride].astype(jnp.float32)), settings.stride)
-  squares = jnp.where(hidden, jnp.square(found - views.plain), 0.0)
+  restored = unfold(views.heads["voxels"](features[settings.stride].astype(jnp.float32)), settings.stride)
+  squares = jnp.where(hidden, jnp.square(restored - views.plain), 0.0)
   return squares.sum() / jnp.maximum(hidden.sum(), 1), {}

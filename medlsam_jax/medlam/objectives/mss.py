@@ -38,8 +38,8 @@ def _term(
 ) -> Array:
   """One scale of one patch, pooled over the points and the scans of the batch."""
   wanted = normalise(at_points(plain, points, stride))
-  found = normalise(augmented).reshape(augmented.shape[0], -1, augmented.shape[-1])
-  log_p = jax.nn.log_softmax(settings.temperature * jnp.einsum("gpc,gvc->gpv", wanted, found), -1)
+  voxels = normalise(augmented).reshape(augmented.shape[0], -1, augmented.shape[-1])
+  log_p = jax.nn.log_softmax(settings.temperature * jnp.einsum("gpc,gvc->gpv", wanted, voxels), -1)
   distance = distance_mm.reshape(log_p.shape)
   positive, negative = distance <= settings.positive_mm * stride, distance >= settings.negative_mm * stride
   log_rest = jnp.log(jnp.maximum(1.0 - jnp.exp(log_p), _LEAST))

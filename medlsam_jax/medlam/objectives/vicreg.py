@@ -83,7 +83,7 @@ def loss(views: Views, settings: Settings) -> tuple[Array, dict[str, Array]]:
     valid.append(distance.min(-1) <= settings.positive_mm * settings.stride)
   expand = views.heads["expander"]
   rows = [jnp.concatenate(each, 1).reshape(-1, plain.shape[-1]).astype(jnp.float32) for each in (first, second)]
-  found = terms(expand(rows[0]), expand(rows[1]), jnp.concatenate(valid, 1).reshape(-1))
+  values = terms(expand(rows[0]), expand(rows[1]), jnp.concatenate(valid, 1).reshape(-1))
   weights = (settings.invariance, settings.variance, settings.covariance)
-  total = sum((w * value for w, value in zip(weights, found, strict=True)), jnp.zeros(()))
-  return total, dict(zip(("vicreg_invariance", "vicreg_variance", "vicreg_covariance"), found, strict=True))
+  total = sum((w * value for w, value in zip(weights, values, strict=True)), jnp.zeros(()))
+  return total, dict(zip(("vicreg_invariance", "vicreg_variance", "vicreg_covariance"), values, strict=True))

@@ -36,7 +36,7 @@ class Settings:
 
 def term(
   wanted: Float[Array, "g p c"],
-  found: Float[Array, "g v c"],
+  voxels: Float[Array, "g v c"],
   distance_mm: Float[Array, "g p v"],
   drawn: Int[Array, " r"],
   reach_mm: tuple[float, float],
@@ -45,19 +45,19 @@ def term(
   """Summed InfoNCE of the points that have a positive, and their number.
 
   Args:
-    wanted, found: unit features of the points and of all voxels of the augmented view.
+    wanted, voxels: unit features of the points and of all voxels of the augmented view.
     drawn: voxels that are the random negatives.
     reach_mm: largest distance of a positive, least of a negative.
   """
-  similarity = jnp.einsum("gpc,gvc->gpv", wanted, found) / settings.temperature
+  similarity = jnp.einsum("gpc,gvc->gpv", wanted, voxels) / settings.temperature
   nearest = distance_mm.argmin(-1)[..., None]
   valid = jnp.take_along_axis(distance_mm, nearest, -1)[..., 0] <= reach_mm[0]
   positive = jnp.take_along_axis(similarity, nearest, -1)
   far = distance_mm >= reach_mm[1]
-  count = min(settings.hard_negatives, found.shape[1])
+  count = min(settings.hard_negatives, voxels.shape[1])
   hard = jax.lax.top_k(jnp.where(far, similarity, -jnp.inf), count)[0]
-  everywhere = jnp.einsum("gpc,hrc->gphr", wanted, found[:, drawn]) / settings.temperature
-  scans = found.shape[0]
+  everywhere = jnp.einsum("gpc,hrc->gphr", wanted, voxels[:, drawn]) / settings.temperature
+  scans = voxels.shape[0]
   own = jnp.eye(scans, dtype=bool)[:, None, :, None]
   near = jnp.broadcast_to(~far[:, :, None, drawn], everywhere.shape) & own
   diverse = jnp.where(near, -jnp.inf, everywhere).reshape(scans, wanted.shape[1], -1)
@@ -76,12 +76,12 @@ def loss(views: Views, settings: Settings) -> tuple[Array, dict[str, Array]]:
     places = points_mm(views, patch)
     for stride in views.plain_features:
       plain, augmented = views.plain_features[stride][:, patch], views.augmented_features[stride][:, patch]
-      found = normalise(augmented).reshape(augmented.shape[0], -1, augmented.shape[-1])
+      voxels = normalise(augmented).reshape(augmented.shape[0], -1, augmented.shape[-1])
       distance = distances_mm(views.augmented_mm[:, patch], places, stride).reshape(*places.shape[:2], -1)
-      drawn = jax.random.randint(jax.random.fold_in(views.key, terms), (settings.random_negatives,), 0, found.shape[1])
+      drawn = jax.random.randint(jax.random.fold_in(views.key, terms), (settings.random_negatives,), 0, voxels.shape[1])
       reach = (settings.positive_mm * stride, settings.negative_mm * stride)
       wanted = normalise(at_points(plain, points, stride))
-      value, count = term(wanted, found, distance, drawn, reach, settings)
+      value, count = term(wanted, voxels, distance, drawn, reach, settings)
       total, terms = total + value / jnp.maximum(count, 1), terms + 1
       share = share + count / (places.shape[0] * places.shape[1])
   return total / terms, {"voxel_infonce_share": share / terms}

@@ -93,8 +93,8 @@ def similarity(
   """
   total = jnp.zeros((patch_edge,) * 3, jnp.float32)
   for stride, volume in features.items():
-    found = correlate(normalise_channels(volume), taps[stride], dtype) / taps[stride].shape[0] ** 3
-    total = total + ops.resize_linear(found, (patch_edge,) * 3, axes=(0, 1, 2))
+    correlated = correlate(normalise_channels(volume), taps[stride], dtype) / taps[stride].shape[0] ** 3
+    total = total + ops.resize_linear(correlated, (patch_edge,) * 3, axes=(0, 1, 2))
   return total / len(features)
 
 

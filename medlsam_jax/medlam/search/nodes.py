@@ -29,8 +29,8 @@ def whole_similarity(
   """Mean over scales of the correlation per tap, for every move within the patch, in nodes of the finest stride."""
   finest, total = min(features), jnp.float32(0)
   for stride, volume in features.items():
-    found = correlation.correlate(volume, taps[stride], dtype) / taps[stride].shape[0] ** 3
-    total = total + _between(found, stride // finest)
+    correlated = correlation.correlate(volume, taps[stride], dtype) / taps[stride].shape[0] ** 3
+    total = total + _between(correlated, stride // finest)
   return total / len(features)
 
 
@@ -55,8 +55,8 @@ def near_similarity(
   total = jnp.float32(0)
   for stride, volume in features.items():
     aside = reach // coarsest * coarsest // stride
-    found = _correlate_around(volume, taps[stride], middle * (coarsest // stride), aside, dtype)
-    total = total + jax.vmap(_between, (0, None))(found / taps[stride].shape[1] ** 3, stride // finest)
+    correlated = _correlate_around(volume, taps[stride], middle * (coarsest // stride), aside, dtype)
+    total = total + jax.vmap(_between, (0, None))(correlated / taps[stride].shape[1] ** 3, stride // finest)
   aside = reach // coarsest * coarsest // finest
   first = middle * (coarsest // finest) - aside
   nodes = features[finest].shape[0] + 1
@@ -96,9 +96,9 @@ def _correlate_around(
   rim = ((aside + half, aside + half),) * 3
   edge = 2 * (aside + half)
   window = lax.dynamic_slice(jnp.pad(volume, (*rim, (0, 0))), jnp.append(node, 0), (edge,) * 3 + volume.shape[3:])
-  found = jax.vmap(correlation.correlate, (None, 0, None))(window, taps, dtype)
+  correlated = jax.vmap(correlation.correlate, (None, 0, None))(window, taps, dtype)
   inner = slice(half, half + 2 * aside + 1)
-  return found[:, inner, inner, inner]
+  return correlated[:, inner, inner, inner]
 
 
 def _between(scores: Float[Array, "n n n"], parts: int) -> Float[Array, "m m m"]:

@@ -34,35 +34,35 @@ def fit(
     places: where the points lie in the templates, working voxels.
     faces: which point lies on each face of each part.
   """
-  found, share = voxels[faces], weights[faces]
+  placed, share = voxels[faces], weights[faces]
   own = np.moveaxis(places, 0, 1)[faces].astype(float)
-  points = np.einsum("pftc,pft->pfc", found, share)
+  points = np.einsum("pftc,pft->pfc", placed, share)
   for axis in range(3):
     pair = [axis, 3 + axis]
     low, high = own[:, axis, :, axis], own[:, 3 + axis, :, axis]
     along = (own[..., axis] - low[:, None]) / np.maximum(high - low, 1)[:, None]
     weight = share * np.where(np.isin(np.arange(6), pair), 1, OTHERS)[:, None]
     extent = ((high - low) * share[:, pair].mean(1)).sum(-1)
-    points[:, pair, axis] = _line(along, found[..., axis], weight, extent)
+    points[:, pair, axis] = _line(along, placed[..., axis], weight, extent)
   return points
 
 
 def _line(
   along: Float[np.ndarray, "parts 6 templates"],
-  found: Float[np.ndarray, "parts 6 templates"],
+  placed: Float[np.ndarray, "parts 6 templates"],
   weight: Float[np.ndarray, "parts 6 templates"],
   extent: Float[np.ndarray, " parts"],
 ) -> Float[np.ndarray, "parts 2"]:
   """Both ends of the straight line `found = low + along * (high - low)` of each part, by reweighted least squares."""
   now = weight
   for _ in range(_ROUNDS):
-    ends = _solve(along, found, now, extent)
-    away = found - (1 - along) * ends[:, 0, None, None] - along * ends[:, 1, None, None]
+    ends = _solve(along, placed, now, extent)
+    away = placed - (1 - along) * ends[:, 0, None, None] - along * ends[:, 1, None, None]
     now = weight / (1 + np.square(away / ASTRAY_VOX))
   return ends
 
 
-def _solve(along: np.ndarray, found: np.ndarray, weight: np.ndarray, extent: np.ndarray) -> np.ndarray:
+def _solve(along: np.ndarray, placed: np.ndarray, weight: np.ndarray, extent: np.ndarray) -> np.ndarray:
   """Least squares of `_line` with the extent as one more observation: two unknowns, solved as they stand."""
   low, high = weight * (1 - along), weight * along
   total = (1, 2)
@@ -71,5 +71,5 @@ def _solve(along: np.ndarray, found: np.ndarray, weight: np.ndarray, extent: np.
     (low * along).sum(total) - EXTENT,
     (high * along).sum(total) + EXTENT,
   )
-  left, right = (low * found).sum(total) - EXTENT * extent, (high * found).sum(total) + EXTENT * extent
+  left, right = (low * placed).sum(total) - EXTENT * extent, (high * placed).sum(total) + EXTENT * extent
   return np.stack([c * left - b * right, a * right - b * left], -1) / (a * c - b * b)[:, None]

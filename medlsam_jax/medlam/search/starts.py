@@ -59,8 +59,8 @@ def draw_starts(
       tissue = body[window]
   if not tissue.any():
     raise InputError(f"{name}: nothing but air, so that no agent can start; check that it is in HU and shows a patient")
-  found = np.argwhere(tissue) + [part.start for part in window]
-  return found[generator.integers(len(found), size=agents)]
+  candidates = np.argwhere(tissue) + [part.start for part in window]
+  return candidates[generator.integers(len(candidates), size=agents)]
 
 
 def moved(places: Int[np.ndarray, "agents 3"], shape: tuple[int, ...]) -> tuple[str, ...]:

@@ -66,7 +66,7 @@ def settle(
   shown, taps = _gathered(organs, settings.scales(network.module.feature_scales), settings.templates == "mean")
   count, templates = shown.shape
   counts = [len(organ.mean_positions) for organ in organs]
-  found = np.full((count, templates, 3), np.nan)
+  places = np.full((count, templates, 3), np.nan)
   scores, best, voxels = np.full((count, templates), np.nan), np.zeros(count), targets
   for step in range(settings.steps):
     centres, done = patch_centres(voxels, padded.shape, settings, counts), step * count
@@ -79,12 +79,12 @@ def settle(
         round(settings.reach_mm / WORKING_SPACING_MM),
       )
       own = shown[call.rows]
-      found[call.rows] = np.where(own[..., None], centres[call.rows][:, None] + call.of(moves), np.nan)
+      places[call.rows] = np.where(own[..., None], centres[call.rows][:, None] + call.of(moves), np.nan)
       scores[call.rows], best[call.rows] = np.where(own, call.of(similarity), np.nan), call.of(whole)
       done += len(call.rows)
       if progress is not None:
         progress(done, settings.steps * count)
-    votes = Votes(found, scores, weights(scores, settings.softness), best)
+    votes = Votes(places, scores, weights(scores, settings.softness), best)
     voxels = np.rint(votes.agreed).astype(int)
   return votes
 

@@ -104,7 +104,10 @@ def _loop(function: Callable[..., Array], *arrays: Array) -> Array:
   """`vmap(function)` over the leading axis: on a CPU one after the other, each inside the cache."""
   if arrays[0].shape[0] == 1:
     return function(*(array[0] for array in arrays))[None]
-  one_by_one = lambda *a: lax.map(lambda each: function(*each), a)  # noqa: E731
+
+  def one_by_one(*arrays: Array) -> Array:
+    return lax.map(lambda each: function(*each), arrays)
+
   return platform.by_backend(*arrays, cpu=one_by_one, accelerator=jax.vmap(function))
 
 

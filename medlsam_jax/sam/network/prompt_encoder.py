@@ -103,10 +103,10 @@ class PromptEncoder(nn.Module):
     Returns:
       Sparse tokens, and the dense map `(k, g, g, c)`, or `(1, 1, 1, c)` (to be broadcast) when there are no masks.
     """
-    given = [p for p in (points, boxes, masks) if p is not None]
-    if not given:
+    prompts = [p for p in (points, boxes, masks) if p is not None]
+    if not prompts:
       raise ValueError("a prompt needs points, a box or a mask")
-    tokens = [jnp.zeros((given[0].shape[0], 0, self.width))]
+    tokens = [jnp.zeros((prompts[0].shape[0], 0, self.width))]
     if points is not None:
       if labels is None:
         raise ValueError("points need labels")

@@ -96,18 +96,16 @@ class Attention(nn.Module):
     keys, size, channels = k.shape[1], k.shape[-1], query.shape[-1]
     k = k / jnp.sqrt(jnp.float32(size))
     asked = self._einsum("bkhs,chs->bchk", k, maps[0][0].reshape(channels, self.heads, size))
-    logits = jnp.matmul(
-      query.astype(self.dtype), asked.reshape(len(k), channels, -1).astype(self.dtype),
-      preferred_element_type=jnp.float32,
-    )  # fmt: skip
+    asked = asked.reshape(len(k), channels, -1).astype(self.dtype)
+    logits = jnp.matmul(query.astype(self.dtype), asked, preferred_element_type=jnp.float32)
     own = jnp.einsum("bkhs,hs->bhk", k, maps[0][1].reshape(self.heads, size))
     logits = logits.reshape(*logits.shape[:2], self.heads, keys) + own[:, None]
     if present is not None:
       logits = jnp.where(present[:, None, None], logits, -jnp.inf)
     weights = jax.nn.softmax(logits, -1).reshape(*logits.shape[:2], -1)
-    given = self._einsum("bkhs,hsc->bhkc", v, out[0].reshape(self.heads, size, channels))
-    given = given.reshape(len(v), -1, channels)
-    mixed = jnp.matmul(weights.astype(self.dtype), given.astype(self.dtype), preferred_element_type=jnp.float32)
+    mapped = self._einsum("bkhs,hsc->bhkc", v, out[0].reshape(self.heads, size, channels))
+    mapped = mapped.reshape(len(v), -1, channels)
+    mixed = jnp.matmul(weights.astype(self.dtype), mapped.astype(self.dtype), preferred_element_type=jnp.float32)
     return mixed + out[1]
 
 
