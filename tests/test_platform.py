@@ -114,7 +114,7 @@ def test_a_network_and_its_gradient_are_those_of_the_machine_they_are_lowered_fo
 
 @pytest.mark.parametrize(("target", "loops"), [("cpu", True), ("cuda", False), ("tpu", False)])
 def test_an_image_encoder_attends_head_by_head_on_a_cpu_alone(target, loops):
-  block = Block(heads=4, window=0, grid=8, dtype=jnp.float32)
+  block = Block(heads=4, window=0, tables=8, dtype=jnp.float32)
   x = shaped(2, 8, 8, 16)
   variables = jax.eval_shape(block.init, jax.random.key(0), x)
   assert ("stablehlo.while" in text_of(jax.jit(block.apply), (variables, x), target)) == loops

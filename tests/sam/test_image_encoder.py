@@ -107,7 +107,7 @@ def test_rematerialisation_changes_no_gradient(params, image):
 
 def test_global_attention_equals_a_loop_over_queries_and_keys():
   height, width, channels, heads = 3, 5, 8, 2
-  block = Block(heads, window=0, grid=4)
+  block = Block(heads, window=0, tables=4)
   x = np.random.default_rng(0).normal(size=(1, height, width, channels)).astype(np.float32)
   shapes = jax.eval_shape(block.init, jax.random.key(0), x)
   rng = np.random.default_rng(1)

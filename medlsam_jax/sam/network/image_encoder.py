@@ -11,7 +11,7 @@ pixels. There, tokens therefore go through each block in parts that stay in the 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from medlsam_jax import platform
 from medlsam_jax.sam.network.layers import Affine, Conv, gelu, layer_norm, product
@@ -29,6 +29,8 @@ TOKENS_AT_ONCE = 512
 """Rows of a matrix product on a CPU: of 256 to 4096 the fastest."""
 QUERIES_AT_ONCE = 256
 """Queries of one head whose attention weights exist at a time."""
+APART = -1e4
+"""Bias of what is not to be attended to: far below any logit."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +52,10 @@ class ViTSizes:
   def stride(self) -> int:
     """Pixels per embedding cell."""
     return self.patch
+
+  def tables(self, index: int) -> int:
+    """Edge that the tables of relative positions of a block are for."""
+    return self.grid if index in self.global_blocks else self.window
 
 
 class _Norm(nn.Module):
@@ -81,21 +87,19 @@ def relative_rows(table: Float[Array, "n d"], size: int) -> Float[Array, "size s
 
 
 def attend(
-  query: Float[Array, "t d"],
-  key: Float[Array, "k d"],
-  value: Float[Array, "k d"],
-  row_bias: Float[Array, "t h"],
-  column_bias: Float[Array, "t w"],
+  query: Float[Array, "t d"], key: Float[Array, "k d"], value: Float[Array, "k d"], *biases: Float[Array, "t _edge"]
 ) -> Float[Array, "t d"]:
-  """Attention of one head, its logits plus a bias for the key's row and one for its column.
+  """Attention of one head, its logits plus one bias for the key's place on each axis; `k` is the product of the edges.
 
   Operands have the compute dtype, products are summed in float32; the division comes after the values are mixed, where
   it is cheaper.
   """
-  tokens, height, width = query.shape[0], row_bias.shape[1], column_bias.shape[1]
+  tokens, axes = query.shape[0], len(biases)
   scaled = (query.astype(jnp.float32) * query.shape[-1] ** -0.5).astype(query.dtype)
-  logits = product(scaled, key.T, query.dtype).reshape(tokens, height, width)
-  logits = (logits + row_bias[:, :, None] + column_bias[:, None, :]).reshape(tokens, height * width)
+  logits = product(scaled, key.T, query.dtype).reshape(tokens, *(bias.shape[1] for bias in biases))
+  for axis, bias in enumerate(biases):
+    logits = logits + jnp.expand_dims(bias, [1 + other for other in range(axes) if other != axis])
+  logits = logits.reshape(tokens, -1)
   weights = jnp.exp(logits - lax.stop_gradient(logits.max(-1, keepdims=True)))
   return product(weights, value, query.dtype) / weights.sum(-1, keepdims=True)
 
@@ -127,15 +131,25 @@ def _in_parts(function: Callable[[Array], Array], tokens: Float[Array, "t i"], p
 
 
 class Block(nn.Module):
-  """Attention and residual, MLP and residual. `window` 0 attends globally; `grid` sizes the tables then."""
+  """Attention and residual, MLP and residual, of images or of volumes.
+
+  Attributes:
+    heads: of the attention.
+    window: edge of the squares or cubes that attend within themselves; 0 attends globally.
+    tables: edge that the tables of relative positions are for; they are resampled to the window's.
+    dtype: of operands.
+    shift: tokens by which the windows start before the first token, of volumes whose edges are multiples of the window;
+      what is cut off there and at the far end attends within itself.
+  """
 
   heads: int
   window: int
-  grid: int
+  tables: int
   dtype: DTypeLike = jnp.float32
+  shift: int = 0
 
   @nn.compact
-  def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+  def __call__(self, x: Float[Array, "n *edges c"]) -> Float[Array, "n *edges c"]:
     shape = x.shape
     x = x + self._attention(x)
     width = shape[-1]
@@ -148,61 +162,105 @@ class Block(nn.Module):
 
     return _in_parts(mlp, x.reshape(-1, width), TOKENS_AT_ONCE).reshape(shape)
 
-  def _attention(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
-    batch, height, width, channels = x.shape
-    window = self.window
+  def _attention(self, x: Float[Array, "n *edges c"]) -> Float[Array, "n *edges c"]:
+    batch, *edges, channels = x.shape
     x = _normalise(x, _Norm(name="norm1")(channels))
-    if not window:
+    if not self.window:
       return self._attend_within(x)
+    axes = tuple(range(1, 1 + len(edges)))
+    if self.shift:
+      x = jnp.roll(x, (-self.shift,) * len(edges), axes)
     # Padded after the norm: the padding is zero there, and takes part in the attention, as published.
-    rows, columns = -(-height // window), -(-width // window)
-    x = jnp.pad(x, ((0, 0), (0, rows * window - height), (0, columns * window - width), (0, 0)))
-    x = x.reshape(batch, rows, window, columns, window, channels).swapaxes(2, 3)
-    x = self._attend_within(x.reshape(-1, window, window, channels))
-    x = x.reshape(batch, rows, columns, window, window, channels).swapaxes(2, 3)
-    return x.reshape(batch, rows * window, columns * window, channels)[:, :height, :width]
+    counts = [-(-edge // self.window) for edge in edges]
+    padding = [(0, count * self.window - edge) for count, edge in zip(counts, edges, strict=True)]
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    x = self._attend_within(_windows(x, self.window), counts, batch)
+    x = _unite(x, counts, self.window)[(slice(None), *(slice(edge) for edge in edges))]
+    return jnp.roll(x, (self.shift,) * len(edges), axes) if self.shift else x
 
-  def _attend_within(self, x: Float[Array, "g h w c"]) -> Float[Array, "g h w c"]:
-    """Attention among the `h * w` tokens of each of `g` groups, with both projections."""
-    groups, height, width, channels = x.shape
-    size = channels // self.heads
-    edge = self.window or self.grid
+  def _attend_within(
+    self, x: Float[Array, "g *edges c"], counts: Sequence[int] = (), batch: int = 1
+  ) -> Float[Array, "g *edges c"]:
+    """Attention among the tokens of each of `g` groups, with both projections.
+
+    Groups are windows, `counts` along each axis of each of `batch` volumes, or whole images.
+    """
+    groups, *edges, channels = x.shape
+    size, places = channels // self.heads, "abc"[: len(edges)]
     qkv_weights = Affine(3 * channels, name="qkv")(channels)
     out_weights = Affine(channels, name="project")(channels)
-    tables = [self.param(f"relative_{axis}", nn.initializers.zeros, (2 * edge - 1, size)) for axis in "yx"]
+    tables = [self._table(axis, size) for axis in "zyx"[-len(edges) :]]
     dtype = self.dtype
-    rows, columns = (relative_rows(table, n).astype(dtype) for table, n in zip(tables, (height, width), strict=True))
+    rows = [relative_rows(table, n).astype(dtype) for table, n in zip(tables, edges, strict=True)]
 
-    def head(query: Float[Array, "t d"], key: Float[Array, "t d"], value: Float[Array, "t d"]) -> Float[Array, "t d"]:
-      square = query.reshape(height, width, size)
-      bias_y = jnp.einsum("ywd,ykd->ywk", square, rows, preferred_element_type=jnp.float32)
-      bias_x = jnp.einsum("ywd,wkd->ywk", square, columns, preferred_element_type=jnp.float32)
-      bias_y, bias_x = bias_y.reshape(-1, height), bias_x.reshape(-1, width)
-      return _queries_in_parts(query, key, value, bias_y, bias_x)
+    def biases(query: Float[Array, "t d"], ends: Sequence[Bool[Array, ""]]) -> list[Float[Array, "t _edge"]]:
+      block = query.reshape(*edges, size)
+      by_axis = [
+        jnp.einsum(f"{places}d,{place}kd->{places}k", block, row, preferred_element_type=jnp.float32)
+        for place, row in zip(places, rows, strict=True)
+      ]
+      by_axis = [bias.reshape(len(query), -1) for bias in by_axis]
+      return [
+        bias if not ends else jnp.where(ends[axis] & _wrapped(edges, axis, self.shift), APART, bias)
+        for axis, bias in enumerate(by_axis)
+      ]
 
-    def group(tokens: Float[Array, "t c"]) -> Float[Array, "t c"]:
+    def group(tokens: Float[Array, "t c"], *ends: Bool[Array, ""]) -> Float[Array, "t c"]:
+      def head(query: Array, key: Array, value: Array) -> Float[Array, "t d"]:
+        return _queries_in_parts(query, key, value, *biases(query, ends))
+
       qkv = _in_parts(lambda t: product(t, qkv_weights[0], dtype) + qkv_weights[1], tokens, TOKENS_AT_ONCE)
       # (token, [q k v], head, size) -> [q k v] of (head, token, size)
       query, key, value = qkv.astype(dtype).reshape(-1, 3, self.heads, size).transpose(1, 2, 0, 3)
-      mixed = _loop(head, query, key, value) if self._is_large(height, width) else jax.vmap(head)(query, key, value)
+      large = len(tokens) > QUERIES_AT_ONCE
+      mixed = _loop(head, query, key, value) if large else jax.vmap(head)(query, key, value)
       mixed = mixed.swapaxes(0, 1).reshape(-1, channels)
       return _in_parts(lambda t: product(t, out_weights[0], dtype) + out_weights[1], mixed, TOKENS_AT_ONCE)
 
-    return _loop(group, x.reshape(groups, height * width, channels)).reshape(x.shape)
+    ends = [jnp.tile(at_end, batch) for at_end in _at_end(counts)] if self.shift else []
+    return _loop(group, x.reshape(groups, -1, channels), *ends).reshape(x.shape)
 
-  @staticmethod
-  def _is_large(height: int, width: int) -> bool:
-    return height * width > QUERIES_AT_ONCE
+  def _table(self, axis: str, size: int) -> Float[Array, "n d"]:
+    return self.param(f"relative_{axis}", nn.initializers.zeros, (2 * self.tables - 1, size))
 
 
-def _queries_in_parts(query: Array, key: Array, value: Array, bias_y: Array, bias_x: Array) -> Float[Array, "t d"]:
+def _windows(x: Float[Array, "n *edges c"], window: int) -> Float[Array, "g *window c"]:
+  """Squares or cubes of a volume whose edges are multiples of theirs, those of the last axis next to each other."""
+  batch, *edges, channels = x.shape
+  axes = len(edges)
+  x = x.reshape(batch, *(part for edge in edges for part in (edge // window, window)), channels)
+  x = x.transpose(0, *range(1, 2 * axes, 2), *range(2, 2 * axes + 1, 2), 2 * axes + 1)
+  return x.reshape(-1, *(window,) * axes, channels)
+
+
+def _unite(x: Float[Array, "g *window c"], counts: Sequence[int], window: int) -> Float[Array, "n *edges c"]:
+  """The opposite of `_windows`, of `counts` windows along each axis."""
+  axes, channels = len(counts), x.shape[-1]
+  x = x.reshape(-1, *counts, *(window,) * axes, channels)
+  x = x.transpose(0, *(axis for i in range(axes) for axis in (1 + i, 1 + axes + i)), 2 * axes + 1)
+  return x.reshape(-1, *(count * window for count in counts), channels)
+
+
+def _at_end(counts: Sequence[int]) -> list[Bool[np.ndarray, " g"]]:
+  """For each axis, which windows are the last along it: those that a shift fills with tokens of both ends."""
+  return [place.reshape(-1) == count - 1 for place, count in zip(np.indices(counts), counts, strict=True)]
+
+
+def _wrapped(window: Sequence[int], axis: int, shift: int) -> Bool[np.ndarray, "t k"]:
+  """Whether a query of such a window and the key's place on an axis come from opposite ends of the volume."""
+  place = np.indices(window)[axis].reshape(-1)
+  start = window[axis] - shift
+  return (place >= start)[:, None] != (np.arange(window[axis]) >= start)
+
+
+def _queries_in_parts(query: Array, key: Array, value: Array, *biases: Array) -> Float[Array, "t d"]:
   """`attend`, for `QUERIES_AT_ONCE` queries at a time, whose weights are computed anew for the gradient."""
   count, part = query.shape[0], QUERIES_AT_ONCE
   if count <= part:
-    return attend(query, key, value, bias_y, bias_x)
+    return attend(query, key, value, *biases)
   padding = -count % part
-  padded = [jnp.pad(a, ((0, padding), (0, 0))).reshape(-1, part, a.shape[-1]) for a in (query, bias_y, bias_x)]
-  one = jax.checkpoint(lambda each: attend(each[0], key, value, each[1], each[2]))
+  padded = [jnp.pad(a, ((0, padding), (0, 0))).reshape(-1, part, a.shape[-1]) for a in (query, *biases)]
+  one = jax.checkpoint(lambda each: attend(each[0], key, value, *each[1:]))
   return lax.map(one, tuple(padded)).reshape(count + padding, -1)[:count]
 
 
@@ -237,7 +295,7 @@ class ImageEncoder(nn.Module):
     block = nn.remat(Block) if self.remat else Block
     for index in range(sizes.depth):
       window = 0 if index in sizes.global_blocks else sizes.window
-      x = block(sizes.heads, window, sizes.grid, self.dtype, name=f"block{index}")(x)
+      x = block(sizes.heads, window, sizes.tables(index), self.dtype, name=f"block{index}")(x)
     x = Conv(sizes.neck, use_bias=False, dtype=self.dtype, name="neck0")(x)
     x = layer_norm(LAYER_NORM_EPSILON, "neck_norm0")(x)
     x = Conv(sizes.neck, edge=3, use_bias=False, dtype=self.dtype, name="neck1")(x)

@@ -1,13 +1,14 @@
 """Layers that the SAM family shares. Images `(n, y, x, channel)`, tokens `(n, token, channel)`.
 
 Matrix products take operands in `dtype` and accumulate and return float32; everything between them is float32.
-Depthwise convolutions are nine shifted multiply-adds and 1x1 convolutions matrix products, because XLA's own lowering
+Depthwise convolutions are shifted multiply-adds and 1x1 convolutions matrix products, because XLA's own lowering
 of both is several times slower on CPU and no faster elsewhere.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import operator
 from collections.abc import Callable
 
@@ -50,10 +51,11 @@ class Linear(nn.Module):
 
   features: int
   dtype: DTypeLike = jnp.float32
+  kernel_init: nn.initializers.Initializer = DENSE_INIT
 
   @nn.compact
   def __call__(self, x: Float[Array, "*n i"]) -> Float[Array, "*n o"]:
-    kernel = self.param("kernel", DENSE_INIT, (x.shape[-1], self.features))
+    kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
     bias = self.param("bias", nn.initializers.zeros, (self.features,))
     return product(x, kernel, self.dtype) + bias
 
@@ -121,17 +123,17 @@ def convolve(x: Float[Array, "n y x i"], kernel: Float[Array, "e e i o"], stride
   )
 
 
-def depthwise3(x: Float[Array, "n y x c"], kernel: Float[Array, "3 3 1 c"], stride: int) -> Array:
-  """3x3 depthwise convolution with zero padding 1, in float32."""
-  _, height, width, _ = x.shape
-  # The barrier keeps XLA from fusing the padding into nine bounds-checked reads.
-  padded = jax.lax.optimization_barrier(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))))
-  taps = (
-    padded[:, dy : dy + height : stride, dx : dx + width : stride] * kernel[dy, dx, 0]
-    for dy in range(3)
-    for dx in range(3)
-  )
-  return functools.reduce(operator.add, taps)
+def depthwise3(x: Float[Array, "n *edges c"], kernel: Float[Array, "*taps 1 c"], stride: int) -> Array:
+  """Depthwise convolution of images or volumes, three taps along each axis, with zero padding 1, in float32."""
+  edges = x.shape[1:-1]
+  # The barrier keeps XLA from fusing the padding into bounds-checked reads, one for each tap.
+  padded = jax.lax.optimization_barrier(jnp.pad(x, ((0, 0), *((1, 1) for _ in edges), (0, 0))))
+
+  def tap(offsets: tuple[int, ...]) -> Array:
+    places = (slice(offset, offset + edge, stride) for offset, edge in zip(offsets, edges, strict=True))
+    return padded[(slice(None), *places)] * kernel[(*offsets, 0)]
+
+  return functools.reduce(operator.add, map(tap, itertools.product(range(3), repeat=len(edges))))
 
 
 class ConvNorm(nn.Module):
