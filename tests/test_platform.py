@@ -4,6 +4,7 @@ And what is set by backend without a program: memory, and how much goes into a c
 """
 
 import ctypes
+import functools
 import os
 import re
 import subprocess
@@ -26,6 +27,9 @@ from medlsam_jax.network import Network
 from medlsam_jax.sam.network.image_encoder import Block
 from medlsam_jax.sam.network.sam import LITEMEDSAM, Sam
 from medlsam_jax.sam.predictor import Predictor
+from medlsam_jax.sam3d import parameters
+from medlsam_jax.sam3d.network.sam3d import Sam3D
+from medlsam_jax.sam3d.network.variants import SAM3D_TINY
 from medlsam_jax.train import sharding
 from medlsam_jax.typed_settings import from_mapping
 
@@ -217,6 +221,38 @@ def test_a_predictor_multiplies_as_its_dtype_says(dtype, target):
     else:
       assert ("dot_general", "bf16", "bf16", False) in found
       assert not any(highest for _, a, _, highest in found if a == "bf16")
+
+
+def volumetric(dtype):
+  """A network over volumes, and what its program takes."""
+  module = Sam3D(SAM3D_TINY, dtype=jnp.dtype(dtype), remat=True)
+  prompts = (shaped(1, 16, 16, 16), shaped(1, 2, 6, 3), shaped(1, 2, 6, dtype=jnp.int32))
+  return module, (*parameters.split(parameters.shapes(module)), *prompts)
+
+
+@pytest.mark.parametrize("target", PLATFORMS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_volumetric_network_multiplies_as_its_dtype_says(dtype, target):
+  module, arguments = volumetric(dtype)
+  found = lowered(jax.jit(functools.partial(parameters.apply, module)), arguments, target)
+  if dtype == "float32":
+    assert {(a, b, highest) for _, a, b, highest in found} == {("f32", "f32", True)}
+  else:
+    assert {each[1:] for each in found if each[0] == "convolution"} == {("bf16", "bf16", False)}
+    assert sum(each[1:] == ("bf16", "bf16", False) for each in found) > 0.8 * len(found)
+    assert not any(highest for _, a, _, highest in found if a == "bf16")
+
+
+@pytest.mark.parametrize("target", PLATFORMS)
+def test_its_gradient_is_exact_where_the_whole_step_asks_for_it(target):
+  module, arguments = volumetric("float32")
+
+  def gradient(*arguments):
+    with platform.asked(module.dtype):
+      return jax.grad(lambda *each: parameters.apply(module, *each).sum())(*arguments)
+
+  found = lowered(jax.jit(gradient), arguments, target)
+  assert {(a, b, highest) for _, a, b, highest in found} == {("f32", "f32", True)}
 
 
 def step_of(**network):
