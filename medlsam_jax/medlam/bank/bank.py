@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
@@ -23,6 +23,7 @@ from medlsam_jax.installation import version
 from medlsam_jax.medlam.bank import bank_file, template_points
 from medlsam_jax.medlam.bank.kept import KeptOutputs
 from medlsam_jax.network import Network
+from medlsam_jax.progress import Progress
 from medlsam_jax.template_masks.organ_crops import OrganCrop
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ class Bank:
     organs: Sequence[str] | None = None,
     convention: Convention | None = None,
     template_edge: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     kept: KeptOutputs | None = None,
   ) -> Bank:
     """Run the network at the points of every organ of every template.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +17,7 @@ from medlsam_jax.medlam.bank import points, template_order
 from medlsam_jax.medlam.bank.kept import KeptOutputs, TemplateOutputs
 from medlsam_jax.medlam.search import boxes, programs
 from medlsam_jax.network import Network
+from medlsam_jax.progress import Progress
 from medlsam_jax.template_masks.organ_crops import OrganCrop
 from medlsam_jax.working_grid import WorkingGrid
 
@@ -229,7 +230,7 @@ def run(
   plans: Sequence[OrganPlan],
   convention: Convention,
   edge: int,
-  progress: Callable[[int, int], None] | None = None,
+  progress: Progress | None = None,
   kept: KeptOutputs | None = None,
 ) -> dict[str, dict[str, Outputs]]:
   """The network's outputs at all planned points, taps `edge` voxels wide: template name -> organ -> outputs.

@@ -15,7 +15,7 @@ import multiprocessing
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,6 +29,7 @@ from medlsam_jax.io.atomic import made_folder
 from medlsam_jax.io.scans import ListedScan, ReadingOptions, scan_name
 from medlsam_jax.medlam.pretraining import shards
 from medlsam_jax.medlam.pretraining.crops import TrainingScan
+from medlsam_jax.progress import Progress
 from medlsam_jax.working_grid import to_working_grid
 
 PARTS, REPORT = "parts", "report.json"
@@ -64,7 +65,7 @@ def prepare(
   folder: str,
   workers: int = 1,
   scans_per_shard: int = 64,
-  progress: Callable[[int, int], None] = lambda done, total: None,
+  progress: Progress = lambda done, total: None,
   options: ReadingOptions | None = None,
   bits: int = 16,
 ) -> Report:
@@ -136,7 +137,7 @@ def _add(
   store: _Store,
   workers: int,
   scans_per_shard: int,
-  progress: Callable[[int, int], None],
+  progress: Progress,
   reading: _Reading,
 ) -> Report:
   """Prepares what is not in the set, and writes report and, where it has a scan, index."""

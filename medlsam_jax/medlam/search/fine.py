@@ -5,7 +5,7 @@ Multi-scale similarity of MedLSAM, section 3.2. Voxels are (z, y, x) of the padd
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from medlsam_jax.medlam.search import programs
 from medlsam_jax.medlam.search.calls import calls, patch_centres
 from medlsam_jax.medlam.search.search_settings import SearchSettings
+from medlsam_jax.progress import Progress
 
 
 def settle(
@@ -21,7 +22,7 @@ def settle(
   targets: Int[np.ndarray, "points 3"],
   organ_taps: Sequence[dict[int, Float[np.ndarray, "_own _k _k _k _c"]]],
   settings: SearchSettings,
-  progress: Callable[[int, int], None] | None = None,
+  progress: Progress | None = None,
 ) -> tuple[Int[np.ndarray, "points 3"], Float[np.ndarray, " points"] | None]:
   """Where each point settles, and how similar it is there (None without feature scales).
 

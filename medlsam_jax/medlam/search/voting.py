@@ -7,7 +7,7 @@ padded working grid.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -17,6 +17,7 @@ from medlsam_jax.medlam.bank.bank import OrganBank
 from medlsam_jax.medlam.search import programs
 from medlsam_jax.medlam.search.calls import calls, patch_centres
 from medlsam_jax.medlam.search.search_settings import SearchSettings
+from medlsam_jax.progress import Progress
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -48,7 +49,7 @@ def settle(
   targets: Int[np.ndarray, "points 3"],
   organs: Sequence[OrganBank],
   settings: SearchSettings,
-  progress: Callable[[int, int], None] | None = None,
+  progress: Progress | None = None,
 ) -> Votes:
   """Where each template finds each point.
 

@@ -15,13 +15,13 @@ from etils import epath
 from jaxtyping import Array, Float, Float16, PyTree
 
 from medlsam_jax import platform
+from medlsam_jax.progress import Progress
 from medlsam_jax.sam.labelled_slices import LabelledSlices
 from medlsam_jax.sam.network.layers import fold_batch_norm
 from medlsam_jax.sam.network.sam import Sam
 from medlsam_jax.train.run_folder import folder_of_a_run, local_copy, whole_file
 
 FOLDER = "embeddings"
-Progress = Callable[[int, int], None]
 Encode = Callable[[PyTree, Array], Float[Array, "n g g c"]]
 
 

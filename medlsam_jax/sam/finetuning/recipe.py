@@ -14,6 +14,7 @@ from jaxtyping import Array, PyTree
 
 from medlsam_jax.errors import ConfigError, WeightsError
 from medlsam_jax.network import Network
+from medlsam_jax.progress import Progress
 from medlsam_jax.sam.finetuning.distillation import EmbeddingSource, as_seen_by, check_pair
 from medlsam_jax.sam.finetuning.embeddings import embeddings_of, make_encoder
 from medlsam_jax.sam.finetuning.mask_batches import MaskSource, slices_to_learn, slices_to_validate
@@ -29,8 +30,6 @@ from medlsam_jax.train.cluster import is_main
 from medlsam_jax.train.loading import Batches, Source
 from medlsam_jax.train.recipe import Identity, Json, Measurement, Recipe
 
-Bar = Callable[[int, int], None]
-
 
 def run(
   settings: FinetuneSettings,
@@ -38,7 +37,7 @@ def run(
   directory: epath.PathLike,
   report: loop.Report = lambda step, metrics: None,
   progress: Callable[[str], None] = lambda text: None,
-  bar: Bar = lambda done, total: None,
+  bar: Progress = lambda done, total: None,
   teacher: Network | None = None,
 ) -> tuple[dict[str, PyTree], dict[str, str]]:
   """Trains to `total_steps`, resuming from the newest checkpoint in `directory`.
@@ -80,7 +79,7 @@ def run(
 
 
 def make_recipe(
-  tuning: FineTuning, directory: epath.Path, progress: Callable[[str], None], bar: Bar
+  tuning: FineTuning, directory: epath.Path, progress: Callable[[str], None], bar: Progress
 ) -> Recipe[TuneState, Batch]:
   """Fine-tuning on scans that are read here; embeddings that stay as they are get computed, or read, too."""
   settings, module = tuning.settings, tuning.module
@@ -104,7 +103,7 @@ def make_recipe(
 
 
 def _source(
-  tuning: FineTuning, learnt: LabelledSlices, directory: epath.Path, progress: Callable[[str], None], bar: Bar
+  tuning: FineTuning, learnt: LabelledSlices, directory: epath.Path, progress: Callable[[str], None], bar: Progress
 ) -> Source[Batch]:
   """Batches to learn from; embeddings that stay as they are get computed, or read, first."""
   settings, network, module, teacher = tuning.settings, tuning.network, tuning.module, tuning.teacher
@@ -165,7 +164,7 @@ def _header(tuning: FineTuning, trained: loop.Trained[TuneState]) -> dict[str, s
 
 
 def _validation(
-  tuning: FineTuning, slices: LabelledSlices, directory: epath.Path, progress: Callable[[str], None], bar: Bar
+  tuning: FineTuning, slices: LabelledSlices, directory: epath.Path, progress: Callable[[str], None], bar: Progress
 ) -> Callable[[int, TuneState], dict[str, float]]:
   """Scores a state, and keeps every score in `VALIDATION_FILE`."""
   if tuning.settings.train == "decoder":
