@@ -21,14 +21,13 @@ def find_labels(array: Integer[np.ndarray, "z y x"]) -> dict[int, LabelBox]:
     return {value: box for value, box in enumerate(ndimage.find_objects(array), 1) if box is not None}
   by_value: dict[int, LabelBox] = {}
   for index, plane in enumerate(array):
-    if not plane.any():
-      continue
-    values, ranks = np.unique(plane, return_inverse=True)
-    boxes = ndimage.find_objects(ranks.reshape(plane.shape) + 1)
-    for value, box in zip(values.tolist(), boxes, strict=True):
-      if value > 0:
-        whole = (slice(index, index + 1), *box)
-        by_value[value] = _around(by_value[value], whole) if value in by_value else whole
+    inside = plane > 0
+    values, ranks = np.unique(plane[inside], return_inverse=True)
+    ranked = np.zeros(plane.shape, np.int32)
+    ranked[inside] = ranks + 1
+    for value, box in zip(values.tolist(), ndimage.find_objects(ranked), strict=True):
+      whole = (slice(index, index + 1), *box)
+      by_value[value] = _around(by_value[value], whole) if value in by_value else whole
   return dict(sorted(by_value.items()))
 
 
