@@ -17,6 +17,8 @@ PACKAGE_OF = {
   "orbax": "orbax-checkpoint",
 }
 """Module -> package, where their names differ."""
+STUBS = {"_typeshed"}
+"""Known to type checkers alone, and imported for them alone."""
 RUN_NOT_IMPORTED = {
   "beartype": "by tests/shapes.py, and by name in the hook of jaxtyping",
   "build": "by make wheel",
@@ -69,7 +71,7 @@ def imported(path: Path) -> set[str]:
     elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "importorskip":
       modules.add(ast.literal_eval(node.args[0]))
   ours = {"medlsam_jax", "bench"} | {found.stem for found in (ROOT / "tests").rglob("*.py")}
-  tops = {module.split(".")[0] for module in modules} - set(sys.stdlib_module_names) - ours
+  tops = {module.split(".")[0] for module in modules} - set(sys.stdlib_module_names) - ours - STUBS
   return {canonical(PACKAGE_OF.get(top, top)) for top in tops}
 
 
