@@ -71,6 +71,24 @@ def test_scan_that_fails_now_is_not_scored_by_an_older_result(
   assert scores["failed_scans"] == ["q1"]
 
 
+def test_what_was_just_made_is_scored_in_memory_and_what_was_there_from_its_files(
+  medlsam, painter, search, mini_queries, tmp_path, monkeypatch
+):
+  from medlsam_jax.cli import scoring
+
+  read = []
+  original = scoring.evaluate_saved
+  monkeypatch.setattr(
+    scoring, "evaluate_saved", lambda files, *a, **k: read.append(files.name) or original(files, *a, **k)
+  )
+  words = ["evaluate", *search, "--query", mini_queries, "--out", tmp_path]
+  assert medlsam(*words).code == 0 and read == []
+  made = summary(tmp_path)
+  (tmp_path / "q1_boxes.json").unlink()
+  assert medlsam(*words, "--skip-existing").code == 0 and read == ["q0"]
+  assert summary(tmp_path)["mean_over_organs"] == pytest.approx(made["mean_over_organs"], rel=1e-6)
+
+
 def test_organ_without_a_truth_value_is_named(medlsam, perfect, mini_queries, tmp_path):
   words = ["--predictions", perfect, "--truth", mini_queries, "--out", tmp_path / "out", "--organs", "spleen"]
   result = medlsam("evaluate", *words)
