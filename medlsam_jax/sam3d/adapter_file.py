@@ -6,18 +6,18 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from flax.traverse_util import flatten_dict
 
 from medlsam_jax import display
 from medlsam_jax.errors import ConfigError, WeightsError
 from medlsam_jax.io.weights.weights_file import read_weights, write_weights
-from medlsam_jax.network import Network
+from medlsam_jax.network import Network, Variables
 from medlsam_jax.sam.network.sam import Sam
 from medlsam_jax.sam3d.network.sam3d import Sam3D
 from medlsam_jax.sam3d.network.variants import Sam3DVariant
-from medlsam_jax.sam3d.parameters import Params, base_params, shapes, split
+from medlsam_jax.sam3d.parameters import base_params, shapes, split
 
 KIND = "sam3d"
 
@@ -26,13 +26,13 @@ class Adapted(NamedTuple):
   """A base with its adapters: what `parameters.apply` takes, and the header of the file."""
 
   module: Sam3D
-  trained: Params
-  frozen: Params
+  trained: Variables
+  frozen: Variables
   header: dict[str, str]
 
 
 def write_adapters(
-  path: str | os.PathLike[str], module: Sam3D, trained: Mapping[str, Any], base: Network, header: dict[str, str]
+  path: str | os.PathLike[str], module: Sam3D, trained: Variables, base: Network, header: dict[str, str]
 ) -> None:
   """Writes trained parameters; `header` may say more than the kind, the sizes and the base, which are added.
 
@@ -90,7 +90,7 @@ def _variant(header: Mapping[str, str], base: Network, source: str) -> Sam3DVari
     raise WeightsError(f"{source}: its header does not give the sizes of a network ({error})") from error
 
 
-def _misfits(module: Sam3D, trained: Mapping[str, Any]) -> list[str]:
+def _misfits(module: Sam3D, trained: Variables) -> list[str]:
   """Names that are missing, strange or of another shape than the module's trained parameters."""
   wanted = {name: leaf.shape for name, leaf in flatten_dict(split(shapes(module))[0], sep="/").items()}
   given = {name: leaf.shape for name, leaf in flatten_dict(trained, sep="/").items()}

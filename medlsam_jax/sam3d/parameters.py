@@ -9,8 +9,7 @@ from __future__ import annotations
 import enum
 import functools
 import re
-from collections.abc import Mapping
-from typing import Any, cast
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +18,11 @@ from jaxtyping import Array, Float, Int
 
 from medlsam_jax import display, platform
 from medlsam_jax.errors import WeightsError
-from medlsam_jax.network import Network
+from medlsam_jax.network import Network, Variables
 from medlsam_jax.sam.network.layers import fold_batch_norm
 from medlsam_jax.sam.network.sam import Sam
 from medlsam_jax.sam.network.tiny_vit import TinyViTSizes
 from medlsam_jax.sam3d.network.sam3d import Sam3D
-
-Params = dict[str, Any]
-"""Nested dictionaries of arrays."""
 
 
 class Origin(enum.Enum):
@@ -79,19 +75,19 @@ def origin(name: str) -> Origin:
   return fitting[0]
 
 
-def shapes(module: Sam3D) -> Params:
+def shapes(module: Sam3D) -> Variables:
   """Shapes of all parameters, none of them computed."""
   return jax.eval_shape(functools.partial(_draw, module), jax.random.key(0))
 
 
-def _draw(module: Sam3D, key: jax.Array) -> Params:
+def _draw(module: Sam3D, key: jax.Array) -> Variables:
   edge = module.variant.cube_edge
   return module.init(key, jnp.zeros((1, edge, edge, edge)), jnp.zeros((1, 1, 1, 3)), jnp.zeros((1, 1, 1), int))[
     "params"
   ]
 
 
-def drawn(module: Sam3D, key: jax.Array) -> Params:
+def drawn(module: Sam3D, key: jax.Array) -> Variables:
   """All parameters at random, those of the base included: the control without pre-training, and nothing else.
 
   Only the draws are computed, not the network.
@@ -100,7 +96,7 @@ def drawn(module: Sam3D, key: jax.Array) -> Params:
   return jax.jit(functools.partial(_draw, module), compiler_options=options)(key)
 
 
-def start(module: Sam3D, base: Network, key: jax.Array) -> Params:
+def start(module: Sam3D, base: Network, key: jax.Array) -> Variables:
   """Parameters that training starts from: the base's weights in their places, relative positions along depth the mean
   of those in the plane, everything else drawn. They are not for use before training.
 
@@ -120,7 +116,7 @@ def start(module: Sam3D, base: Network, key: jax.Array) -> Params:
   return unflatten_dict(params, sep="/")
 
 
-def base_params(module: Sam3D, base: Network) -> Params:
+def base_params(module: Sam3D, base: Network) -> Variables:
   """Of a base, the parameters that have a place in the module, frozen and trained on, in these places.
 
   Raises:
@@ -157,7 +153,7 @@ def check_base(module: Sam3D, base: Network) -> None:
     raise WeightsError(f"{base.source}: its batch norm is folded; load it with for_training=True")
 
 
-def split(params: Mapping[str, Any]) -> tuple[Params, Params]:
+def split(params: Variables) -> tuple[Variables, Variables]:
   """Trained and frozen parameters, each a tree of its own."""
   flat = flatten_dict(params, sep="/")
   frozen = {name for name in flat if origin(name) is Origin.FROZEN}
@@ -165,15 +161,15 @@ def split(params: Mapping[str, Any]) -> tuple[Params, Params]:
   return unflatten_dict(trained, sep="/"), unflatten_dict({name: flat[name] for name in frozen}, sep="/")
 
 
-def joined(trained: Mapping[str, Any], frozen: Mapping[str, Any]) -> Params:
+def joined(trained: Variables, frozen: Variables) -> Variables:
   """What `split` took apart."""
   return unflatten_dict({**flatten_dict(frozen, sep="/"), **flatten_dict(trained, sep="/")}, sep="/")
 
 
 def apply(
   module: Sam3D,
-  trained: Mapping[str, Any],
-  frozen: Mapping[str, Any],
+  trained: Variables,
+  frozen: Variables,
   volume: Float[Array, "n z y x"],
   points: Float[Array, "n k t 3"],
   labels: Int[Array, "n k t"],
@@ -187,7 +183,7 @@ def apply(
     return cast(Array, module.apply({"params": joined(trained, frozen)}, volume, points, labels))
 
 
-def count_by_part(params: Mapping[str, Any]) -> dict[str, int]:
+def count_by_part(params: Variables) -> dict[str, int]:
   """Numbers of trained parameters, by the parts of the table in `sam3d.network.sam3d`."""
   parts = {
     "embedding along depth": r"encoder/depth/.+",
