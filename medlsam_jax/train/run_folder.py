@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -116,6 +117,9 @@ def local_copy(place: str, cache: str = "") -> str:
   """A file's own path, or that of a copy in `cache` (a temporary folder if empty) where it lies behind an address."""
   if "://" not in place or place.startswith("file://"):
     return place.removeprefix("file://")
-  folder = cache or tempfile.gettempdir() + "/medlsam_shards"
-  (path,) = fsspec.open_local([f"simplecache::{place}"], simplecache={"cache_storage": folder})
-  return path
+  copy = Path(cache or f"{tempfile.gettempdir()}/medlsam_shards") / hashlib.sha256(place.encode()).hexdigest()
+  if not copy.is_file():
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    with atomically(copy) as part, fsspec.open(place, "rb") as there, part.open("wb") as here:
+      shutil.copyfileobj(there, here)
+  return str(copy)
