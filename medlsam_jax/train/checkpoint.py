@@ -17,11 +17,10 @@ from typing import Generic, NamedTuple, TypeVar
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
-from orbax.checkpoint import checkpoint_managers as policies
+from orbax.checkpoint import v1 as ocp
 
 from medlsam_jax import notices
 from medlsam_jax.errors import ConfigError, InputError, OutputError, WeightsError
@@ -61,21 +60,18 @@ class Checkpoints:
       # policies compare upwards; what was not measured at its step is worse than all that was
       return _rank(name, metrics[name]) if name in metrics else -np.inf
 
-    keep: list[policies.PreservationPolicy] = [policies.LatestN(settings.keep_last)]
+    policies = ocp.training.preservation_policies
+    keep = [policies.LatestN(settings.keep_last)]
     if settings.keep_best:
       keep.append(policies.BestN(get_metric_fn=rank, n=settings.keep_best, keep_checkpoints_without_metrics=False))
-    # without `best_fn` metrics are not written, and a resumed run knows none of the earlier ones
-    options = ocp.CheckpointManagerOptions(
-      create=True, preservation_policy=policies.AnyPreservationPolicy(keep), best_fn=rank
-    )
-    names = (_STATE, _CONFIG, _POSITION)
     self.directory, self._settings = directory, settings
     self._folders = contextlib.ExitStack()
     try:
       self._folders.enter_context(folder_of_a_run(directory))
       # the manager reads all metrics when it starts, and would end with the first that it cannot
       _forget_damaged_metrics(directory)
-      self._manager = ocp.CheckpointManager(directory.resolve(), options=options, item_names=names)
+      preserved = policies.AnyPreservationPolicy(keep)
+      self._manager = ocp.training.Checkpointer(directory.resolve(), context=_context(), preservation_policy=preserved)
     except OSError as error:
       self._folders.close()
       raise OutputError(f"{directory}: cannot be written ({error})") from error
@@ -88,23 +84,24 @@ class Checkpoints:
     Raises:
       OutputError: a checkpoint could not be written; earlier ones stay usable.
     """
-    if step == self._manager.latest_step():
+    if step in self._steps():
       return
-    items = ocp.args.Composite(
-      state=ocp.args.StandardSave(_saved(state)),
-      config=ocp.args.JsonSave(json.loads(json.dumps(dataclasses.asdict(settings)))),
-      loader=ocp.args.JsonSave(position),
-    )
+    config = json.loads(json.dumps(dataclasses.asdict(settings)))
+    items = {_STATE: _saved(state), _CONFIG: config, _POSITION: position}
     try:
-      self._manager.save(step, args=items, metrics=dict(metrics))
+      # by default a step is left out while an earlier one is being written
+      self._manager.save_checkpointables_async(step, items, force=True, metrics=dict(metrics))
     except (OSError, ValueError, RuntimeError) as error:
       raise _not_written(self.directory, error) from error
 
+  def _steps(self) -> list[int]:
+    return [each.step for each in self._manager.checkpoints]
+
   def best(self) -> tuple[int, float] | None:
     """Step and value of the best metric that was measured, of the checkpoints that are kept; None without any."""
-    self._manager.wait_until_finished()
+    self._manager.wait()
     name = self._settings.best_metric
-    measured = [(step, self._manager.metrics(step) or {}) for step in self._manager.all_steps()]
+    measured = [(each.step, each.metrics or {}) for each in self._manager.checkpoints]
     known = [(step, float(metrics[name])) for step, metrics in measured if name in metrics]
     return max(known, key=lambda each: _rank(name, each[1]), default=None)
 
@@ -119,7 +116,7 @@ class Checkpoints:
       InputError: it is damaged, or each one is.
     """
     damaged: dict[int, str] = {}
-    for number in sorted(self._manager.all_steps(), reverse=True) if step is None else [step]:
+    for number in reversed(self._steps()) if step is None else [step]:
       result, reason = _tried(functools.partial(self._read, number, shapes))
       if result is None:
         if difference := _difference(self.directory / str(number), _saved(shapes)):
@@ -138,10 +135,9 @@ class Checkpoints:
     return None
 
   def _read(self, step: int, shapes: State) -> Restored[State]:
-    items = ocp.args.Composite(
-      state=ocp.args.StandardRestore(_saved(shapes)), config=ocp.args.JsonRestore(), loader=ocp.args.JsonRestore()
-    )
-    items = self._manager.restore(step, args=items)
+    wanted = {_STATE: _saved(shapes), _CONFIG: None, _POSITION: None}
+    # one by one: where one is damaged, orbax would leave the others begun, and Python would warn of each
+    items = {name: self._manager.load_checkpointables(step, {name: each})[name] for name, each in wanted.items()}
     config, position = items[_CONFIG], items[_POSITION]
     if not isinstance(config, dict) or not isinstance(position, dict) or "next_step" not in position:
       raise ValueError("its settings or its position are missing")
@@ -172,7 +168,7 @@ class Checkpoints:
       OutputError: as `save`.
     """
     try:
-      self._manager.wait_until_finished()
+      self._manager.wait()
     except (OSError, ValueError, RuntimeError) as error:
       raise _not_written(self.directory, error) from error
     finally:
@@ -220,8 +216,7 @@ def _tried(read: Callable[[], Result]) -> tuple[Result | None, str]:
 def _difference(place: epath.Path, wanted: Mapping[str, PyTree]) -> str:
   """How the state that is stored differs from the one that is wanted; empty where it does not, or nobody can tell."""
   try:
-    with ocp.StandardCheckpointer() as reader:
-      stored = _shapes_by_path(reader.metadata(place.resolve() / _STATE).item_metadata.tree)
+    stored = _shapes_by_path(_stored(place.resolve()))
   except Exception:  # metadata that is damaged, too
     return ""
   needed = _shapes_by_path(wanted)
@@ -301,10 +296,27 @@ def read_arrays(directory: epath.PathLike, step: int | None = None) -> tuple[dic
 
 
 def _arrays_of(folder: epath.Path) -> tuple[dict[str, PyTree], Json]:
-  with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-    config = reader.restore(folder / _CONFIG)
   one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  with ocp.StandardCheckpointer() as reader:
-    shapes = reader.metadata(folder / _STATE).item_metadata.tree
-    place = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=one), shapes)
-    return reader.restore(folder / _STATE, place), config
+  shapes = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=one), _stored(folder))
+  with _context():
+    items = ocp.load_checkpointables(folder, {_STATE: shapes, _CONFIG: None})
+  return items[_STATE], items[_CONFIG]
+
+
+def _stored(folder: epath.Path) -> PyTree:
+  """Shapes and dtypes of the state in a checkpoint."""
+  with _context():
+    state = ocp.checkpointables_metadata(folder).metadata[_STATE]
+  if state is None:
+    raise ValueError("shapes of its state cannot be read")
+  return state
+
+
+def _context() -> ocp.Context:
+  """Settings and positions are written as JSON, not as arrays."""
+  registry = ocp.handlers.local_registry()
+  for name in (_CONFIG, _POSITION):
+    registry.add(ocp.handlers.JsonHandler, checkpointable_name=name)
+  context = ocp.Context()
+  context.checkpointables.registry = registry
+  return context

@@ -44,7 +44,8 @@ def written(tmp_path_factory):
     state = step.init_state(settings, mesh)
   kept = checkpoint.Checkpoints(folder / "checkpoints", settings.checkpoint)
   for number in (1, 2):
-    kept.save(number, state, settings, {"next_step": number, "drawn_from": "x"}, {})
+    metrics = {"validation_error_mm": 9.0} if number == 2 else {}
+    kept.save(number, state, settings, {"next_step": number, "drawn_from": "x"}, metrics)
   kept.close()
   return folder, settings, mesh
 
@@ -70,8 +71,8 @@ DAMAGES = {
   "no names of its arrays": lambda place: (place / "state" / "_METADATA").unlink(),
   "names of its arrays cut": lambda place: (place / "state" / "_METADATA").write_text('{"tree'),
   "no state": lambda place: shutil.rmtree(place / "state"),
-  "settings cut": lambda place: (place / "config" / "metadata").write_text('{"a'),
-  "no position": lambda place: (place / "loader" / "metadata").write_text("{}"),
+  "settings cut": lambda place: (place / "config" / "data.json").write_text('{"a'),
+  "no position": lambda place: (place / "loader" / "data.json").write_text("{}"),
   "an empty folder": lambda place: [
     shutil.rmtree(part) if part.is_dir() else part.unlink() for part in place.iterdir()
   ],
