@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from medlsam_jax.cli import options, probe
 from medlsam_jax.errors import ConfigError
 from medlsam_jax.installation import install_hint
 
 if TYPE_CHECKING:
-  from medlsam_jax.cli.terminal import Terminal
+  from jaxtyping import PyTree
+
+  from medlsam_jax.cli.terminal import Bar, Terminal
   from medlsam_jax.medlam.network.medlam import MedLAM
   from medlsam_jax.medlam.pretraining.settings import PretrainSettings
 
 PROFILE = "profile"
+Report = Callable[[int, Mapping[str, float]], None]
 
 
 def add_to(commands: options.Commands) -> None:
@@ -100,7 +103,7 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   return 0
 
 
-def _start(weights: str, settings: PretrainSettings) -> Any:
+def _start(weights: str, settings: PretrainSettings) -> PyTree:
   """Parameters to start from."""
   from medlsam_jax.io.weights.kinds import MEDLAM
   from medlsam_jax.loading import load
@@ -110,7 +113,7 @@ def _start(weights: str, settings: PretrainSettings) -> Any:
   return starting_parameters(cast("MedLAM", network.module), network.variables["params"], settings)
 
 
-def _both(first: Any, second: Any) -> Any:
+def _both(first: Report, second: Report) -> Report:
   def report(step: int, metrics: Mapping[str, float]) -> None:
     first(step, metrics)
     second(step, metrics)
@@ -118,7 +121,7 @@ def _both(first: Any, second: Any) -> Any:
   return report
 
 
-def _reporter(total: int, bar: Any, terminal: Terminal) -> Any:
+def _reporter(total: int, bar: Bar, terminal: Terminal) -> Report:
   """Shows each report."""
 
   def report(step: int, metrics: Mapping[str, float]) -> None:

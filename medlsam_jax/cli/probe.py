@@ -7,15 +7,17 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from medlsam_jax.cli import options
 from medlsam_jax.errors import ConfigError
 
 if TYPE_CHECKING:
+  from jaxtyping import PyTree
+
   from medlsam_jax.cli.terminal import Terminal
   from medlsam_jax.evaluation.probe import Probe
-  from medlsam_jax.medlam.pretraining.settings import ProbeSettings
+  from medlsam_jax.medlam.pretraining.settings import PretrainSettings, ProbeSettings
   from medlsam_jax.network import Network
 
 
@@ -106,7 +108,7 @@ def _steps(network: Network | None) -> dict[str, int]:
   return {"step": int(steps)} if steps.isdecimal() else {}
 
 
-def callback(settings: ProbeSettings | None = None) -> Callable[[Any, Any], Mapping[str, float]]:
+def callback(settings: ProbeSettings | None = None) -> Callable[[PyTree, PretrainSettings], Mapping[str, float]]:
   """The probe as the training loop takes it. Scans are read at once, so that a wrong folder is said before a run
   begins; phantoms are made when it is first called.
 
@@ -122,7 +124,7 @@ def callback(settings: ProbeSettings | None = None) -> Callable[[Any, Any], Mapp
       Probe.of_folders(settings.templates, settings.queries, settings.organs or None, template_names=names, count=count)
     )
 
-  def probe(params: Any, settings: Any) -> Mapping[str, float]:
+  def probe(params: PyTree, settings: PretrainSettings) -> Mapping[str, float]:
     if not made:
       made.append(Probe.of_phantoms())
     return made[0](network_of(params, settings, "run"))
@@ -130,7 +132,7 @@ def callback(settings: ProbeSettings | None = None) -> Callable[[Any, Any], Mapp
   return probe
 
 
-def network_of(params: Any, settings: Any, source: str) -> Network:
+def network_of(params: PyTree, settings: PretrainSettings, source: str) -> Network:
   """Parameters of a pre-training run as a network to search with."""
   import jax
 

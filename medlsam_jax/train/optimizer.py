@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from medlsam_jax.train.settings import OptimizerSettings
 
@@ -35,7 +33,7 @@ def make_schedule(settings: OptimizerSettings, share: Scalar | None = None) -> o
   return optax.join_schedules([warmup, rest], [settings.warmup_steps])
 
 
-def kernels_only(params: Any) -> Any:
+def kernels_only(params: PyTree) -> PyTree:
   """True for the parameters that decay acts on: kernels, not biases or the scales of norms."""
   return jax.tree_util.tree_map_with_path(lambda path, _: str(getattr(path[-1], "key", "")).endswith("kernel"), params)
 

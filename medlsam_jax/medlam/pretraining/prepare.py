@@ -17,7 +17,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import fsspec
 from array_record.python import array_record_module
@@ -29,6 +29,7 @@ from medlsam_jax.io.atomic import made_folder
 from medlsam_jax.io.scans import ListedScan, ReadingOptions, scan_name
 from medlsam_jax.medlam.pretraining import shards
 from medlsam_jax.medlam.pretraining.crops import TrainingScan
+from medlsam_jax.medlam.pretraining.shards import Row
 from medlsam_jax.progress import Progress
 from medlsam_jax.working_grid import to_working_grid
 
@@ -121,7 +122,7 @@ def write_set(scans: Sequence[TrainingScan], folder: str, bits: int = 16, scans_
     raise OutputError(f"{folder}: cannot be written ({error})") from error
 
 
-def _row(scan: TrainingScan, bits: int) -> dict[str, Any]:
+def _row(scan: TrainingScan, bits: int) -> Row:
   """What the index says of a scan whatever it came from."""
   return {
     "name": scan.name,
@@ -201,9 +202,7 @@ def _files_below(folder: Path) -> list[Path]:
   return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def prepare_one(
-  scan: ListedScan, options: ReadingOptions, alone: bool = True, bits: int = 16
-) -> tuple[dict[str, Any], bytes]:
+def prepare_one(scan: ListedScan, options: ReadingOptions, alone: bool = True, bits: int = 16) -> tuple[Row, bytes]:
   """Row of the index and record of one scan.
 
   Raises:
@@ -288,15 +287,15 @@ class _Store:
     names = [entry.rpartition("/")[2] for entry in self.fs.ls(f"{self.root}/{PARTS}", detail=False)]
     return sorted(name for name in names if name and not name.endswith(".tmp") and name not in packed)
 
-  def add(self, key: str, row: Mapping[str, Any], record: bytes) -> None:
+  def add(self, key: str, row: Mapping[str, object], record: bytes) -> None:
     """Keeps a finished scan until its shard is written."""
     self.write(f"{PARTS}/{key}", json.dumps({**row, "key": key}).encode() + b"\n" + record)
 
-  def part(self, key: str) -> dict[str, Any]:
+  def part(self, key: str) -> Row:
     """Row of a scan that is finished and in no shard."""
-    return cast(dict[str, Any], json.loads(self.fs.cat_file(f"{self.root}/{PARTS}/{key}").partition(b"\n")[0]))
+    return cast(Row, json.loads(self.fs.cat_file(f"{self.root}/{PARTS}/{key}").partition(b"\n")[0]))
 
-  def finished(self) -> list[dict[str, Any]]:
+  def finished(self) -> list[Row]:
     """Rows of all scans in finished shards, in order."""
     rows = []
     for path in sorted(self.fs.glob(f"{self.root}/scans-*.json")):

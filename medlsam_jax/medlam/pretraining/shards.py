@@ -22,6 +22,8 @@ from medlsam_jax.errors import InputError
 from medlsam_jax.medlam.pretraining.crops import TrainingScan
 from medlsam_jax.train.run_folder import local_copy
 
+Row = dict[str, Any]
+"""A shard or a scan, as the index tells of it in JSON."""
 FORMAT = "medlsam_jax scans 1"
 INDEX = "index.json"
 SHARD = "scans-{number:05d}.arrayrecord"
@@ -66,8 +68,8 @@ class Index:
   """What `index.json` says: one row a shard (`file`, `records`, `bytes`, `sha256`) and one a scan, in record order."""
 
   folder: str
-  shards: tuple[dict[str, Any], ...]
-  scans: tuple[dict[str, Any], ...]
+  shards: tuple[Row, ...]
+  scans: tuple[Row, ...]
 
   @property
   def fingerprint(self) -> str:
@@ -126,10 +128,10 @@ class ShardReader:
         self._open[number] = open_shard(place, self.index.shards[number]["records"], self.cache)
       return self._open[number]
 
-  def __getstate__(self) -> dict[str, Any]:
+  def __getstate__(self) -> dict[str, object]:
     return {"index": self.index, "cache": self.cache, "positions": self.positions}
 
-  def __setstate__(self, state: dict[str, Any]) -> None:
+  def __setstate__(self, state: dict[str, object]) -> None:
     self.__dict__.update(state, _open={}, _lock=threading.Lock())
 
 

@@ -56,7 +56,7 @@ class Term:
 
   objective: contract.Objective
   weight: float
-  settings: Any
+  settings: object
   heads: Mapping[str, nn.Module]
 
 

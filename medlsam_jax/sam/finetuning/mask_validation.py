@@ -7,25 +7,24 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from medlsam_jax import platform
 from medlsam_jax.sam.labelled_slices import LabelledSlices
 from medlsam_jax.sam.network.sam import Sam
 
 BOXES_AT_ONCE = 4
-EmbeddingOf = Callable[[Any, int], Float[Array, "g g c"]]
+EmbeddingOf = Callable[[PyTree, int], Float[Array, "g g c"]]
 """Variables of the network and the position of an image -> its embedding."""
 
 
 @functools.lru_cache(maxsize=2)
-def _decoder(module: Sam) -> Callable[[Any, Array, Array], Array]:
-  def decode(variables: Any, embedding: Array, boxes: Array) -> Array:
+def _decoder(module: Sam) -> Callable[[PyTree, Array | np.ndarray, Array], Array]:
+  def decode(variables: PyTree, embedding: Array, boxes: Array) -> Array:
     with platform.asked(module.dtype):
       return module.apply(variables, embedding[None].astype(jnp.float32), boxes=boxes, method="decode")[0][:, 0]
 
@@ -38,7 +37,7 @@ class MaskValidation:
   def __init__(self, module: Sam, slices: LabelledSlices, embedding_of: EmbeddingOf):
     self._slices, self._embedding_of, self._decode = slices, embedding_of, _decoder(module)
 
-  def __call__(self, variables: Any) -> dict[str, dict[str, float]]:
+  def __call__(self, variables: PyTree) -> dict[str, dict[str, float]]:
     """Scan -> organ -> Dice over the slices that are looked at."""
     counts: dict[tuple[str, str], np.ndarray] = {}
     slices = self._slices
@@ -55,7 +54,7 @@ class MaskValidation:
       scores.setdefault(scan, {})[organ] = float(2 * shared / sizes)
     return scores
 
-  def _answers(self, variables: Any, embedding: Any, boxes: np.ndarray) -> list[np.ndarray]:
+  def _answers(self, variables: PyTree, embedding: Array | np.ndarray, boxes: np.ndarray) -> list[np.ndarray]:
     answers: list[np.ndarray] = []
     for start in range(0, len(boxes), BOXES_AT_ONCE):
       some = boxes[start : start + BOXES_AT_ONCE]

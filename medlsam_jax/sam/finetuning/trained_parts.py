@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import PyTree
 
 from medlsam_jax.errors import ConfigError
 
+Params = dict[str, PyTree]
 LORA = "lora"
 TRAINED = {
   "decoder": ("mask_decoder",),
@@ -23,7 +24,7 @@ _ATTENTION = re.compile(r"(^|/)(qkv/kernel|attention/qkv_kernel)$")
 """Kernels of queries, keys and values in ViT and in TinyViT."""
 
 
-def split(params: dict[str, Any], train: str, lora_rank: int, key: jax.Array) -> tuple[dict[str, Any], dict[str, Any]]:
+def split(params: dict[str, PyTree], train: str, lora_rank: int, key: jax.Array) -> tuple[Params, Params]:
   """Trained and frozen parameters.
 
   With `lora` the trained part has, for each attention kernel `(i, o)`, `down` `(i, rank)` and `up` `(rank, o)`, whose
@@ -49,7 +50,7 @@ def split(params: dict[str, Any], train: str, lora_rank: int, key: jax.Array) ->
   return trained, {name: part for name, part in params.items() if name not in trained}
 
 
-def joined(trained: dict[str, Any], frozen: dict[str, Any]) -> dict[str, Any]:
+def joined(trained: Params, frozen: Params) -> Params:
   """Parameters of the network as they are now; low-rank updates are added to their kernels."""
   params = {**frozen, **{name: part for name, part in trained.items() if name != LORA}}
   if LORA in trained:
