@@ -38,7 +38,7 @@ from medlsam_jax.io.templates import Template, read_templates
 from medlsam_jax.io.weights.weights_file import read_weights, write_weights
 from medlsam_jax.loading import load
 from medlsam_jax.medlam.bank.bank import Bank
-from medlsam_jax.medlam.bank.kept import KeptOutputs
+from medlsam_jax.medlam.bank.kept_outputs import KeptOutputs
 from medlsam_jax.medlam.search import confidence, doubt, search
 from medlsam_jax.medlam.search.search_settings import PRESETS
 from medlsam_jax.network import Network

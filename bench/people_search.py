@@ -22,7 +22,7 @@ from medlsam_jax.installation import version
 from medlsam_jax.io.templates import Template, read_templates
 from medlsam_jax.label_boxes import find_labels
 from medlsam_jax.medlam.bank.bank import Bank, Mode
-from medlsam_jax.medlam.bank.kept import KeptOutputs
+from medlsam_jax.medlam.bank.kept_outputs import KeptOutputs
 from medlsam_jax.medlam.search.search_settings import SearchSettings
 from medlsam_jax.network import Network
 

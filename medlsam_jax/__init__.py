@@ -18,12 +18,12 @@ if TYPE_CHECKING:
   from medlsam_jax.geometry import Grid as Grid
   from medlsam_jax.geometry import Volume as Volume
   from medlsam_jax.io.box_input import read_boxes as read_boxes
-  from medlsam_jax.io.packaged import packaged_templates as packaged_templates
+  from medlsam_jax.io.packaged_banks import packaged_templates as packaged_templates
   from medlsam_jax.io.scans import read_volume as read_volume
   from medlsam_jax.io.templates import read_templates as read_templates
   from medlsam_jax.loading import load as load
   from medlsam_jax.medlam.bank.bank import Bank as Bank
-  from medlsam_jax.medlam.bank.kept import KeptOutputs as KeptOutputs
+  from medlsam_jax.medlam.bank.kept_outputs import KeptOutputs as KeptOutputs
   from medlsam_jax.medlam.search.confidence import Thresholds as Thresholds
   from medlsam_jax.medlam.search.search_settings import SearchSettings as SearchSettings
   from medlsam_jax.pipeline import localize as localize
@@ -42,7 +42,7 @@ moved.find_them()
 _HOMES = {
   "read_volume": "medlsam_jax.io.scans",
   "read_templates": "medlsam_jax.io.templates",
-  "packaged_templates": "medlsam_jax.io.packaged",
+  "packaged_templates": "medlsam_jax.io.packaged_banks",
   "read_boxes": "medlsam_jax.io.box_input",
   "load": "medlsam_jax.loading",
   "Bank": "medlsam_jax.medlam.bank.bank",
@@ -50,7 +50,7 @@ _HOMES = {
   "Finding": "medlsam_jax.finding",
   "Grid": "medlsam_jax.geometry",
   "Volume": "medlsam_jax.geometry",
-  "KeptOutputs": "medlsam_jax.medlam.bank.kept",
+  "KeptOutputs": "medlsam_jax.medlam.bank.kept_outputs",
   "SearchSettings": "medlsam_jax.medlam.search.search_settings",
   "Thresholds": "medlsam_jax.medlam.search.confidence",
   "VoteSettings": "medlsam_jax.template_masks.masks",

@@ -16,7 +16,7 @@ ROOMS = {
   "data.phantom": "phantom.people",
   "data.slices": "sam.slices",
   "localization.confidence": "medlam.search.confidence",
-  "localization.kept": "medlam.bank.kept",
+  "localization.kept": "medlam.bank.kept_outputs",
   "localization.search_settings": "medlam.search.search_settings",
   "objectives.contract": "medlam.objectives.contract",
   "objectives.uam": "medlam.objectives.uam",

@@ -28,7 +28,7 @@ from medlsam_jax.medlam.search.search_settings import SearchSettings
 from medlsam_jax.medlam.search.starts import Key
 from medlsam_jax.network import Network
 from medlsam_jax.progress import Progress
-from medlsam_jax.sam.clean import clean_labels
+from medlsam_jax.sam.clean_up import clean_labels
 from medlsam_jax.sam.predictor import Predictor
 from medlsam_jax.sam.propagation import PropagationSettings
 from medlsam_jax.sam.segmentation_settings import LITEMEDSAM, PRESETS, SegmentationSettings

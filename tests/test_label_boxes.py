@@ -6,7 +6,7 @@ from medlsam_jax.evaluation.segmentation import LabelBoxes
 from medlsam_jax.geometry import Volume
 from medlsam_jax.io.labels import LabelMap
 from medlsam_jax.label_boxes import count_labels, find_labels
-from medlsam_jax.sam.clean import clean_labels
+from medlsam_jax.sam.clean_up import clean_labels
 from medlsam_jax.sam.labelled_slices import LabelledScan
 from medlsam_jax.working_grid import labels_to_working_grid, to_working_grid
 

@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 def _people() -> tuple[list[object], list[str]]:
   """What to evaluate: the scan in the package by those of the bank; and the names of the results."""
-  from medlsam_jax.io.packaged import DEMO_QUERY, folder_of
+  from medlsam_jax.io.packaged_banks import DEMO_QUERY, folder_of
   from medlsam_jax.io.scans import list_scans
 
   query = folder_of(DEMO_QUERY)

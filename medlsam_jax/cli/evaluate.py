@@ -168,7 +168,7 @@ def cases_of(arguments: argparse.Namespace) -> list[Case]:
     InputError: no truth for a scan.
   """
   from medlsam_jax.cli.scoring import Case
-  from medlsam_jax.io import beside
+  from medlsam_jax.io import label_files
   from medlsam_jax.io.scans import list_scans
 
   if arguments.query is None:
@@ -178,14 +178,16 @@ def cases_of(arguments: argparse.Namespace) -> list[Case]:
       raise ConfigError("--predictions needs --truth DIR, or --query PATH of scans with their truth beside them")
     if arguments.templates is not None:
       raise ConfigError("the baseline of --templates is placed in scans: give them with --query PATH")
-    label_maps = beside.label_maps_in(Path(arguments.truth))
+    label_maps = label_files.label_maps_in(Path(arguments.truth))
     if not label_maps:
       raise InputError(f"{arguments.truth}: no NAME_seg.nii.gz there, nor in folders of cases in it")
     return [Case(name, None, path) for name, path in label_maps.items()]
   cases, missing = [], []
   for scan in list_scans(arguments.query):
     folder = Path(arguments.truth) if arguments.truth else None
-    truth = beside.label_map_for(scan.path, scan.name, folder) if folder else beside.label_map_beside(scan.path)
+    truth = (
+      label_files.label_map_for(scan.path, scan.name, folder) if folder else label_files.label_map_beside(scan.path)
+    )
     if truth is not None:
       cases.append(Case(scan.name, scan, truth))
     elif not scan.wrong:

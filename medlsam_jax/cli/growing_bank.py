@@ -10,7 +10,7 @@ from medlsam_jax.cli.terminal import Bar
 from medlsam_jax.display import count
 
 if TYPE_CHECKING:
-  from medlsam_jax.medlam.bank.kept import KeptOutputs
+  from medlsam_jax.medlam.bank.kept_outputs import KeptOutputs
 
 MANY_ORGANS = 20
 """From this number on the user is told how to ask for fewer."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
   from medlsam_jax.io.scans import ReadingOptions
   from medlsam_jax.io.templates import Templates
   from medlsam_jax.medlam.bank.bank import Bank
-  from medlsam_jax.medlam.bank.kept import KeptOutputs
+  from medlsam_jax.medlam.bank.kept_outputs import KeptOutputs
   from medlsam_jax.network import Network
   from medlsam_jax.sam.predictor import Predictor
 
@@ -33,7 +33,7 @@ def check_search(arguments: argparse.Namespace) -> None:
     OutputError: `--save-bank` cannot be written.
   """
   from medlsam_jax.io.atomic import require_writable
-  from medlsam_jax.io.packaged import NAMES
+  from medlsam_jax.io.packaged_banks import NAMES
 
   nothing = arguments.templates is None and arguments.bank is None
   built = arguments.bank is not None and arguments.bank not in NAMES
@@ -62,7 +62,7 @@ def bank_of(
     OutputError: `--save-bank` cannot be written.
   """
   from medlsam_jax.io.atomic import folder_for
-  from medlsam_jax.io.packaged import NAMES
+  from medlsam_jax.io.packaged_banks import NAMES
   from medlsam_jax.medlam.bank.bank import Bank
 
   if arguments.bank is not None and arguments.bank not in NAMES:
@@ -134,7 +134,7 @@ def build_bank(
     The bank, and what was kept while it grew: the caller clears it when the bank is saved or was used.
   """
   from medlsam_jax.medlam.bank.bank import Bank
-  from medlsam_jax.medlam.bank.kept import KeptOutputs
+  from medlsam_jax.medlam.bank.kept_outputs import KeptOutputs
 
   with terminal.bar("reading templates"):
     read = templates_of(templates, region, arguments.organs, arguments.labels, reading)
@@ -170,7 +170,7 @@ def templates_of(
   Raises:
     TemplateError: they cannot be used, or no template has an organ.
   """
-  from medlsam_jax.io.packaged import folder_of
+  from medlsam_jax.io.packaged_banks import folder_of
   from medlsam_jax.io.templates import read_templates
 
   places = [Path(each) for each in (region and folder_of(region), path) if each is not None]

@@ -14,7 +14,7 @@ from medlsam_jax.errors import ConfigError
 from medlsam_jax.finding import Finding
 from medlsam_jax.geometry import Volume
 from medlsam_jax.io.labels import LabelMap
-from medlsam_jax.io.packaged import NAMES
+from medlsam_jax.io.packaged_banks import NAMES
 from medlsam_jax.loading import load
 from medlsam_jax.medlam.bank.bank import Bank
 from medlsam_jax.pipeline import PAINTER, PipelineSettings

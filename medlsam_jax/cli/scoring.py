@@ -16,7 +16,7 @@ from medlsam_jax.evaluation.result import evaluate_result
 from medlsam_jax.evaluation.saved import SavedFiles, evaluate_saved
 from medlsam_jax.geometry import Volume
 from medlsam_jax.io.nifti import read_label_nifti
-from medlsam_jax.io.packaged import NAMES
+from medlsam_jax.io.packaged_banks import NAMES
 from medlsam_jax.io.scan_result import BOXES, LABELS, ScanResult
 from medlsam_jax.io.scans import ListedScan
 

@@ -15,7 +15,7 @@ from medlsam_jax.geometry import Volume
 from medlsam_jax.io.scans import ListedScan
 from medlsam_jax.loading import load
 from medlsam_jax.medlam.bank.bank import Bank
-from medlsam_jax.medlam.bank.kept import KeptOutputs
+from medlsam_jax.medlam.bank.kept_outputs import KeptOutputs
 from medlsam_jax.medlam.search.findings import Findings
 from medlsam_jax.medlam.search.search_settings import DEFAULT as DEFAULT_SEARCH
 from medlsam_jax.medlam.search.search_settings import PRESETS as SEARCH_PRESETS

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from medlsam_jax.errors import InputError
-from medlsam_jax.io.beside import tables_near
+from medlsam_jax.io.label_files import tables_near
 from medlsam_jax.io.point_files import read_json
 
 LABELS_FILE = "labels.json"

@@ -10,7 +10,7 @@ from pathlib import Path
 from medlsam_jax import display, notices
 from medlsam_jax.errors import InputError
 from medlsam_jax.io import dicom
-from medlsam_jax.io.beside import is_label_folder, is_label_map
+from medlsam_jax.io.label_files import is_label_folder, is_label_map
 from medlsam_jax.io.scan_names import NIFTI_SUFFIXES, SCAN_ENDING, stem
 
 DEEPEST = 8

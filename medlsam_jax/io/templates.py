@@ -29,7 +29,7 @@ from jaxtyping import Float
 from medlsam_jax import display, notices
 from medlsam_jax.errors import InputError, TemplateError
 from medlsam_jax.geometry import Volume
-from medlsam_jax.io import alignment, beside, label_values, nifti, point_files, scans, slicer_files
+from medlsam_jax.io import alignment, label_files, label_values, nifti, point_files, scans, slicer_files
 from medlsam_jax.io.label_table import LABELS_FILE, read_label_table, table_beside
 from medlsam_jax.io.scan_names import NIFTI_SUFFIXES, SCAN_ENDING, names_of, scan_name, stem
 from medlsam_jax.io.scans import ListedScan
@@ -206,7 +206,7 @@ def _pairs(path: Path, left: _LeftOut) -> list[tuple[ListedScan, list[Path]]]:
 
 def _beside(scan: ListedScan) -> list[Path]:
   """The label map of a scan, and its files of points: called after it, or after its file where the folder names it."""
-  labels = beside.label_map_beside(scan.path)
+  labels = label_files.label_map_beside(scan.path)
   own = stem(scan.path)
   names = dict.fromkeys((own.removesuffix(SCAN_ENDING) or own, scan.name))
   points = [scan.path.parent / (name + ending) for name in names for ending in POINT_ENDINGS]

@@ -14,7 +14,7 @@ from jaxtyping import Float, Integer
 
 from medlsam_jax.geometry import Box, Volume
 from medlsam_jax.progress import Progress
-from medlsam_jax.sam.clean import clean_labels
+from medlsam_jax.sam.clean_up import clean_labels
 from medlsam_jax.sam.predictor import Predictor
 from medlsam_jax.sam.propagation import AXES, PropagationSettings, paint_middle_out
 from medlsam_jax.sam.segmentation_settings import LITEMEDSAM, SegmentationSettings

@@ -9,7 +9,7 @@ import pytest
 import medlsam_jax as ml
 from medlsam_jax.errors import TemplateError
 from medlsam_jax.geometry import Volume
-from medlsam_jax.io import packaged
+from medlsam_jax.io import packaged_banks as packaged
 from medlsam_jax.medlam.bank.bank import Bank
 
 

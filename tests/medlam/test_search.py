@@ -12,7 +12,7 @@ from medlsam_jax.io import nifti
 from medlsam_jax.io.templates import Template
 from medlsam_jax.medlam.bank.bank import Bank
 from medlsam_jax.medlam.bank.leave_one_out import leave_one_out
-from medlsam_jax.medlam.search import calls, confidence, doubt, fine, programs, search, sharing
+from medlsam_jax.medlam.search import calls, confidence, doubt, fine_step, programs, search, sharing
 from medlsam_jax.medlam.search.search_settings import PRESETS, SearchSettings
 from medlsam_jax.working_grid import pad_for_patches, to_working_grid
 
@@ -248,7 +248,7 @@ def test_points_that_share_a_patch_settle_as_with_patches_of_their_own(network, 
   # half of those that share lie on one side of the centre and half on the other, and settle as from the centre itself
   aside = np.where(np.arange(count)[:, None] % 2, 3, -3)
   alone, shared = (
-    fine.settle(prepared, padded, centre + moved, [taps], SearchSettings((4,), shared_patches=share))
+    fine_step.settle(prepared, padded, centre + moved, [taps], SearchSettings((4,), shared_patches=share))
     for share, moved in ((False, 0 * aside), (True, aside))
   )
   np.testing.assert_array_equal(alone[0], shared[0])

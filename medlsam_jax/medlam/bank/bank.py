@@ -21,7 +21,7 @@ from medlsam_jax.errors import ConfigError, TemplateError, WeightsError
 from medlsam_jax.geometry import PATCH_EDGE, WORKING_SPACING_MM, Convention
 from medlsam_jax.installation import version
 from medlsam_jax.medlam.bank import bank_file, template_points
-from medlsam_jax.medlam.bank.kept import KeptOutputs
+from medlsam_jax.medlam.bank.kept_outputs import KeptOutputs
 from medlsam_jax.network import Network
 from medlsam_jax.progress import Progress
 from medlsam_jax.template_masks.organ_crops import OrganCrop

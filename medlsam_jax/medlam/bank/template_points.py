@@ -14,7 +14,7 @@ from medlsam_jax.errors import TemplateError
 from medlsam_jax.geometry import PATCH_EDGE, WORKING_SPACING_MM, Convention
 from medlsam_jax.io import label_values
 from medlsam_jax.medlam.bank import points, template_order
-from medlsam_jax.medlam.bank.kept import KeptOutputs, TemplateOutputs
+from medlsam_jax.medlam.bank.kept_outputs import KeptOutputs, TemplateOutputs
 from medlsam_jax.medlam.search import boxes, programs
 from medlsam_jax.network import Network
 from medlsam_jax.progress import Progress

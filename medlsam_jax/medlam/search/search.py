@@ -17,7 +17,7 @@ from medlsam_jax.errors import ConfigError
 from medlsam_jax.finding import Agreement, Confidence, Finding
 from medlsam_jax.geometry import OFFSET_RANGE_MM, WORKING_SPACING_MM, Volume
 from medlsam_jax.medlam.bank.bank import Bank, OrganBank
-from medlsam_jax.medlam.search import boxes, confidence, doubt, fine, programs, shapes, voting
+from medlsam_jax.medlam.search import boxes, confidence, doubt, fine_step, programs, shapes, voting
 from medlsam_jax.medlam.search.search_settings import SearchSettings
 from medlsam_jax.medlam.search.starts import Key, draw_starts, given_starts, moved
 from medlsam_jax.medlam.search.voting import Votes
@@ -161,7 +161,7 @@ class _Search:
     network, organs, settings = self.network, self.organs, self.settings
     if not settings.centred or not settings.scales(network.module.feature_scales):
       taps = [organ.taps for organ in organs]
-      return (*fine.settle(network, padded, targets, taps, settings, progress), None)
+      return (*fine_step.settle(network, padded, targets, taps, settings, progress), None)
     votes = voting.settle(network, padded, targets, organs, settings, progress)
     return votes.agreed, votes.best, votes if settings.templates == "each" else None
 

@@ -1,7 +1,7 @@
 import pytest
 
 from medlsam_jax.errors import InputError
-from medlsam_jax.io import beside
+from medlsam_jax.io import label_files
 
 
 def touch(folder, *names):
@@ -26,22 +26,22 @@ def touch(folder, *names):
 )
 def test_label_map_beside_a_scan(tmp_path, scan, labels):
   touch(tmp_path, scan, "other_seg.nii.gz")
-  assert beside.label_map_beside(tmp_path / scan) is None
+  assert label_files.label_map_beside(tmp_path / scan) is None
   touch(tmp_path, labels)
-  assert beside.label_map_beside(tmp_path / scan) == tmp_path / labels
-  assert beside.is_label_map(labels.rpartition("/")[2]) and not beside.is_label_map(scan.rpartition("/")[2])
+  assert label_files.label_map_beside(tmp_path / scan) == tmp_path / labels
+  assert label_files.is_label_map(labels.rpartition("/")[2]) and not label_files.is_label_map(scan.rpartition("/")[2])
 
 
 @pytest.mark.parametrize("labels", ["q7_seg.nii.gz", "q7/segmentation.nii.gz", "q7/q7_label.nii.gz", "q7.nii.gz"])
 def test_truth_of_a_scan_in_another_folder(tmp_path, labels):
   touch(tmp_path, "imagesTr/q7_ct.nii.gz", f"truth/{labels}")
-  found = beside.label_map_for(tmp_path / "imagesTr" / "q7_ct.nii.gz", "q7", tmp_path / "truth")
+  found = label_files.label_map_for(tmp_path / "imagesTr" / "q7_ct.nii.gz", "q7", tmp_path / "truth")
   assert found == tmp_path / "truth" / labels
 
 
 def test_scan_is_not_its_own_truth(tmp_path):
   touch(tmp_path, "q7.nii.gz")
-  assert beside.label_map_for(tmp_path / "q7.nii.gz", "q7", tmp_path) is None
+  assert label_files.label_map_for(tmp_path / "q7.nii.gz", "q7", tmp_path) is None
 
 
 def test_label_maps_of_a_folder_by_the_names_of_their_scans(tmp_path):
@@ -50,8 +50,8 @@ def test_label_maps_of_a_folder_by_the_names_of_their_scans(tmp_path):
     tmp_path, "kits/case_0/segmentation.nii.gz", "kits/case_1/segmentation.nii.gz", "own/b_seg.nii.gz", "own/c.json"
   )
   cases = {f"case_{n}": tmp_path / "kits" / f"case_{n}" / "segmentation.nii.gz" for n in (0, 1)}
-  assert beside.label_maps_in(tmp_path / "kits") == cases
-  assert beside.label_maps_in(tmp_path / "own") == {"b": tmp_path / "own" / "b_seg.nii.gz"}
+  assert label_files.label_maps_in(tmp_path / "kits") == cases
+  assert label_files.label_maps_in(tmp_path / "own") == {"b": tmp_path / "own" / "b_seg.nii.gz"}
   touch(tmp_path, "own/b_label.nii.gz")
   with pytest.raises(InputError, match="two label maps of b"):
-    beside.label_maps_in(tmp_path / "own")
+    label_files.label_maps_in(tmp_path / "own")

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from medlsam_jax.sam.clean import clean_labels
+from medlsam_jax.sam.clean_up import clean_labels
 
 
 def test_only_the_largest_piece_of_each_label_stays():

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from medlsam_jax.cli.provenance import bank_sha256
-from medlsam_jax.medlam.bank import kept as keeping
+from medlsam_jax.medlam.bank import kept_outputs as keeping
 from medlsam_jax.medlam.bank import template_points
 from medlsam_jax.medlam.bank.bank import Bank
-from medlsam_jax.medlam.bank.kept import KeptOutputs
+from medlsam_jax.medlam.bank.kept_outputs import KeptOutputs
 
 LIVER = ((3, 4, 5), (16, 12, 14))
 KIDNEY = ((20, 8, 4), (23, 12, 9))
