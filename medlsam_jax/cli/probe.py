@@ -65,11 +65,11 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
       network = _of_checkpoint(name, arguments.step) if "://" in name or place.is_dir() else _of_file(name)
       bar.title(f"probing {name}")
       bar(number, len(arguments.networks))
-      found = {key: round(value, 4) for key, value in probe(network, parts=arguments.parts).items()}
+      figures = {key: round(value, 4) for key, value in probe(network, parts=arguments.parts).items()}
       if several:
-        terminal.result(json.dumps({"network": name, **_steps(network), **found}))
+        terminal.result(json.dumps({"network": name, **_steps(network), **figures}))
       else:
-        terminal.result(json.dumps(found, indent=1))
+        terminal.result(json.dumps(figures, indent=1))
   return 0
 
 

@@ -144,11 +144,11 @@ def open_shard(place: str, records: int, cache: str = "") -> Any:
   try:
     local = local_copy(place, cache)
     reader = array_record_module.ArrayRecordReader(local, options="readahead_buffer_size:0")
-    found = reader.num_records() if reader.ok() else 0
+    held = reader.num_records() if reader.ok() else 0
   except Exception as error:  # see ShardReader
     raise InputError(f"{place}: cannot be read ({error}); run: medlsam data check") from error
-  if found != records:
-    raise InputError(f"{place}: holds {found} scans, not the {records} of the index; run: medlsam data check")
+  if held != records:
+    raise InputError(f"{place}: holds {held} scans, not the {records} of the index; run: medlsam data check")
   return reader
 
 

@@ -72,15 +72,15 @@ def slices_to_learn(data: FinetuneDataSettings, variant: SamVariant) -> Labelled
   scans = _scans(data.scans, data) + _phantoms(data.first_phantom_seed, data.phantoms, data.organs)
   if not scans:
     raise ConfigError("nothing to learn from: give data.scans, or a number of data.phantoms")
-  found = _slices(scans, data, variant, data.windows, data.least_pixels, data.slice_step)
-  missing = [organ for organ in data.organs if organ not in found.organs]
-  if missing or not len(found):
+  slices = _slices(scans, data, variant, data.windows, data.least_pixels, data.slice_step)
+  missing = [organ for organ in data.organs if organ not in slices.organs]
+  if missing or not len(slices):
     raise InputError(
       f"data.scans {', '.join(data.scans) or '(phantoms)'}: no slice shows {', '.join(missing) or 'any organ'} with at "
       f"least {data.least_pixels:g} pixels (data.least_pixels, data.slice_step {data.slice_step}); name organs that "
       "are there"
     )
-  return found
+  return slices
 
 
 def slices_to_validate(
@@ -99,8 +99,8 @@ def slices_to_validate(
     raise ConfigError(f"data.validation: {', '.join(both)} would be trained on, too; take it from one of the two")
   if not (data.validation or data.validation_phantoms):
     return None
-  found = _slices(scans, data, variant, data.windows[:1], 0.0, data.validation_slice_step)
-  shown = set(found.organs) & set(learnt.organs)
+  slices = _slices(scans, data, variant, data.windows[:1], 0.0, data.validation_slice_step)
+  shown = set(slices.organs) & set(learnt.organs)
   if not shown:
     wanted = ", ".join(sorted(learnt.organs))
     raise InputError(
@@ -110,7 +110,7 @@ def slices_to_validate(
     )
   if unseen := sorted(set(learnt.organs) - shown):
     notices.warn(f"data.validation shows nothing of {', '.join(unseen)}; what is learned of them is not measured")
-  return found
+  return slices
 
 
 def _slices(
@@ -128,20 +128,20 @@ def _slices(
 
 
 def _scans(entries: tuple[str, ...], data: FinetuneDataSettings) -> list[LabelledScan]:
-  found = []
+  labelled = []
   for entry in entries:
     for each in read_templates(
       entry, data.organs or None, series=data.series or None, hu_offset=data.hu_offset or None
     ):
       if each.labels is not None and each.values:
-        found.append(LabelledScan.of(each.name, each.scan, each.labels, each.values))
-  return found
+        labelled.append(LabelledScan.of(each.name, each.scan, each.labels, each.values))
+  return labelled
 
 
 def _phantoms(first_seed: int, count: int, organs: tuple[str, ...]) -> list[LabelledScan]:
-  found = []
+  labelled = []
   for seed in range(first_seed, first_seed + count):
     made = make_phantom(seed)
     values = {organ: value for organ, value in made.names.items() if not organs or organ in organs}
-    found.append(LabelledScan.of(f"phantom_{seed}", made.scan, made.labels, values))
-  return found
+    labelled.append(LabelledScan.of(f"phantom_{seed}", made.scan, made.labels, values))
+  return labelled

@@ -46,9 +46,9 @@ class MaskValidation:
       boxes = np.stack([slices.box(item, organ) for organ in item.organs])
       for organ, logits in zip(item.organs, self._answers(variables, embedding, boxes), strict=True):
         inside, truth = fit.from_logits(logits) > 0, slices.mask(item, organ)
-        found = np.array([np.count_nonzero(inside & truth), np.count_nonzero(inside) + np.count_nonzero(truth)])
+        counted = np.array([np.count_nonzero(inside & truth), np.count_nonzero(inside) + np.count_nonzero(truth)])
         key = (slices.scans[item.scan].name, organ)
-        counts[key] = counts.get(key, 0) + found
+        counts[key] = counts.get(key, 0) + counted
     scores: dict[str, dict[str, float]] = {}
     for (scan, organ), (shared, sizes) in counts.items():
       scores.setdefault(scan, {})[organ] = float(2 * shared / sizes)
@@ -69,7 +69,7 @@ def means_of(scores: dict[str, dict[str, float]]) -> dict[str, float]:
   for each in scores.values():
     for organ, score in each.items():
       organs.setdefault(organ, []).append(score)
-  means = {organ: float(np.mean(found)) for organ, found in organs.items()}
+  means = {organ: float(np.mean(each)) for organ, each in organs.items()}
   return {
     "validation_dice": float(np.mean(list(means.values()))),
     **{f"organ_{organ}_dice": score for organ, score in means.items()},
