@@ -121,7 +121,7 @@ def draw() -> None:
     for other in others:
       ends = {"patchA": shown[room].get_bbox_patch(), "patchB": shown[other].get_bbox_patch()}
       arrow = {"arrowstyle": "->", "color": "0.45", **ends}
-      axes.annotate("", place[other], place[room], arrowprops=arrow)
+      axes.annotate("", place[other], place[room], arrowprops=arrow, zorder=0)
   axes.set(xlim=(0, 1), ylim=(-0.6, len(floors) - 0.4))
   axes.axis("off")
   figure.savefig(DRAWING, bbox_inches="tight", metadata={"Date": None})
