@@ -17,37 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from bench import common
+from bench.accelerator_sizes import Sizes
 from medlsam_jax import platform
 from medlsam_jax.medlam.search import programs
 
 OPERANDS = ("highest", "default", "bfloat16")
 GB = 1e9
-
-
-@dataclasses.dataclass(frozen=True)
-class Sizes:
-  """Of the work; `TINY` is for a dry run."""
-
-  width: int = 24
-  patches: int = 6
-  many_patches: int = 48
-  product_edge: int = 8192
-  copied_numbers: int = 2**28
-  organs: tuple[int, int] = (2, 16)
-  images: int = 16
-  paint_organs: int = 13
-  step_width: int = 16
-  step_scans: int = 6
-  published_scans: int = 4
-  vit: bool = True
-  paint_slices: int = 1000
-  """Of an organ, at most."""
-  points: int = 6
-  """That a correlation, and an organ of the peer, have."""
-
-
-FULL = Sizes()
-TINY = Sizes(2, 2, 3, 256, 2**20, (1, 2), 2, 1, 2, 1, 1, False, 2, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,6 +128,18 @@ def _relative(found: Any, exact: Any) -> float:
   return float(error / jnp.abs(exact.astype(jnp.float32)).max())
 
 
+def _error_against_highest() -> Callable[[str, Any], dict[str, float]]:
+  """Figures of a result by its operands: its error against the result of `highest`, which comes first."""
+  exact = list[Any]()
+
+  def error(operands: str, result: Any) -> dict[str, float]:
+    if operands == "highest":
+      exact.append(result)
+    return {"error": _relative(result, exact[0])} if exact and operands != "highest" else {}
+
+  return error
+
+
 def forward_many(sizes: Sizes) -> Iterator[Case]:
   """As many patches as fill a large chip."""
   network, given = common.network(sizes.width), common.patches(sizes.many_patches)
@@ -200,18 +187,13 @@ def correlation(sizes: Sizes) -> Iterator[Case]:
 
   channels, rng = 4 * sizes.width, np.random.default_rng(0)
   features, taps = (jnp.asarray(rng.standard_normal((sizes.points, *(e,) * 3, channels), np.float32)) for e in (64, 8))
-  work, exact = sizes.points * 2 * 512 * channels * 64**3 / 1e12, list[Any]()
+  work, error = sizes.points * 2 * 512 * channels * 64**3 / 1e12, _error_against_highest()
 
   def make(operands: str) -> Callable[[], Any]:
     run = jax.jit(
       lambda *both: programs.each(lambda pair: correlate(*pair, _dtype(operands)), both, platform.patches_together())
     )
     return _traced(operands, lambda: run(features, taps))
-
-  def error(operands: str, result: Any) -> dict[str, float]:
-    if operands == "highest":
-      exact.append(result)
-    return {"error": _relative(result, exact[0])} if exact and operands != "highest" else {}
 
   for operands in OPERANDS:
     yield Case(f"MSS correlation, {channels} channels", operands, partial(make, operands), work,
@@ -367,18 +349,13 @@ def _encoders(variant: Any, images: int) -> Iterator[Case]:
   from bench.stages_sam import random_sam
   from medlsam_jax.sam.network.layers import fold_batch_norm
 
-  network, edge, exact = random_sam(variant), variant.image_size, list[Any]()
+  network, edge, error = random_sam(variant), variant.image_size, _error_against_highest()
 
   def make(operands: str) -> Callable[[], Any]:
     module, variables = network.module.clone(folded=True, dtype=_dtype(operands)), fold_batch_norm(network.variables)
     given = jnp.asarray(np.random.default_rng(0).random((images, edge, edge, 3), np.float32))
     run, variables = jax.jit(lambda v, x: module.apply(v, x, method="encode")), jax.device_put(variables)
     return _traced(operands, lambda: run(variables, given))
-
-  def error(operands: str, result: Any) -> dict[str, float]:
-    if operands == "highest":
-      exact.append(result)
-    return {"error": _relative(result, exact[0])} if exact and operands != "highest" else {}
 
   for operands in OPERANDS:
     yield Case(f"{variant.name} encoder, {images} image{'s' * (images > 1)}", operands, partial(make, operands),

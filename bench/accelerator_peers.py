@@ -5,7 +5,8 @@ from functools import partial
 from typing import Any
 
 from bench import common, peer_training, peers
-from bench.accelerator_cases import GB, OPERANDS, Case, Sizes
+from bench.accelerator_cases import GB, OPERANDS, Case
+from bench.accelerator_sizes import Sizes
 from bench.common import torch_device
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import jax
 
 from bench import timing
-from bench.accelerator_cases import FULL, TINY, Case, Sizes
+from bench.accelerator_cases import Case
+from bench.accelerator_sizes import FULL, TINY, Sizes
 
 Stage = Callable[[Sizes], Iterator[Case]]
 BUDGET_S = 0.8

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.accelerator_sizes import TINY
+
 accelerator = pytest.importorskip("bench.accelerator")
 accelerator_cases = pytest.importorskip("bench.accelerator_cases")
 
@@ -50,7 +52,7 @@ def test_a_process_that_fails_leaves_its_last_words(tmp_path):
 
 @pytest.mark.parametrize("stage", ["forward", "head"])
 def test_errors_are_those_against_float32(stage):
-  cases = {case.operands: case for case in getattr(accelerator_cases, stage)(accelerator_cases.TINY)}
+  cases = {case.operands: case for case in getattr(accelerator_cases, stage)(TINY)}
   strides = (4, 2, 1) if stage == "forward" else ()
   exact = np.array([[1.0, -2.0, 0.5]])
   assert cases["highest"].figures((exact, {stride: exact for stride in strides})) == {}
