@@ -11,6 +11,7 @@ from medlsam_jax.errors import ConfigError, InputError, TemplateError, WeightsEr
 from medlsam_jax.finding import Finding
 from medlsam_jax.geometry import Box, Grid, Volume
 from medlsam_jax.medlam.search.confidence import Thresholds
+from medlsam_jax.medlam.search.findings import Findings
 from medlsam_jax.sam.propagation import PropagationSettings
 from medlsam_jax.sam.segmentation_settings import LITEMEDSAM
 
@@ -44,6 +45,24 @@ def test_all_organs_outside_gives_an_empty_map(scan):
   found = {"brain": given("brain", 7, (8, 4, 4), (11, 9, 9), "outside field of view")}
   labels = pipeline.segment(scan, found, BoxPainter())
   assert not labels.array.any() and labels.volumes_ml() == {"brain": 0.0}
+
+
+def test_the_network_paints_what_templates_have_no_mask_of_and_only_where_they_left_room(scan, monkeypatch):
+  painter, low, high = BoxPainter(), (2, 4, 4), (5, 9, 9)
+
+  def by_templates(scan, boxes, crops, values, *_):
+    array = np.zeros(scan.array.shape, np.uint8)
+    array[3, 4:10, 4:10] = values["liver"]
+    return array
+
+  monkeypatch.setattr(pipeline, "paint_by_templates", by_templates)
+  monkeypatch.setattr(pipeline, "predictor_of", lambda model: painter)
+  findings = Findings({"liver": given("liver", 5, low, high), "lung": given("lung", 3, low, high)}, {"liver": ()})
+  labels = pipeline.segment(scan, findings)
+  alone = pipeline.segment(scan, {"lung": findings["lung"]}, painter)
+  assert labels["lung"].any() and (alone["lung"] & labels["liver"]).any()
+  np.testing.assert_array_equal(labels["liver"], by_templates(scan, {}, {}, labels.names) > 0)
+  np.testing.assert_array_equal(labels["lung"], alone["lung"] & ~labels["liver"])
 
 
 def test_clean_up_adds_to_the_settings(scan, monkeypatch):
