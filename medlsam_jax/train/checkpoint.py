@@ -12,6 +12,7 @@ import functools
 import gc
 import json
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Generic, NamedTuple, TypeVar
 
@@ -195,21 +196,23 @@ def _tried(read: Callable[[], Result]) -> tuple[Result | None, str]:
   """What reading a checkpoint gives, or None and why that failed.
 
   Damage raises what the part that stumbles over it raises, a bare Exception among it. Of several arrays that fail one
-  is told of; Python would print the others as pages of text when it drops them.
+  is told of; Python would print the others as pages of text when it drops them, and warn of reads never begun.
   """
   before = sys.unraisablehook
   sys.unraisablehook = lambda _: None
-  try:
-    return read(), ""
-  except (MemoryError, ConfigError):
-    raise
-  except Exception as error:
-    if _NO_MEMORY in str(error):
+  with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    try:
+      return read(), ""
+    except (MemoryError, ConfigError):
       raise
-    reason = _first_line(error)
-  finally:
-    gc.collect()
-    sys.unraisablehook = before
+    except Exception as error:
+      if _NO_MEMORY in str(error):
+        raise
+      reason = _first_line(error)
+    finally:
+      gc.collect()
+      sys.unraisablehook = before
   return None, reason
 
 

@@ -103,6 +103,25 @@ def test_the_checkpoint_before_a_damaged_one_is_used_and_both_are_named(tmp_path
   assert (tmp_path / "checkpoints" / "2.damaged").is_dir()
 
 
+def test_reads_that_the_library_leaves_begun_are_not_warned_of(tmp_path, written, monkeypatch):
+  kept, read = opened(tmp_path, written), checkpoint.Checkpoints._read
+
+  async def metadata():
+    pass
+
+  def stumbling(self, number, shapes):
+    if number == 2:
+      left = metadata()
+      raise ValueError(f"damaged, with {left.__name__} not awaited")
+    return read(self, number, shapes)
+
+  monkeypatch.setattr(checkpoint.Checkpoints, "_read", stumbling)
+  with pytest.warns(MedlsamWarning, match="going on from step 1") as caught:
+    kept.restore(step.abstract_state(*written[1:]))
+  kept.close()
+  assert [each.category for each in caught] == [MedlsamWarning]
+
+
 def test_without_a_whole_checkpoint_the_run_ends_and_says_what_to_delete(tmp_path, written):
   kept = opened(tmp_path, written, (1, cut), (2, DAMAGES["no names of its arrays"]))
   with pytest.raises(InputError, match=r"step 2: .*step 1: .*delete .*checkpoints"):
