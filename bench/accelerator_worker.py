@@ -1,10 +1,12 @@
-"""One stage of `bench.accelerator` in its own process. Lines of JSON on standard output are its records."""
+"""Some stages of `bench.accelerator` in a process of their own. Lines of JSON on standard output are its records."""
 
+import gc
 import importlib
+import itertools
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,6 +14,7 @@ import jax
 
 from bench import timing
 from bench.accelerator_cases import Case
+from bench.accelerator_plan import Item
 from bench.accelerator_sizes import FULL, TINY, Sizes
 
 Stage = Callable[[Sizes], Iterator[Case]]
@@ -41,8 +44,15 @@ def stages(cases: Any) -> dict[str, Callable[[Sizes], Iterator[Case]]]:
   return result
 
 
-def work(stage: str, side: str, tiny: bool) -> None:
-  """Times the cases of a stage; one that fails is recorded, and the next is tried."""
+def work(kind: str, side: str, items: Sequence[Item], tiny: bool) -> None:
+  """Compiles or times cases, stage by stage; one that fails is recorded, and the next is tried.
+
+  Args:
+    kind: `compile` calls each once, to have its programs compiled; `time` times it.
+    side: `ours` or `peer`.
+    items: which; neighbours of one stage share what the stage prepares.
+    tiny: small work, for a dry run.
+  """
   # what others print goes to standard error: standard output is for records
   out, sys.stdout = sys.stdout, sys.stderr
 
@@ -50,15 +60,59 @@ def work(stage: str, side: str, tiny: bool) -> None:
     print(json.dumps(fields), file=out, flush=True)
 
   # the peers alone need PyTorch
-  cases = importlib.import_module("bench.accelerator_peers" if side == "peer" else "bench.accelerator_cases")
-  if stage == "ceilings":
-    say(_machine(side))
-  for case in stages(cases)[stage](TINY if tiny else FULL):
-    about = {"case": case.name, "operands": case.operands} | ({"note": case.note} if case.note else {})
+  known = stages(importlib.import_module("bench.accelerator_peers" if side == "peer" else "bench.accelerator_cases"))
+  compiling, peak = _Compiling(), _Peak(side)
+  for stage, group in itertools.groupby(items, lambda item: item.stage):
+    numbers = [item.case for item in group]
+    say({"begin": stage})
+    if stage == "ceilings" and kind == "time":
+      say({"stage": stage} | _machine(side))
     try:
-      say(about | _measured(case) | _memory(side))
-    except Exception as error:  # the next case may well run
-      say(about | {"failed": f"{type(error).__name__}: {str(error)[:500]}"})
+      for number, case in enumerate(known[stage](TINY if tiny else FULL)):
+        if numbers != [None] and number not in numbers:
+          continue
+        about = {"stage": stage, "number": number, "case": case.name, "operands": case.operands}
+        about |= {"note": case.note} if case.note else {}
+        try:
+          say(about | (_compiled(case) if kind == "compile" else _measured(case)) | compiling.taken() | peak.grown())
+        except Exception as error:  # the next case may well run
+          say(about | {"failed": _words(error)})
+        gc.collect()
+    except Exception as error:  # so may the next stage, where this one's scans or networks could not be made
+      say({"stage": stage, "failed": _words(error)})
+
+
+def _words(error: Exception) -> str:
+  return f"{type(error).__name__}: {str(error)[:500]}"
+
+
+class _Compiling:
+  """Counts programs that JAX compiled or read from its cache."""
+
+  def __init__(self) -> None:
+    self._programs, self._seconds, self._hits = 0, 0.0, 0
+    jax.monitoring.register_event_duration_secs_listener(self._lasted)
+    jax.monitoring.register_event_listener(self._happened)
+
+  def _lasted(self, event: str, seconds: float, **_: Any) -> None:
+    if event == "/jax/core/compile/backend_compile_duration":
+      self._programs, self._seconds = self._programs + 1, self._seconds + seconds
+
+  def _happened(self, event: str, **_: Any) -> None:
+    self._hits += event == "/jax/compilation_cache/cache_hits"
+
+  def taken(self) -> dict[str, float]:
+    """Since the last call; `xla_s` is the time in XLA, or for reading."""
+    found = {"programs": self._programs, "from_cache": self._hits, "xla_s": round(self._seconds, 2)}
+    self._programs, self._seconds, self._hits = 0, 0.0, 0
+    return found if found["programs"] else {}
+
+
+def _compiled(case: Case) -> dict[str, float]:
+  """The first call from nothing."""
+  began = time.perf_counter()
+  timing.finish(case.make()())
+  return {"cold_s": round(time.perf_counter() - began, 2)}
 
 
 def _measured(case: Case) -> dict[str, Any]:
@@ -91,12 +145,19 @@ def _machine(side: str) -> dict[str, Any]:
   return timing.machine() | {"platform": device.platform, "device_kind": device.device_kind}
 
 
-def _memory(side: str) -> dict[str, float]:
-  """Most memory of the device so far, over all cases of the process."""
-  if side == "peer":
-    from bench import accelerator_peers
+class _Peak:
+  """The most memory of the device that the process has taken, of which only growth can be told from earlier cases."""
 
-    peak = accelerator_peers.peak_gib()
-  else:
-    peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0) / 2**30 or None
-  return {} if peak is None else {"peak_gib": round(peak, 2)}
+  def __init__(self, side: str):
+    self._side, self._before = side, 0.0
+
+  def grown(self) -> dict[str, float]:
+    """What a case brought the peak to; nothing where it stayed below what one before it took."""
+    if self._side == "peer":
+      from bench import accelerator_peers
+
+      peak = accelerator_peers.peak_gib() or 0.0
+    else:
+      peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0) / 2**30
+    before, self._before = self._before, max(peak, self._before)
+    return {"peak_gib": round(peak, 2)} if peak > before else {}
