@@ -236,7 +236,7 @@ def localize(organs: int, sizes: Sizes) -> Iterator[Case]:
   from medlsam_jax.medlam.search.search_settings import PRESETS
 
   search = _Search.of(sizes.width, organs)
-  for preset in ("exact", "fast", "atlas") if organs > 2 else ("exact", "fast"):
+  for preset in ("exact", "vote-fast", "fast", "atlas") if organs > 2 else ("exact", "vote-fast", "fast"):
     settings = PRESETS[preset]
 
     def run(settings: Any = settings) -> Callable[[], Any]:

@@ -52,6 +52,14 @@ def backend() -> str:
   return jax.default_backend()
 
 
+def device() -> jax.Device:
+  """The device that takes what is not told where to go: of this thread, where one was set for it."""
+  import jax
+
+  chosen = jax.default_device.value
+  return chosen if isinstance(chosen, jax.Device) else jax.local_devices(backend=chosen)[0]
+
+
 def by_backend(*arrays: jax.Array, cpu: Callable[..., R], accelerator: Callable[..., R]) -> R:
   """`cpu(*arrays)` in a program lowered for a CPU, `accelerator(*arrays)` in one for anything else."""
   from jax import lax
@@ -94,7 +102,8 @@ def fast_dtype(name: str | None = None) -> str:
 def patches_together(name: str | None = None) -> bool:
   """Whether the patches of a call go through a 3D network together on the backend (by default the one that runs).
 
-  On a CPU one fills the machine already, and memory stays that of a single patch.
+  Where they do, they are cut on the device from a scan that lies there, and no call of a search is waited for before
+  the next (`medlam.search`). On a CPU one fills the machine already, and memory stays that of a single patch.
   """
   return (name or backend()) != "cpu"
 

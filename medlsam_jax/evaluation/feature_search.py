@@ -15,6 +15,7 @@ from medlsam_jax.finding import FOUND, Finding
 from medlsam_jax.geometry import FACES, Box, Volume
 from medlsam_jax.medlam.bank.bank import Bank
 from medlsam_jax.medlam.search import boxes, fine_step, programs
+from medlsam_jax.medlam.search.patches import Patches
 from medlsam_jax.medlam.search.search_settings import SearchSettings
 from medlsam_jax.network import Network
 from medlsam_jax.working_grid import WorkingGrid
@@ -43,7 +44,7 @@ def find_by_features(network: Network, bank: Bank, scan: Volume, mean_boxes: Mea
     targets.append(own + working_grid.PATCH_MARGIN)
   padded = working_grid.pad_for_patches(working.intensity)
   taps = [organ.taps for organ in organs]
-  voxels, _ = fine_step.settle(prepared, padded, np.concatenate(targets), taps, SearchSettings())
+  voxels, _ = fine_step.settle(prepared, Patches.of(prepared, padded), np.concatenate(targets), taps, SearchSettings())
   findings, start = {}, 0
   for organ in organs:
     own = voxels[start : start + len(organ.mean_positions)] - working_grid.PATCH_MARGIN

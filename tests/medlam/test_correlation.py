@@ -3,7 +3,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from medlsam_jax import platform
 from medlsam_jax.medlam.search import correlation
+
+
+@pytest.fixture(params=["cpu", "accelerator"])
+def lowering(request, monkeypatch):
+  """Both ways to correlate, whatever runs here."""
+
+  def chosen(*arrays, cpu, accelerator):
+    return {"cpu": cpu, "accelerator": accelerator}[request.param](*arrays)
+
+  monkeypatch.setattr(platform, "by_backend", chosen)
+  return request.param
 
 
 def _direct(features: np.ndarray, taps: np.ndarray) -> np.ndarray:
@@ -23,8 +35,8 @@ def _volume(shape: tuple[int, ...], seed: int) -> np.ndarray:
   return values / np.linalg.norm(values, axis=-1, keepdims=True)
 
 
-@pytest.mark.parametrize(("edge", "shape"), [(8, (13, 11, 12)), (4, (6, 9, 7)), (2, (4, 3, 5))])
-def test_correlation_equals_its_definition_on_unequal_axes(edge, shape):
+@pytest.mark.parametrize(("edge", "shape"), [(8, (13, 11, 12)), (4, (6, 9, 7)), (2, (4, 3, 5)), (6, (7, 6, 8))])
+def test_correlation_equals_its_definition_on_unequal_axes(edge, shape, lowering):
   features, taps = _volume((*shape, 6), 0), _volume((edge, edge, edge, 6), 1)
   expected = _direct(features, taps)
   got = np.asarray(correlation.correlate(jnp.asarray(features), jnp.asarray(taps)))
@@ -32,7 +44,7 @@ def test_correlation_equals_its_definition_on_unequal_axes(edge, shape):
   assert np.abs(got - expected).max() <= 1e-6 * np.abs(expected).max()
 
 
-def test_bfloat16_operands_still_sum_in_float32():
+def test_bfloat16_operands_still_sum_in_float32(lowering):
   features, taps = _volume((12, 12, 12, 16), 0), _volume((8, 8, 8, 16), 1)
   exact = _direct(features, taps)
   got = np.asarray(correlation.correlate(jnp.asarray(features), jnp.asarray(taps), jnp.bfloat16))
@@ -45,6 +57,19 @@ def test_correlation_is_not_lowered_to_a_convolution():
   program = jax.jit(correlation.correlate).lower(jnp.zeros((16, 16, 16, 4)), jnp.zeros((8, 8, 8, 4))).as_text()
   assert "convolution" not in program
   assert "dot_general" in program
+
+
+@pytest.mark.parametrize("target", ["cuda", "tpu"])
+@pytest.mark.parametrize(("edge", "stride"), [(8, 1), (4, 2), (2, 4)])
+def test_on_an_accelerator_all_points_are_one_product_without_a_loop(edge, stride, target):
+  size, points = 16 // stride, 3
+  given = (jnp.zeros((points, *(size,) * 3, 4)), jnp.zeros((points, *(edge,) * 3, 4)))
+  text = jax.jit(jax.vmap(correlation.correlate)).trace(*given).lower(lowering_platforms=(target,)).as_text()
+  (product,) = [line for line in text.splitlines() if "dot_general" in line]
+  maps = [int(number) for number in product.split("-> tensor<")[1].split("xf32")[0].split("x")]
+  assert maps[0] == points and np.prod(maps[1:]) == correlation.numbers_held(16, stride, edge)
+  assert np.prod(maps[1:]) < size**3 * edge**3 or edge == 2
+  assert not any(word in text for word in ("stablehlo.while", "convolution", "gather", "scatter"))
 
 
 @pytest.mark.parametrize("edge", [8, 16])

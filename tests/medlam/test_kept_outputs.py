@@ -27,9 +27,9 @@ def computed(monkeypatch):
   points = []
   original = template_points._outputs
 
-  def outputs(network, padded, centres, edge):
+  def outputs(network, patches, centres, edge):
     points.extend(map(tuple, centres.tolist()))
-    return original(network, padded, centres, edge)
+    return original(network, patches, centres, edge)
 
   monkeypatch.setattr(template_points, "_outputs", outputs)
   return points

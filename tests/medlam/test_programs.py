@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from medlsam_jax.medlam.network.medlam import MedLAM, init_variables
-from medlsam_jax.medlam.search import programs
+from medlsam_jax.medlam.search import patches, programs
 
 SCALES = (4, 2)
 EDGE, POINTS, SEATS = 64, programs.POINTS_PER_CALL, 2
@@ -35,16 +35,36 @@ def _arguments(name):
   return (network, patches, jax.ShapeDtypeStruct((POINTS, SEATS), jnp.bool_), taps)
 
 
+def _text(program, arguments, platform):
+  with jax.enable_x64(True):  # so that a stray double would stay one
+    return program.trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
+
+
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
 @pytest.mark.parametrize("name", ["positions", "template_outputs", "best_moves", "template_moves"])
-def test_programs_stay_on_the_device_and_in_single_precision(name, platform):
-  arguments = _arguments(name)
-  with jax.enable_x64(True):  # so that a stray double would stay one
-    traced = getattr(programs, name).trace(*arguments)
-    text = traced.lower(lowering_platforms=(platform,)).as_text()
+def test_programs_stay_on_the_device_in_single_precision_and_loop_over_nothing(name, platform):
+  text = _text(getattr(programs, name), _arguments(name), platform)
   assert "stablehlo.convolution" in text
   assert not re.search(DOUBLES, text)
   assert not re.search(HOST, text)
+  assert "stablehlo.while" not in text
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_cutting_patches_stays_on_the_device_too(platform):
+  scan, centres = (jax.ShapeDtypeStruct(*each) for each in (((96, 64, 128), jnp.float32), ((POINTS, 3), jnp.int32)))
+  text = _text(patches.cut, (scan, centres), platform)
+  assert f"tensor<{POINTS}x{EDGE}x{EDGE}x{EDGE}x1xf32>" in text
+  assert not re.search(f"{DOUBLES}|{HOST}|stablehlo.while", text)
+
+
+def test_points_of_a_patch_are_compared_in_turn_where_their_maps_would_not_fit(monkeypatch):
+  """A loop over two halves of the points, in which all patches are still compared together."""
+  network, cubes, used, taps = _arguments("best_moves")
+  monkeypatch.setattr(programs, "MAPS_HELD", POINTS * SEATS * programs.correlation.numbers_held(EDGE, 2, 4) - 1)
+  text = jax.jit(programs.best_moves.__wrapped__).trace(network, cubes, used, taps)
+  text = text.lower(lowering_platforms=("cuda",)).as_text()
+  assert text.count("stablehlo.while") == 1
 
 
 def test_a_double_or_a_callback_would_be_seen():

@@ -12,7 +12,8 @@ from medlsam_jax.io import nifti
 from medlsam_jax.io.templates import Template
 from medlsam_jax.medlam.bank.bank import Bank
 from medlsam_jax.medlam.bank.leave_one_out import leave_one_out
-from medlsam_jax.medlam.search import calls, confidence, doubt, fine_step, programs, search, sharing
+from medlsam_jax.medlam.search import calls, confidence, doubt, fine_step, patches, programs, search, sharing
+from medlsam_jax.medlam.search.patches import Patches
 from medlsam_jax.medlam.search.search_settings import PRESETS, SearchSettings
 from medlsam_jax.working_grid import pad_for_patches, to_working_grid
 
@@ -181,7 +182,7 @@ def test_templates_at_the_query_itself_are_sent_to_their_own_points(network, ban
   organ = alone.organs["liver"]
   point = np.array([3, 8, 9])
   padded = pad_for_patches(to_working_grid(templates[0].scan, "published").intensity)
-  here = np.asarray(programs.positions(programs.prepare(network), programs.crop_patches(padded, point[None] + 32)))
+  here = np.asarray(programs.positions(programs.prepare(network), patches.crop_patches(padded, point[None] + 32)))
   organ = dataclasses.replace(organ, positions=np.tile(here, (1, 6, 1)))
   alone = dataclasses.replace(alone, organs={"liver": organ})
   found = search.find(network, alone, templates[0].scan, starts=point[None] + 32, settings=HEAD_ONLY)["liver"]
@@ -192,15 +193,15 @@ def test_templates_at_the_query_itself_are_sent_to_their_own_points(network, ban
 
 def test_a_second_step_searches_from_where_the_first_one_ended(network, bank, make_template, monkeypatch):
   centres = []
-  crop = programs.crop_patches
+  crop = patches.crop_patches
 
   def spy(padded, where):
     centres.append(np.array(where))
     return crop(padded, where)
 
-  monkeypatch.setattr(programs, "crop_patches", spy)
+  monkeypatch.setattr(patches, "crop_patches", spy)
   monkeypatch.setattr(
-    programs, "best_moves", lambda network, patches, used, *_: (np.full((*used.shape, 3), 2), np.full(used.shape, 0.5))
+    programs, "best_moves", lambda network, cubes, used, *_: (np.full((*used.shape, 3), 2), np.full(used.shape, 0.5))
   )
   progress = []
   found = search.find(
@@ -240,15 +241,15 @@ def test_few_points_share_a_patch_only_with_near_ones():
 def test_points_that_share_a_patch_settle_as_with_patches_of_their_own(network, make_template):
   """All targets in one place, more of them than a shared patch takes at once."""
   scan = make_template("q", shape=(70, 60, 66)).scan
-  padded = pad_for_patches(to_working_grid(scan, "published").intensity)
   prepared = programs.prepare(network)
+  there = Patches.of(prepared, pad_for_patches(to_working_grid(scan, "published").intensity))
   centre = np.array([[60, 60, 60]])
   count = calls.POINTS_PER_SHARED_PATCH + 3
   taps = {4: np.random.default_rng(0).standard_normal((count, 2, 2, 2, 8)).astype(np.float32)}
   # half of those that share lie on one side of the centre and half on the other, and settle as from the centre itself
   aside = np.where(np.arange(count)[:, None] % 2, 3, -3)
   alone, shared = (
-    fine_step.settle(prepared, padded, centre + moved, [taps], SearchSettings((4,), shared_patches=share))
+    fine_step.settle(prepared, there, centre + moved, [taps], SearchSettings((4,), shared_patches=share))
     for share, moved in ((False, 0 * aside), (True, aside))
   )
   np.testing.assert_array_equal(alone[0], shared[0])
@@ -277,7 +278,7 @@ def test_scans_and_organs_of_any_number_and_size_share_the_compiled_programs(net
 
 def test_a_crop_beyond_the_scan_is_filled_with_zeros():
   padded = np.arange(70.0**3, dtype=np.float32).reshape(70, 70, 70) + 1
-  inside, beyond = programs.crop_patches(padded, np.array([[33, 34, 35], [10, 35, 69]]))
+  inside, beyond = patches.crop_patches(padded, np.array([[33, 34, 35], [10, 35, 69]]))
   assert np.array_equal(inside[..., 0], padded[1:65, 2:66, 3:67])
   assert np.array_equal(beyond[22:, :, :33, 0], padded[:42, 3:67, 37:])
   assert not beyond[:22].any() and not beyond[:, :, 33:].any()
@@ -286,9 +287,9 @@ def test_a_crop_beyond_the_scan_is_filled_with_zeros():
 @pytest.mark.parametrize("together", [False, True])
 def test_padding_of_a_batch_changes_nothing_and_is_skipped(network, templates, together):
   prepared = dataclasses.replace(programs.prepare(network), patches_together=together)
-  patches = programs.crop_patches(pad_for_patches(templates[0].scan.array), np.array([[40, 40, 40]]))
+  cubes = patches.crop_patches(pad_for_patches(templates[0].scan.array), np.array([[40, 40, 40]]))
   used = np.array([True, False])
-  position, taps = programs.template_outputs(prepared, programs.pad_batch(patches, 2), used, (4,), 8)
+  position, taps = programs.template_outputs(prepared, patches.pad_batch(cubes, 2), used, (4,), 8)
   assert np.asarray(position)[0].any() and not np.asarray(position)[1].any()
   assert not np.asarray(taps[4])[1].any()
 

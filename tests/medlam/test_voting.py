@@ -5,7 +5,8 @@ import pytest
 
 from medlsam_jax.medlam.bank import template_points
 from medlsam_jax.medlam.bank.bank import Bank
-from medlsam_jax.medlam.search import calls, programs, search, sharing, voting
+from medlsam_jax.medlam.search import calls, patches, programs, search, sharing, voting
+from medlsam_jax.medlam.search.patches import Patches
 from medlsam_jax.medlam.search.search_settings import PRESETS, SearchSettings
 from medlsam_jax.working_grid import pad_for_patches, to_working_grid
 
@@ -38,7 +39,7 @@ def test_a_template_finds_its_own_points_exactly_and_weighs_most(network, make_t
   prepared = programs.prepare(network)
   padded = pad_for_patches(to_working_grid(template.scan, "consistent").intensity)
   where = template_points.plan([template], None, "consistent", None)[0].points["a"] + 32
-  votes = voting.settle(prepared, padded, where, [both], EACH)
+  votes = voting.settle(prepared, Patches.of(prepared, padded), where, [both], EACH)
   # 1, less what voxels without any feature take off
   same = np.square(alone.features[4][0]).sum(-1).mean((1, 2, 3))
   np.testing.assert_allclose(votes.similarity[:, 0], same, atol=1e-5)
@@ -125,12 +126,12 @@ def test_an_organ_has_one_patch_and_a_long_one_a_few():
 
 
 def test_points_of_an_organ_go_through_the_network_once(network, bank, make_template, monkeypatch):
-  patches = []
-  crop = programs.crop_patches
-  monkeypatch.setattr(programs, "crop_patches", lambda padded, where: patches.append(len(where)) or crop(padded, where))
+  cut = []
+  crop = patches.crop_patches
+  monkeypatch.setattr(patches, "crop_patches", lambda padded, where: cut.append(len(where)) or crop(padded, where))
   settings = dataclasses.replace(EACH, organ_patches=True)
   search.find(network, bank, make_template("q", shape=(50, 50, 50)).scan, settings=settings)
-  assert patches[0] == 2 and sum(patches[1:]) <= 4
+  assert cut[0] == 2 and sum(cut[1:]) <= 4
 
 
 def test_one_compilation_serves_all_scans_and_organs_of_a_bank(network, bank, make_template):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+import jax
 import numpy as np
-from jaxtyping import Bool, Float32, Int
+from jaxtyping import Array, Bool, Float32, Int
 
 from medlsam_jax import label_boxes, notices, working_grid
 from medlsam_jax.errors import TemplateError
@@ -16,6 +17,8 @@ from medlsam_jax.io import label_values
 from medlsam_jax.medlam.bank import points, template_order
 from medlsam_jax.medlam.bank.kept_outputs import KeptOutputs, TemplateOutputs
 from medlsam_jax.medlam.search import boxes, programs
+from medlsam_jax.medlam.search.calls import fetched
+from medlsam_jax.medlam.search.patches import Patches
 from medlsam_jax.network import Network
 from medlsam_jax.progress import Progress
 from medlsam_jax.template_masks.organ_crops import OrganCrop
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 
 OPERANDS = "float32"
 """Of a bank's products, on every platform: a search may be in a hurry, but what it compares with is made once."""
+_CALLS_AHEAD = 8
+"""On an accelerator: enough for it to have work, and what is lost when a build is killed stays little."""
 Outputs = tuple[Float32[np.ndarray, "points 3"], dict[int, Float32[np.ndarray, "points k k k c"]]]
 """Anatomical coordinates and taps by stride of the points of one organ in one template."""
 
@@ -254,11 +259,11 @@ def run(
     done += known
     if known:
       tell(done, total)
+    patches = Patches.of(prepared, padded)
     try:
-      for start in range(0, len(missing), programs.POINTS_PER_CALL):
-        chunk = np.array(missing[start : start + programs.POINTS_PER_CALL])
-        outputs.add(chunk, *_outputs(prepared, padded, chunk, edge))
-        done += len(chunk)
+      for some, computed in _computed(prepared, patches, np.array(missing, int).reshape(-1, 3), edge):
+        outputs.add(some, *computed)
+        done += len(some)
         tell(done, total)
     finally:
       outputs.write()
@@ -281,9 +286,22 @@ def _gathered(outputs: TemplateOutputs, points: Int[np.ndarray, "points 3"]) -> 
   return np.stack([row[0] for row in rows]), taps
 
 
-def _outputs(network: programs.Prepared, padded: np.ndarray, centres: np.ndarray, edge: int) -> Outputs:
-  patches = programs.pad_batch(programs.crop_patches(padded, centres))
-  used = np.arange(programs.POINTS_PER_CALL) < len(centres)
-  position, taps = programs.template_outputs(network, patches, used, network.module.feature_scales, edge)
-  count = len(centres)
-  return np.asarray(position)[:count], {stride: np.asarray(volume)[:count] for stride, volume in taps.items()}
+def _computed(
+  network: programs.Prepared, patches: Patches, centres: Int[np.ndarray, "n 3"], edge: int
+) -> Iterator[tuple[Int[np.ndarray, "some 3"], Outputs]]:
+  """Points with the network's outputs there, some at a time."""
+  size = programs.POINTS_PER_CALL
+  chunks = [centres[first : first + size] for first in range(0, len(centres), size)]
+  begun = fetched(network, chunks, lambda some: _outputs(network, patches, some, edge), _CALLS_AHEAD)
+  for some, (position, taps) in begun:
+    count = len(some)
+    yield some, (np.asarray(position)[:count], {stride: np.asarray(each)[:count] for stride, each in taps.items()})
+
+
+def _outputs(
+  network: programs.Prepared, patches: Patches, centres: Int[np.ndarray, "some 3"], edge: int
+) -> tuple[Float32[Array, "m 3"], dict[int, Float32[Array, "m k k k c"]]]:
+  """Of one call, on the device; what comes after the last centre means nothing."""
+  size = programs.POINTS_PER_CALL
+  used = jax.device_put(np.arange(size) < len(centres))
+  return programs.template_outputs(network, patches.at(centres, size), used, network.module.feature_scales, edge)

@@ -1,10 +1,16 @@
-"""Which patch each point uses, and which patches go through the network together. Voxels of the padded working grid."""
+"""Which patch each point uses, which patches go through the network together, and when what comes out is fetched.
+
+Voxels of the padded working grid.
+"""
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Int
 
@@ -18,6 +24,9 @@ on its own; with more it is run again."""
 
 POINTS_PER_ORGAN_PATCH = 6
 """The same of a patch for one organ: the points of an organ without parts."""
+
+Item = TypeVar("Item")
+Outputs = TypeVar("Outputs")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,19 +42,43 @@ class Call:
   """Where each of them sits: among the patches of the call, and among the points of its patch."""
   used: Bool[np.ndarray, "patches seats"]
 
-  def patches(self, padded: np.ndarray) -> np.ndarray:
-    """Crops around the centres; zeros after the last."""
-    return programs.pad_batch(programs.crop_patches(padded, self.centres))
-
   def seated(self, values: np.ndarray) -> np.ndarray:
     """Values of all points, those of this call at their seats, and zeros."""
     result = np.zeros((*self.used.shape, *values.shape[1:]), values.dtype)
     result[self.patch, self.seat] = values[self.rows]
     return result
 
-  def of(self, result: np.ndarray) -> np.ndarray:
+  def of(self, result: np.ndarray | jax.Array) -> np.ndarray:
     """What a program gave, by point of `rows`."""
     return np.asarray(result)[self.patch, self.seat]
+
+
+def fetched(
+  network: programs.Prepared,
+  items: Iterable[Item],
+  run: Callable[[Item], Outputs],
+  ahead: int | None = None,
+) -> Iterator[tuple[Item, Outputs]]:
+  """Each item, and what a program gives for it, on the host; in turn.
+
+  On a CPU one after the other. Elsewhere nothing is waited for until `ahead` later ones are on their way, so that the
+  device has work while the host prepares the next and puts away the last.
+
+  Args:
+    network: which says which of the two.
+    items: of the program.
+    run: the program; what it gives lies on the device.
+    ahead: None: all are begun, and come in one transfer.
+  """
+  waiting: collections.deque[tuple[Item, Outputs]] = collections.deque()
+  most = 0 if not network.patches_together else ahead
+  for item in items:
+    waiting.append((item, run(item)))
+    if most is not None and len(waiting) > most:
+      first, outputs = waiting.popleft()
+      yield first, jax.device_get(outputs)
+  if waiting:
+    yield from zip([item for item, _ in waiting], jax.device_get([outputs for _, outputs in waiting]), strict=True)
 
 
 def calls(centres: Int[np.ndarray, "points 3"], settings: SearchSettings, templates: int = 1) -> Iterator[Call]:

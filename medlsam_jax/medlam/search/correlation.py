@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from medlsam_jax import platform
 from medlsam_jax.volume_layers import ops
 
 _SMALLEST_NORM = 1e-12
@@ -39,14 +40,28 @@ def correlate(
 
   `out[z, y, x] = sum over a, b, c of <features[z+a-k/2, y+b-k/2, x+c-k/2], taps[a, b, c]>`, summed in float32.
 
-  Worked as matrix products: a plane of features times all `k^3` taps gives as many maps, which are shifted and added
-  along x, then y, then z, the last into a rolling buffer of the `k` output planes that an input plane touches.
-  As a convolution with one output channel the same sum runs tens of times slower on a CPU (`bench/` measures both).
+  Worked as matrix products, plane by plane on a CPU, and as a single one elsewhere. As a convolution with one output
+  channel the same sum runs tens of times slower on both (`bench/` measures it).
 
   Args:
     features: of the query patch.
     taps: of the template point, `k` even.
     dtype: of the products' operands; sums are float32 whatever it is.
+  """
+  return platform.by_backend(
+    features,
+    taps,
+    cpu=functools.partial(_correlate_planes, dtype=dtype),
+    accelerator=functools.partial(_correlate_blocks, dtype=dtype),
+  )
+
+
+def _correlate_planes(
+  features: Float[Array, "z y x c"], taps: Float[Array, "k k k c"], dtype: jnp.dtype
+) -> Float[Array, "z+1 y+1 x+1"]:
+  """A plane of features times all `k^3` taps gives as many maps, which are shifted and added along x, then y, then z.
+
+  The last into a rolling buffer of the `k` output planes that an input plane touches, so that little memory is used.
   """
   edge = taps.shape[0]
   height, width, channels = features.shape[1:]
@@ -55,7 +70,7 @@ def correlate(
   def add_plane(upcoming: Array, plane: Array) -> tuple[Array, Array]:
     columns = plane.reshape(height * width, channels).astype(dtype)
     products = lax.dot_general(rows, columns, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
-    sums = _shift_and_add(products.reshape(edge, edge, edge, height, width))
+    sums = _add_shifted(_add_shifted(products.reshape(edge, edge, edge, height, width), 2, 4), 1, 2)
     # the plane at z takes part in the outputs z - k/2 + 1 .. z + k/2, the tap index running down as the output runs up
     upcoming = upcoming + sums[::-1]
     return jnp.concatenate([upcoming[1:], jnp.zeros_like(upcoming[:1])]), upcoming[0]
@@ -65,14 +80,58 @@ def correlate(
   return jnp.concatenate([complete[edge // 2 - 1 :], remaining[: edge // 2]])
 
 
-def _shift_and_add(products: Float[Array, "a b c y x"]) -> Float[Array, "a y+1 x+1"]:
-  """Maps per tap to maps per z tap: those of x, then those of y, each moved to the output voxel it belongs to."""
-  edge, height, width = products.shape[-3:]
-  around = (edge // 2, edge // 2)
-  padded = jnp.pad(products, ((0, 0),) * 4 + (around,))
-  rows = functools.reduce(jnp.add, [padded[:, :, tap, :, tap : tap + width + 1] for tap in range(edge)])
-  padded = jnp.pad(rows, ((0, 0), (0, 0), around, (0, 0)))
-  return functools.reduce(jnp.add, [padded[:, tap, tap : tap + height + 1] for tap in range(edge)])
+def _correlate_blocks(
+  features: Float[Array, "z y x c"], taps: Float[Array, "k k k c"], dtype: jnp.dtype
+) -> Float[Array, "z+1 y+1 x+1"]:
+  """One product of all voxels, `k/2` along x together, with all taps; then shifted and added along y, z and x.
+
+  Together such a block meets `3k/2 - 1` outputs along x, so that `(3 - 2/k) k^2` maps are written for a voxel instead
+  of `k^3`: a chip is bound by writing and reading them. The product grows by half, of zeros, and is no more than that.
+  """
+  edge, half = taps.shape[0], taps.shape[0] // 2
+  depth, height, width, channels = features.shape
+  blocks = -(-width // half)
+  padded = jnp.pad(features.astype(dtype), ((0, 0), (0, 0), (0, blocks * half - width), (0, 0)))
+  rows, columns = _block_taps(taps.astype(dtype)), padded.reshape(-1, half * channels)
+  maps = lax.dot_general(rows, columns, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
+  maps = maps.reshape(3 * half - 1, edge, edge, depth, height, blocks)
+  sums = _add_shifted(_add_shifted(maps, 2, 4), 1, 2)
+  # the output at the r-th of the block j is the voxel j * half + r - (half - 1)
+  thirds = jnp.pad(sums, ((0, 1), (0, 0), (0, 0), (0, 0))).reshape(3, half, depth + 1, height + 1, blocks)
+  spread = [jnp.pad(third, ((0, 0),) * 3 + ((ahead, 2 - ahead),)) for ahead, third in enumerate(thirds)]
+  along = jnp.moveaxis(functools.reduce(jnp.add, spread), 0, -1).reshape(depth + 1, height + 1, -1)
+  return along[..., half - 1 : half + width]
+
+
+def _block_taps(taps: Float[Array, "k k k c"]) -> Float[Array, "maps block"]:
+  """Taps as a block of `k/2` voxels along x meets them: a row for each output along x, and each tap of z and y."""
+  edge, half = taps.shape[0], taps.shape[0] // 2
+  falling = jnp.flip(jnp.pad(taps, ((0, 0), (0, 0), (half, half), (0, 0))), 2)
+  outputs = 3 * half - 1
+  by_voxel = jnp.stack([falling[:, :, half - voxel : half - voxel + outputs] for voxel in range(half)], 3)
+  return jnp.moveaxis(by_voxel, 2, 0).reshape(outputs * edge**2, -1)
+
+
+def numbers_held(patch_edge: int, stride: int, edge: int) -> int:
+  """Maps that `correlate` of a patch with the taps of one point holds at once on an accelerator, in numbers.
+
+  Args:
+    patch_edge: of the patch, voxels.
+    stride: of the features.
+    edge: of the taps.
+  """
+  half = edge // 2
+  return (3 * half - 1) * edge**2 * (patch_edge // stride) ** 3 // half
+
+
+def _add_shifted(maps: Float[Array, "*maps"], taps: int, along: int) -> Float[Array, "*sums"]:
+  """Sum over the axis of taps, each tap's maps moved along another axis to the output voxels that they belong to."""
+  edge, size = maps.shape[taps], maps.shape[along]
+  padded = jnp.pad(maps, [(edge // 2, edge // 2) if axis == along else (0, 0) for axis in range(maps.ndim)])
+  parts = [lax.index_in_dim(padded, tap, taps) for tap in range(edge)]
+  return functools.reduce(
+    jnp.add, [lax.slice_in_dim(part, tap, tap + size + 1, axis=along) for tap, part in enumerate(parts)]
+  ).squeeze(taps)
 
 
 def similarity(

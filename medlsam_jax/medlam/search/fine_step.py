@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
 from medlsam_jax.medlam.search import programs
-from medlsam_jax.medlam.search.calls import calls, patch_centres
+from medlsam_jax.medlam.search.calls import Call, calls, fetched, patch_centres
+from medlsam_jax.medlam.search.patches import Patches
 from medlsam_jax.medlam.search.search_settings import SearchSettings
 from medlsam_jax.progress import Progress
 
 
 def settle(
   network: programs.Prepared,
-  padded: Float[np.ndarray, "z y x"],
+  patches: Patches,
   targets: Int[np.ndarray, "points 3"],
   organ_taps: Sequence[dict[int, Float[np.ndarray, "_own _k _k _k _c"]]],
   settings: SearchSettings,
@@ -28,7 +30,7 @@ def settle(
 
   Args:
     network: of `programs.prepare`, with products of the settings' dtype.
-    padded: the scan.
+    patches: of the scan.
     targets: of the coarse step; brought inside first.
     organ_taps: features around the template points by stride, organ after organ in the order of `targets`.
     settings: scales, steps, sharing and dtype.
@@ -42,16 +44,16 @@ def settle(
     return targets, None
   taps = {stride: np.concatenate([own[stride] for own in organ_taps]) for stride in scales}
   voxels, scores = targets, np.zeros(len(targets), np.float32)
+  counts = [len(next(iter(own.values()))) for own in organ_taps]
+
+  def run(call: Call) -> tuple[Array, Array]:
+    given = jax.device_put((call.used, {stride: call.seated(volume) for stride, volume in taps.items()}))
+    return programs.best_moves(network, patches.at(call.centres, programs.POINTS_PER_CALL), *given)
+
   for step in range(settings.steps):
-    centres = patch_centres(voxels, padded.shape, settings, [len(next(iter(own.values()))) for own in organ_taps])
+    centres = patch_centres(voxels, patches.padded.shape, settings, counts)
     moved, done = np.zeros_like(voxels), step * len(voxels)
-    for call in calls(centres, settings):
-      moves, similarity = programs.best_moves(
-        network,
-        call.patches(padded),
-        call.used,
-        {stride: call.seated(volume) for stride, volume in taps.items()},
-      )
+    for call, (moves, similarity) in fetched(network, calls(centres, settings), run):
       moved[call.rows] = centres[call.rows] + call.of(moves)
       scores[call.rows] = call.of(similarity)
       done += len(call.rows)

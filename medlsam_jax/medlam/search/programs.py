@@ -1,7 +1,8 @@
 """The jitted programs of bank and search: fixed shapes, so that each compiles once for all scans, organs and templates.
 
 They take the network as `prepare` gives it, whose module is static: modules with equal settings share a program. A
-module of float32 operands is worked out in float32 on every platform (`platform`).
+module of float32 operands is worked out in float32 on every platform (`platform`). What goes into them, and when their
+results are waited for, is said in `patches` and `calls`.
 """
 
 from __future__ import annotations
@@ -13,8 +14,7 @@ from typing import TypeVar, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float, Float32, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from medlsam_jax import platform
 from medlsam_jax.errors import WeightsError
@@ -24,8 +24,14 @@ from medlsam_jax.medlam.search import correlation, nodes
 from medlsam_jax.network import Network, Variables
 
 POINTS_PER_CALL = 6
-"""Patches per call of the programs; shorter batches are padded and the padding is skipped."""
+"""Patches per call of the programs; shorter batches are padded, and on a CPU the padding is skipped.
 
+On every platform: the points of an organ, so that little of a call is padding. At full resolution they are 1.6 million
+voxels, of which a GPU with 132 processors has twelve thousand for each.
+"""
+MAPS_HELD = 2**28
+"""Numbers of the maps that are compared at once on an accelerator, 1 GiB, as far as points share patches: one point of
+each patch is always compared."""
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -65,8 +71,10 @@ def prepare(network: Network, dtype: str = "float32") -> Prepared:
     raise WeightsError(
       f"{network.source}: {network.kind} cannot localize; it takes a MedLAM network for patches of {PATCH_EDGE} voxels"
     )
-  variables = jax.device_put(network.variables)
-  return Prepared(module.clone(dtype=jnp.dtype(dtype)), variables, platform.patches_together())
+  name = f"search: variables on {platform.device()}"
+  if name not in network.ready:
+    network.ready[name] = jax.device_put(network.variables)
+  return Prepared(module.clone(dtype=jnp.dtype(dtype)), network.ready[name], platform.patches_together())
 
 
 @jax.jit
@@ -117,7 +125,7 @@ def best_moves(
       voxel, score = correlation.best_voxel(correlation.similarity(features, point_taps, PATCH_EDGE, operands))
       return voxel - PATCH_EDGE // 2 + 1, score
 
-    return jax.lax.map(_unless_padding(place, own_used, own_taps), (own_used, own_used, own_taps))
+    return _each_used(network, place, own_used, own_used, own_taps, at_once=_points_at_once(own_used, taps))
 
   return _each_used(network, run, used.any(1), patches, used, taps)
 
@@ -165,29 +173,54 @@ def template_moves(
   def run(patch: Array, own_shown: Array, own_taps: dict[int, Array]) -> tuple[Array, Array, Array]:
     out = network.run(patch, scales).features
     features = {stride: correlation.normalise_channels(volume[0]) for stride, volume in out.items()}
-    guarded = _unless_padding(lambda own, point_taps: place(own, point_taps, features), own_shown, own_taps)
-    return jax.lax.map(guarded, (own_shown, own_shown.any(-1), own_taps))
+    near = functools.partial(place, features=features)
+    at_once = _points_at_once(own_shown, taps)
+    return _each_used(network, near, own_shown.any(-1), own_shown, own_taps, at_once=at_once)
 
   return _each_used(network, run, shown.any((1, 2)), patches, shown, taps)
 
 
 def each(function: Callable[[A], B], batch: A, together: bool) -> B:
   """`function` of each row of a batch: of all at once, or of one after the other."""
-  rows = len(jax.tree.leaves(batch)[0])
-  return jax.lax.map(function, batch, batch_size=rows if together else None)
+  return jax.vmap(function)(batch) if together else jax.lax.map(function, batch)
 
 
-def _each_used(network: Prepared, run: Callable[..., B], used: Bool[Array, " n"], *batched: PyTree) -> B:
+def _each_used(
+  network: Prepared, run: Callable[..., B], used: Bool[Array, " n"], *batched: PyTree, at_once: int | None = None
+) -> B:
   """`run` of each row of `batched`, and zeros where `used` is false: those rows are skipped where patches go singly.
 
   Where they go together nothing is skipped, and a condition in each row would only make JAX repeat the weights for
   every row and convolve by group.
+
+  Args:
+    network: which says whether patches go together.
+    run: takes a row.
+    used: which rows count.
+    batched: arrays by row.
+    at_once: rows that go together, a divisor of all; None takes all.
   """
   if not network.patches_together:
     first, *rest = batched
     return each(_unless_padding(run, *batched), (first, used, *rest), together=False)
-  result = each(lambda row: run(*row), batched, together=True)
+  size = at_once or len(used)
+  groups = jax.tree.map(lambda a: a.reshape(-1, size, *a.shape[1:]), batched)
+  result = each(lambda group: jax.vmap(run)(*group), groups, together=size == len(used))
+  result = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), result)
   return jax.tree.map(lambda a: jnp.where(jnp.expand_dims(used, tuple(range(1, a.ndim))), a, 0), result)
+
+
+def _points_at_once(used: Array, taps: dict[int, Array]) -> int:
+  """How many points of each patch are compared at once, so that their maps stay within `MAPS_HELD`.
+
+  Args:
+    used: of the points of one patch.
+    taps: of all patches of the call, by stride.
+  """
+  patches, points = len(next(iter(taps.values()))), len(used)
+  held = max(correlation.numbers_held(PATCH_EDGE, stride, each.shape[-2]) for stride, each in taps.items())
+  fitting = min(max(MAPS_HELD // (patches * held), 1), points)
+  return next(count for count in range(fitting, 0, -1) if points % count == 0)
 
 
 def _unless_padding(run: Callable[..., B], *batched: PyTree) -> Callable[[tuple], B]:
@@ -204,23 +237,3 @@ def _unless_padding(run: Callable[..., B], *batched: PyTree) -> Callable[[tuple]
     return jax.lax.cond(used, run, skip, patch, *rest)
 
   return guarded
-
-
-def crop_patches(
-  padded: Float32[np.ndarray, "z y x"], centres: Int[np.ndarray, "n 3"]
-) -> Float32[np.ndarray, "n e e e 1"]:
-  """Cubes `[c - e/2, c + e/2)` around voxels of the padded working grid; 0 where a cube reaches beyond it."""
-  patches = np.zeros((len(centres), *(PATCH_EDGE,) * 3, 1), np.float32)
-  for patch, centre in zip(patches, centres, strict=True):
-    low = np.asarray(centre) - PATCH_EDGE // 2
-    start = np.maximum(low, 0)
-    stop = np.maximum(np.minimum(low + PATCH_EDGE, padded.shape), start)
-    source = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-    into = tuple(slice(a, b) for a, b in zip(start - low, stop - low, strict=True))
-    patch[..., 0][into] = padded[source]
-  return patches
-
-
-def pad_batch(array: np.ndarray, count: int = POINTS_PER_CALL) -> np.ndarray:
-  """Zeros after the last row until there are `count`."""
-  return np.pad(array, [(0, count - len(array)), *[(0, 0)] * (array.ndim - 1)])

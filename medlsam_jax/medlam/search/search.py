@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 from jaxtyping import Float, Int, Num
 
@@ -18,6 +19,7 @@ from medlsam_jax.finding import Agreement, Confidence, Finding
 from medlsam_jax.geometry import OFFSET_RANGE_MM, WORKING_SPACING_MM, Volume
 from medlsam_jax.medlam.bank.bank import Bank, OrganBank
 from medlsam_jax.medlam.search import boxes, confidence, doubt, fine_step, programs, shapes, voting
+from medlsam_jax.medlam.search.patches import Patches
 from medlsam_jax.medlam.search.search_settings import SearchSettings
 from medlsam_jax.medlam.search.starts import Key, draw_starts, given_starts, moved
 from medlsam_jax.medlam.search.voting import Votes
@@ -123,8 +125,9 @@ class _Search:
     self, padded: Float[np.ndarray, "z y x"], starts: Int[np.ndarray, "agents 3"], progress: Progress | None = None
   ) -> dict[str, Finding]:
     """Coarse and fine step for all organs, judged by thresholds."""
-    targets = self._coarse(padded, starts)
-    voxels, scores, votes = self._settle(padded, targets.voxels, progress)
+    patches = Patches.of(self.network, padded)
+    targets = self._coarse(patches, starts)
+    voxels, scores, votes = self._settle(patches, targets.voxels, progress)
     findings, start = {}, 0
     for organ in self.organs:
       rows = slice(start, start := start + len(organ.mean_positions))
@@ -144,10 +147,10 @@ class _Search:
       )
     return findings
 
-  def _coarse(self, padded: Float[np.ndarray, "z y x"], starts: Int[np.ndarray, "agents 3"]) -> _Targets:
+  def _coarse(self, patches: Patches, starts: Int[np.ndarray, "agents 3"]) -> _Targets:
     """Unified anatomical mapping: `start + range * tanh(template - query)`, by the mean of the agents and by each."""
     template_positions = np.concatenate([organ.mean_positions for organ in self.organs])
-    queries = np.asarray(programs.positions(self.network, programs.crop_patches(padded, starts)))
+    queries = jax.device_get(programs.positions(self.network, patches.at(starts)))
     starts_mm = starts * WORKING_SPACING_MM
     mean_start_mm, mean_query = starts_mm.mean(0), queries.mean(0)
     together = mean_start_mm + offset_mm(template_positions, mean_query)
@@ -155,14 +158,14 @@ class _Search:
     return _Targets(together, by_agent, mean_start_mm, mean_query)
 
   def _settle(
-    self, padded: Float[np.ndarray, "z y x"], targets: Int[np.ndarray, "points 3"], progress: Progress | None
+    self, patches: Patches, targets: Int[np.ndarray, "points 3"], progress: Progress | None
   ) -> tuple[Num[np.ndarray, "points 3"], Float[np.ndarray, " points"] | None, Votes | None]:
     """The fine step: where points end, how similar they are there, and what single templates say if asked."""
     network, organs, settings = self.network, self.organs, self.settings
     if not settings.centred or not settings.scales(network.module.feature_scales):
       taps = [organ.taps for organ in organs]
-      return (*fine_step.settle(network, padded, targets, taps, settings, progress), None)
-    votes = voting.settle(network, padded, targets, organs, settings, progress)
+      return (*fine_step.settle(network, patches, targets, taps, settings, progress), None)
+    votes = voting.settle(network, patches, targets, organs, settings, progress)
     return votes.agreed, votes.best, votes if settings.templates == "each" else None
 
   def _trust(

@@ -9,13 +9,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from medlsam_jax.geometry import WORKING_SPACING_MM
 from medlsam_jax.medlam.bank.bank import OrganBank
 from medlsam_jax.medlam.search import programs
-from medlsam_jax.medlam.search.calls import calls, patch_centres
+from medlsam_jax.medlam.search.calls import Call, calls, fetched, patch_centres
+from medlsam_jax.medlam.search.patches import Patches
 from medlsam_jax.medlam.search.search_settings import SearchSettings
 from medlsam_jax.progress import Progress
 
@@ -45,7 +47,7 @@ class Votes:
 
 def settle(
   network: programs.Prepared,
-  padded: Float[np.ndarray, "z y x"],
+  patches: Patches,
   targets: Int[np.ndarray, "points 3"],
   organs: Sequence[OrganBank],
   settings: SearchSettings,
@@ -55,7 +57,7 @@ def settle(
 
   Args:
     network: of `programs.prepare`, with products of the settings' dtype.
-    padded: the scan.
+    patches: of the scan.
     targets: of the coarse step; brought inside first.
     organs: in the order of `targets`.
     settings: at least one scale; `templates` of `mean` compares with their mean alone, as with a single template.
@@ -69,16 +71,15 @@ def settle(
   counts = [len(organ.mean_positions) for organ in organs]
   places = np.full((count, templates, 3), np.nan)
   scores, best, voxels = np.full((count, templates), np.nan), np.zeros(count), targets
+
+  def run(call: Call) -> tuple[Array, Array, Array]:
+    given = jax.device_put((call.seated(shown), {stride: call.seated(volume) for stride, volume in taps.items()}))
+    cubes = patches.at(call.centres, programs.POINTS_PER_CALL)
+    return programs.template_moves(network, cubes, *given, round(settings.reach_mm / WORKING_SPACING_MM))
+
   for step in range(settings.steps):
-    centres, done = patch_centres(voxels, padded.shape, settings, counts), step * count
-    for call in calls(centres, settings, templates):
-      moves, similarity, whole = programs.template_moves(
-        network,
-        call.patches(padded),
-        call.seated(shown),
-        {stride: call.seated(volume) for stride, volume in taps.items()},
-        round(settings.reach_mm / WORKING_SPACING_MM),
-      )
+    centres, done = patch_centres(voxels, patches.padded.shape, settings, counts), step * count
+    for call, (moves, similarity, whole) in fetched(network, calls(centres, settings, templates), run):
       own = shown[call.rows]
       places[call.rows] = np.where(own[..., None], centres[call.rows][:, None] + call.of(moves), np.nan)
       scores[call.rows], best[call.rows] = np.where(own, call.of(similarity), np.nan), call.of(whole)
