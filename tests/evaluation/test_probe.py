@@ -88,8 +88,9 @@ def test_features_are_looked_for_around_the_faces_of_the_mean_box(monkeypatch, s
     for organ in small.organs
   }
   bank = types.SimpleNamespace(organs=organs, convention="consistent")
-  monkeypatch.setattr(feature_search.programs, "prepare", lambda network: None)
-  monkeypatch.setattr(feature_search.fine_step, "settle", lambda network, padded, targets, *_: (targets, None))
+  prepared = types.SimpleNamespace(patches_together=False)
+  monkeypatch.setattr(feature_search.programs, "prepare", lambda network: prepared)
+  monkeypatch.setattr(feature_search.fine_step, "settle", lambda network, patches, targets, *_: (targets, None))
   found = feature_search.find_by_features(None, bank, query.scan, mean_boxes)
   for organ, box in mean_boxes.place(query.scan).items():
     # whole working voxels of 3 mm in a scan of 15 mm
