@@ -60,16 +60,28 @@ def interval(by_person: Sequence[Sequence[float]]) -> tuple[float, float]:
 
 
 def difference(results: Sequence[Result], others: Sequence[Result]) -> tuple[float, float, float] | None:
-  """Mean of IoU less that of `others` over the whole labels of people whom both have, and its 95 % interval."""
-  before = {(result["query"], row["organ"]): row for result in others for row in result["rows"] if row["whole"]}
-  by_person = []
-  for result in results:
-    pairs = [(row, before.get((result["query"], row["organ"]))) for row in result["rows"] if row["whole"]]
-    if known := [row["box_iou"] - other["box_iou"] for row, other in pairs if other is not None]:
-      by_person.append(known)
+  """Mean of IoU less that of `others` over the whole labels of people whom both have, and its 95 % interval.
+
+  A label that was searched several times (`merged`) counts with its mean on either side.
+  """
+  after, before = _by_label(results), _by_label(others)
+  people: dict[str, list[float]] = {}
+  for label in after.keys() & before.keys():
+    people.setdefault(label[0], []).append(float(np.mean(after[label]) - np.mean(before[label])))
+  by_person = [people[name] for name in sorted(people)]
   if not by_person:
     return None
   return float(np.mean([value for values in by_person for value in values])), *interval(by_person)
+
+
+def _by_label(results: Sequence[Result]) -> dict[tuple[str, str], list[float]]:
+  """IoU of whole labels by person and organ, a value for each time that it was searched."""
+  found: dict[tuple[str, str], list[float]] = {}
+  for result in results:
+    for row in result["rows"]:
+      if row["whole"]:
+        found.setdefault((result["query"], row["organ"]), []).append(row["box_iou"])
+  return found
 
 
 def by_organ(title: str, results: Sequence[Result], organs: Sequence[str], note: str = "") -> Table:

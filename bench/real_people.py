@@ -2,7 +2,7 @@
 
 python -m bench.real_people [--network NAME_OR_FILE] [--search exact] [--only five,torso] [--seconds 600]
 
-Prints each table and writes OUT/real_people.md and .json. Every search is kept under the network, the settings and the
+Prints each table and writes OUT/real_people.md and .json, and with part k a picture, OUT/real_people.png. Every search is kept under the network, the settings and the
 scan that it depends on: the same call goes on where it was cut, and `--seconds` ends it early with what there is.
 
 Parts (`--only`):
@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import timing
+from bench import people_curves, timing
 from bench.people_search import Labelled, Study, Task
 from bench.people_tables import Table, by_organ, compared, merged
 from bench.stages_paint import ORGANS as TORSO_ORGANS
@@ -210,6 +210,8 @@ def write(options: argparse.Namespace, network: Any, study: Study, tables: dict[
   (options.out / "real_people.md").write_text("\n\n".join(text))
   body = {name: [dataclasses.asdict(table) for table in each] for name, each in tables.items()}
   (options.out / "real_people.json").write_text(json.dumps(said | {"tables": body}, indent=1))
+  if "k" in tables and tables["k"][0].figures:
+    people_curves.draw(tables["k"][0].figures, options.set, options.search, options.out / "real_people.png")
 
 
 if __name__ == "__main__":

@@ -5,9 +5,10 @@ import types
 
 import numpy as np
 import pytest
+from PIL import Image
 from template_files import SHAPE, cells, save, write_table
 
-from bench import people_search, people_tables, real_people
+from bench import people_curves, people_search, people_tables, real_people
 from medlsam_jax.evaluation.labelled import LabelledScan
 from medlsam_jax.finding import FOUND, Finding
 from medlsam_jax.geometry import Grid, Volume
@@ -55,6 +56,21 @@ def test_differences_are_of_the_same_people_and_labels():
   after = [result("a", row("x", 0.6), row("y", 0.1)), result("b", row("x", 0.0))]
   assert people_tables.difference(after, before)[0] == pytest.approx(0.1)
   assert people_tables.difference(after, [result("d", row("x", 0.1))]) is None
+
+
+def test_a_label_that_was_searched_several_times_counts_with_its_mean():
+  before = people_tables.merged([[result("a", row("x", 0.1))], [result("a", row("x", 0.5))]])
+  after = people_tables.merged([[result("a", row("x", 0.7))], [result("a", row("x", 0.3))]])
+  assert people_tables.difference(after, before)[0] == pytest.approx(0.2)
+  assert people_tables.difference([result("a", row("x", 0.9))], before)[0] == pytest.approx(0.6)
+
+
+def test_the_curve_over_templates_is_drawn_from_the_figures_of_its_table(tmp_path):
+  lines = {f"{count} (drawn once)": [result("a", row("x", 0.1 * count)), result("b", row("x", 0.5))] for count in (1, 3)}
+  figures = people_tables.compared("t", lines).figures
+  people_curves.draw(figures, "tuning", "exact", tmp_path / "curve.png")
+  with Image.open(tmp_path / "curve.png") as picture:
+    assert picture.width > 500 and len(picture.convert("RGB").getcolors(10**6)) > 20
 
 
 def test_repeats_of_one_person_stay_one_person():
