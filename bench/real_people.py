@@ -2,8 +2,9 @@
 
 python -m bench.real_people [--network NAME_OR_FILE] [--search exact] [--only five,torso] [--seconds 600]
 
-Prints each table and writes OUT/real_people.md and .json, and with part k a picture, OUT/real_people.png. Every search is kept under the network, the settings and the
-scan that it depends on: the same call goes on where it was cut, and `--seconds` ends it early with what there is.
+Prints each table and writes OUT/real_people.md and .json, and with part k a picture, OUT/real_people.png. Every search
+is kept under the network, the settings and the scan that it depends on: the same call goes on where it was cut, and
+`--seconds` ends it early with what there is.
 
 Parts (`--only`):
   five     head and neck, five templates, by organ: the targets of the package

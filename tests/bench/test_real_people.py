@@ -66,7 +66,8 @@ def test_a_label_that_was_searched_several_times_counts_with_its_mean():
 
 
 def test_the_curve_over_templates_is_drawn_from_the_figures_of_its_table(tmp_path):
-  lines = {f"{count} (drawn once)": [result("a", row("x", 0.1 * count)), result("b", row("x", 0.5))] for count in (1, 3)}
+  found = {count: [result("a", row("x", 0.1 * count)), result("b", row("x", 0.5))] for count in (1, 3)}
+  lines = {f"{count} (drawn once)": results for count, results in found.items()}
   figures = people_tables.compared("t", lines).figures
   people_curves.draw(figures, "tuning", "exact", tmp_path / "curve.png")
   with Image.open(tmp_path / "curve.png") as picture:
