@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
   from medlsam_jax.medlam.bank.kept_outputs import KeptOutputs
   from medlsam_jax.network import Network
   from medlsam_jax.sam.predictor import Predictor
+
+Known = Callable[[int, int], None]
+"""Told of a bank: templates of the organ with most of them, and the edge of the cube around a point, working voxels."""
 
 
 def check_search(arguments: argparse.Namespace) -> None:
@@ -53,9 +57,11 @@ def check_search(arguments: argparse.Namespace) -> None:
 
 
 def bank_of(
-  arguments: argparse.Namespace, network: Network, terminal: Terminal
+  arguments: argparse.Namespace, network: Network, terminal: Terminal, known: Known | None = None
 ) -> tuple[Bank, str, KeptOutputs | None]:
   """The bank that a command asks for, of its organs alone, where it comes from, and what to clear once it was used.
+
+  `known` is told what it will be as soon as that is certain, which is before it is built.
 
   Raises:
     TemplateError: templates or bank cannot be used, or do not have an organ.
@@ -66,13 +72,13 @@ def bank_of(
   from medlsam_jax.medlam.bank.bank import Bank
 
   if arguments.bank is not None and arguments.bank not in NAMES:
-    return _finished(Bank.load(arguments.bank), arguments.bank, arguments, network, terminal), arguments.bank, None
+    return _finished(Bank.load(arguments.bank), arguments, network, terminal, known), arguments.bank, None
   region: str | None = arguments.bank
   place = None if region is None or arguments.templates is not None else _place_of(region, arguments, network)
   if place is not None and place.is_file():
     with contextlib.suppress(TemplateError):  # one that is damaged is built again
-      return _finished(Bank.load(place), str(region), arguments, network, terminal), str(region), None
-  bank, kept = build_bank(arguments, arguments.templates, network, terminal, region=region)
+      return _finished(Bank.load(place), arguments, network, terminal, known), str(region), None
+  bank, kept = build_bank(arguments, arguments.templates, network, terminal, region=region, known=known)
   source = " and ".join(each for each in (region, arguments.templates) if each is not None)
   if place is not None and arguments.organs is None:
     _keep(bank, place, terminal)
@@ -86,13 +92,17 @@ def bank_of(
   return bank, source, kept
 
 
-def _finished(bank: Bank, source: str, arguments: argparse.Namespace, network: Network, terminal: Terminal) -> Bank:
+def _finished(
+  bank: Bank, arguments: argparse.Namespace, network: Network, terminal: Terminal, known: Known | None
+) -> Bank:
   """A bank that was built before, of the organs asked for."""
   if arguments.organs is not None:
     bank = bank.subset(arguments.organs)
   bank.check_network(network)
   for note in bank.notes:  # of a bank that is built now they are warned then
-    terminal.warn(f"{source}: {note}")
+    terminal.warn(f"{arguments.bank}: {note}")
+  if known is not None and bank.organs and bank.template_edge is not None:
+    known(max(len(organ.templates) for organ in bank.organs.values()), bank.template_edge)
   return bank
 
 
@@ -124,21 +134,24 @@ def build_bank(
   terminal: Terminal,
   reading: ReadingOptions | None = None,
   region: str | None = None,
+  known: Known | None = None,
 ) -> tuple[Bank, KeptOutputs]:
   """A bank from a folder or list of templates, with `--organs` and what `options.add_bank_building` adds.
 
   `reading` is how the templates are read; where `--series` and `--hu-offset` speak of queries, they are not meant.
-  `region` names templates in the package, which come before those of the folder.
+  `region` names templates in the package, which come before those of the folder. `known` as of `bank_of`.
 
   Returns:
     The bank, and what was kept while it grew: the caller clears it when the bank is saved or was used.
   """
-  from medlsam_jax.medlam.bank.bank import Bank
+  from medlsam_jax.medlam.bank.bank import Bank, edge_of
   from medlsam_jax.medlam.bank.kept_outputs import KeptOutputs
 
   with terminal.bar("reading templates"):
     read = templates_of(templates, region, arguments.organs, arguments.labels, reading)
   organs = arguments.organs or list(dict.fromkeys(organ for template in read for organ in template.organs))
+  if known is not None:
+    known(len(read), edge_of(network, arguments.template_edge))
   kept = KeptOutputs(growing_bank.folder())
   with terminal.bar(f"building the bank from {count(len(read), 'template')}") as bar:
     bank = Bank.build(

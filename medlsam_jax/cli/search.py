@@ -17,6 +17,7 @@ from medlsam_jax.loading import load
 from medlsam_jax.medlam.bank.bank import Bank
 from medlsam_jax.medlam.bank.kept_outputs import KeptOutputs
 from medlsam_jax.medlam.search.findings import Findings
+from medlsam_jax.medlam.search.rehearsal import Rehearsal
 from medlsam_jax.medlam.search.search_settings import DEFAULT as DEFAULT_SEARCH
 from medlsam_jax.medlam.search.search_settings import PRESETS as SEARCH_PRESETS
 from medlsam_jax.network import Network
@@ -64,6 +65,8 @@ class Search:
   seed: int
   kept: KeptOutputs | None = None
   """What a bank that was built for this search left while it grew."""
+  begun: tuple[Rehearsal, ...] = ()
+  """Programs that are being compiled; the first scan waits for them, and none compiles them a second time."""
 
   @classmethod
   def prepare(cls, arguments: argparse.Namespace, settings: PipelineSettings, terminal: Terminal) -> Search:
@@ -75,10 +78,13 @@ class Search:
     """
     networks_and_banks.fetch(arguments.network, terminal)
     network = load(arguments.network)
-    bank, source, kept = networks_and_banks.bank_of(arguments, network, terminal)
+    begun: list[Rehearsal] = []
+    bank, source, kept = networks_and_banks.bank_of(
+      arguments, network, terminal, lambda *known: begun.append(Rehearsal(network, settings.search, *known))
+    )
     if text := bank.mixed_with(settings.search.operands, backend()):
       terminal.say(text)
-    return cls(network, bank, source, settings, arguments.seed, kept)
+    return cls(network, bank, source, settings, arguments.seed, kept, tuple(begun))
 
   def finish(self, failed: bool) -> None:
     """The bank has served; after a failure the same command may come again and need it."""
@@ -92,6 +98,8 @@ class Search:
     with terminal.bar(f"{title}: reading"):
       scan = read(listed)
     with terminal.bar(f"{title}: localizing") as report:
+      for rehearsal in self.begun:
+        rehearsal.wait()
       findings = pipeline.localize(
         self.network,
         self.bank,

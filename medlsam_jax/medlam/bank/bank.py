@@ -178,7 +178,7 @@ class Bank:
     convention = convention or cast(Convention, network.header.get("working_grid", "consistent"))
     if convention not in get_args(Convention):
       raise ConfigError(f"working grid {convention!r}; choose published or consistent")
-    edge = _template_edge(network, template_edge)
+    edge = edge_of(network, template_edge)
     plans = template_points.plan(templates, organs, convention, slices if mode == "SPL" else None)
     outputs = template_points.run(network, templates, plans, convention, edge, progress, kept)
     crops = {each.name: template_points.crops_of(each, [plan.organ for plan in plans]) for each in templates}
@@ -347,7 +347,7 @@ def _organ_bank(
   )
 
 
-def _template_edge(network: Network, wanted: int | None) -> int:
+def edge_of(network: Network, wanted: int | None = None) -> int:
   """Edge of the cube kept around a point: as given, as the network's header says, or as published."""
   asked = network.header.get("template_edge", str(PUBLISHED_TEMPLATE_EDGE))
   if wanted is None and not asked.isdecimal():

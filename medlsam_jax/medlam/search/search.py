@@ -127,7 +127,7 @@ class _Search:
     """Coarse and fine step for all organs, judged by thresholds."""
     patches = Patches.of(self.network, padded)
     targets = self._coarse(patches, starts)
-    voxels, scores, votes = self._settle(patches, targets.voxels, progress)
+    voxels, scores, votes = settle(self.network, patches, targets.voxels, self.organs, self.settings, progress)
     findings, start = {}, 0
     for organ in self.organs:
       rows = slice(start, start := start + len(organ.mean_positions))
@@ -157,17 +157,6 @@ class _Search:
     by_agent = starts_mm[:, None] + offset_mm(template_positions, queries[:, None])
     return _Targets(together, by_agent, mean_start_mm, mean_query)
 
-  def _settle(
-    self, patches: Patches, targets: Int[np.ndarray, "points 3"], progress: Progress | None
-  ) -> tuple[Num[np.ndarray, "points 3"], Float[np.ndarray, " points"] | None, Votes | None]:
-    """The fine step: where points end, how similar they are there, and what single templates say if asked."""
-    network, organs, settings = self.network, self.organs, self.settings
-    if not settings.centred or not settings.scales(network.module.feature_scales):
-      taps = [organ.taps for organ in organs]
-      return (*fine_step.settle(network, patches, targets, taps, settings, progress), None)
-    votes = voting.settle(network, patches, targets, organs, settings, progress)
-    return votes.agreed, votes.best, votes if settings.templates == "each" else None
-
   def _trust(
     self,
     organ: OrganBank,
@@ -189,6 +178,34 @@ class _Search:
       template_spread_mm=confidence.spread_mm(by_template_mm) if len(organ.templates) > 1 else None,
       agreement=None if votes is None else _agreement(organ, votes, grid),
     )
+
+
+def settle(
+  network: programs.Prepared,
+  patches: Patches,
+  targets: Int[np.ndarray, "points 3"],
+  organs: Sequence[OrganBank],
+  settings: SearchSettings,
+  progress: Progress | None = None,
+) -> tuple[Num[np.ndarray, "points 3"], Float[np.ndarray, " points"] | None, Votes | None]:
+  """The fine step: where points end, how similar they are there, and what single templates say if asked.
+
+  Args:
+    network: of `programs.prepare`, with products of the settings' dtype.
+    patches: of the scan.
+    targets: of the coarse step, organ after organ.
+    organs: of the bank.
+    settings: which step, and how.
+    progress: called with points done and in all.
+
+  Raises:
+    ConfigError: a feature scale that the network lacks.
+  """
+  if not settings.centred or not settings.scales(network.module.feature_scales):
+    taps = [organ.taps for organ in organs]
+    return (*fine_step.settle(network, patches, targets, taps, settings, progress), None)
+  votes = voting.settle(network, patches, targets, organs, settings, progress)
+  return votes.agreed, votes.best, votes if settings.templates == "each" else None
 
 
 def offset_mm(to: Float[np.ndarray, "*n 3"], at: Float[np.ndarray, "*m 3"]) -> Float[np.ndarray, "*nm 3"]:
