@@ -113,6 +113,14 @@ def images_at_once() -> int:
   return 1 if backend() == "cpu" else _IMAGES_AT_ONCE
 
 
+def slices_together(name: str | None = None) -> bool:
+  """Whether slices are painted in batches on the backend (by default the one that runs).
+
+  A CPU gains nothing from batches, and looks only at the part of a slice that a mask reaches.
+  """
+  return (name or backend()) != "cpu"
+
+
 def compiler_options_for_one_run(name: str) -> dict[str, int] | None:
   """Of a program that runs once and briefly: a CPU would optimise dozens of random draws for half a minute."""
   return {"xla_backend_optimization_level": 0} if name == "cpu" else None

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import dataclasses
 import gc
 import json
 import os
@@ -124,3 +125,22 @@ def add(tmp_path, make_grid):
     return grid
 
   return add
+
+
+@dataclasses.dataclass
+class CompileCounter:
+  count: int = 0
+
+
+@pytest.fixture
+def compilations():
+  """Counts XLA compilations from here on."""
+  import jax
+
+  counter = CompileCounter()
+
+  def listen(event: str, duration: float, **_) -> None:
+    counter.count += event == "/jax/core/compile/backend_compile_duration"
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  return counter

@@ -24,6 +24,7 @@ from medlsam_jax.medlam.pretraining.settings import PretrainSettings
 from medlsam_jax.medlam.pretraining.step import abstract_state, make_step
 from medlsam_jax.medlam.search import programs
 from medlsam_jax.network import Network
+from medlsam_jax.sam.device_painting import lay
 from medlsam_jax.sam.network.image_encoder import Block
 from medlsam_jax.sam.network.sam import LITEMEDSAM, Sam
 from medlsam_jax.sam.predictor import Predictor
@@ -214,13 +215,44 @@ def test_a_predictor_multiplies_as_its_dtype_says(dtype, target):
   encoded = lowered(predictor._encode, (zeros, shaped(1, 256, 256, 3)), target)
   prompts = (shaped(64, 64, 256), shaped(1, 2, 2), shaped(1, 2, dtype=jnp.int32), None, False)
   decoded = lowered(predictor._decode, (zeros, *prompts), target)
-  for found in (encoded, decoded):
+  levels = (shaped(16, 256, 256, dtype=jnp.uint8), shaped(2, dtype=jnp.int32))
+  many_encoded = lowered(predictor._encode_levels, (zeros, *levels), target)
+  among = (shaped(16, 64, 64, 256), shaped(16, dtype=jnp.int32), shaped(16, 2, 2))
+  many_decoded = lowered(predictor._decode_among, (zeros, *among), target)
+  for found in (encoded, decoded, many_encoded, many_decoded):
     assert len(found) > 10
     if dtype == "float32":
       assert {(a, b, highest) for _, a, b, highest in found} == {("f32", "f32", True)}
     else:
       assert ("dot_general", "bf16", "bf16", False) in found
       assert not any(highest for _, a, _, highest in found if a == "bf16")
+
+
+@pytest.mark.parametrize("target", PLATFORMS)
+def test_masks_are_laid_over_slices_in_float32_and_come_back_as_labels(target):
+  low, weights = shaped(16, 256, 256), shaped(512, 256)
+  arguments = (shaped(16, 512, 512), shaped(16, 512, 512, dtype=jnp.uint8), low, shaped(16, dtype=jnp.int32))
+  text = text_of(lay, (*arguments, shaped(16, dtype=jnp.uint8), weights, weights), target)
+  assert set(products(text)) == {("dot_general", "f32", "f32", True)}
+  assert "f64" not in text and "callback" not in text
+  # both results lie where the first two arguments were
+  assert text.count("tf.aliasing_output") == 2
+
+
+@pytest.mark.parametrize(("target", "parts"), [("cpu", 2), ("cuda", 0), ("tpu", 0)])
+def test_all_queries_of_an_image_attend_at_once_but_on_a_cpu(target, parts):
+  block = Block(2, 0, 64, jnp.bfloat16)
+  variables = jax.eval_shape(block.init, jax.random.key(0), jnp.zeros((1, 64, 64, 32)))
+  text = text_of(jax.jit(block.apply), (variables, shaped(1, 64, 64, 32)), target)
+  assert ("stablehlo.while" in text) == bool(parts)
+  assert ("2x4096x4096xf32" in text) != bool(parts)
+
+
+def test_images_attend_one_after_the_other_where_all_at_once_would_fill_the_memory():
+  block = Block(2, 0, 64, jnp.bfloat16)
+  variables = jax.eval_shape(block.init, jax.random.key(0), jnp.zeros((1, 64, 64, 32)))
+  text = text_of(jax.jit(block.apply), (variables, shaped(3, 64, 64, 32)), "cuda")
+  assert text.count("stablehlo.while") == 1 and "3x2x4096x4096" not in text and "2x4096x4096xf32" in text
 
 
 def volumetric(dtype):

@@ -24,7 +24,7 @@ from medlsam_jax.sam.network.layers import fold_batch_norm
 from medlsam_jax.sam.network.prompt_encoder import BOX_HIGH, BOX_LOW
 from medlsam_jax.sam.network.sam import Sam
 from medlsam_jax.sam.prompts import Prompt, check_box, check_image, check_prompt, tokens_of
-from medlsam_jax.sam.slices import ImageFit, Pixels
+from medlsam_jax.sam.slices import ImageFit, Pixels, scaled_levels
 
 BOX_COUNTS = (1, 4, 16)
 """Prompts that one run of the decoder takes: three compiled programs serve every number of boxes."""
@@ -96,7 +96,18 @@ class Predictor:
         answer = module.apply(variables, embedding[None], points, labels, masks, multimask, method="decode_tokens")
       return cast(tuple[Array, Array], answer)
 
+    def encode_levels(variables: Variables, levels: Array, fitted: Array) -> Array:
+      return encode(variables, scaled_levels(levels, fitted, self.variant.pixels))
+
+    def decode_among(variables: Variables, embeddings: Array, places: Array, points: Array) -> Array:
+      self._compilations += 1
+      labels = jnp.tile(jnp.array([BOX_LOW, BOX_HIGH], jnp.int32), (len(points), 1))
+      with platform.asked(dtype):
+        logits, _ = module.apply(variables, embeddings[places], points, labels, method="decode_tokens")
+      return cast(Array, logits[:, 0])
+
     self._encode, self._decode = jax.jit(encode), jax.jit(decode, static_argnums=5)
+    self._encode_levels, self._decode_among = jax.jit(encode_levels), jax.jit(decode_among)
 
   @property
   def image_size(self) -> int:
@@ -154,6 +165,32 @@ class Predictor:
     labels = np.tile(np.array([BOX_LOW, BOX_HIGH], np.int32), (len(boxes), 1))
     logits, quality = self._run(embedding, boxes.reshape(-1, 2, 2), labels, None, False)
     return logits[:, 0], quality[:, 0]
+
+  def encode_levels(self, levels: UInt8[np.ndarray, "n s s"], fit: ImageFit) -> Float[Array, "batch g g c"]:
+    """Embeddings of a batch of grey images of the network's size (`fit.to_levels`), filled up to `encode_batch`.
+
+    On the device, computed or not yet.
+    """
+    fitted = np.array(fit.fitted, np.int32)
+    return self._encode_levels(self._variables, _padded(levels, self.encode_batch), fitted)
+
+  def decode_among(
+    self,
+    embeddings: Float[Array, "batch g g c"],
+    places: Integer[np.ndarray, " k"],
+    boxes: Float[np.ndarray, "k 4"],
+    size: int,
+  ) -> Float[Array, "{size} low low"]:
+    """Mask logits of boxes on several images, `k` to be filled up to `size`; on the device, computed or not yet.
+
+    Args:
+      embeddings: of `encode_levels`.
+      places: the image of each box.
+      boxes: (x0, y0, x1, y1) pixels of the network's image; they are not looked at.
+      size: boxes of a run: each size has a program of its own.
+    """
+    corners = _padded(np.asarray(boxes, np.float32).reshape(-1, 2, 2), size)
+    return self._decode_among(self._variables, embeddings, _padded(np.asarray(places, np.int32), size), corners)
 
   def encode_images(self, images: Sequence[np.ndarray]) -> list[EncodedImage]:
     """Images of any sizes, encoded in batches.

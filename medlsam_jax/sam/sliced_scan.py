@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
+from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Array, Float, Integer, Num
+from jaxtyping import Array, Float, Integer, Num, UInt8
 
 from medlsam_jax import notices
 from medlsam_jax.errors import InputError
@@ -23,6 +24,8 @@ from medlsam_jax.sam.slice_boxes import boxes_by_slice
 from medlsam_jax.sam.slices import ImageFit, window_to_bytes
 
 Images = list[tuple[int, Float[np.ndarray, "s s 3"] | None]]
+Levels = list[tuple[int, UInt8[np.ndarray, "s s"] | None]]
+Prepared = TypeVar("Prepared")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -95,11 +98,24 @@ class SlicedScan:
     Raises:
       InputError: NaN or infinite voxels in a slice.
     """
-    for batch in self._batches(indices, beside):
+    for batch in self._batches(indices, beside, self._image):
       images = [image for _, image in batch if image is not None]
       encoded = iter(self.predictor.encode(np.stack(images)) if images else [])
       for index, image in batch:
         yield index, None if image is None else next(encoded)
+
+  def level_batches(self, indices: Sequence[int], beside: Executor) -> Iterator[Levels]:
+    """Slices as 8-bit images of the network's size, a batch at a time; None for a slice of one grey.
+
+    Raises:
+      InputError: NaN or infinite voxels in a slice.
+    """
+
+    def levels(index: int) -> UInt8[np.ndarray, "s s"] | None:
+      grey = self._grey(index)
+      return None if grey is None else self.fit.to_levels(grey)
+
+    return self._batches(indices, beside, levels)
 
   def prompts(self, edges: Float[np.ndarray, "k 4"], margin_px: float | None = None) -> Float[np.ndarray, "k 4"]:
     """Boxes in pixels of a slice to prompts: scaled, whole pixels, widened, inside the filled part.
@@ -118,14 +134,16 @@ class SlicedScan:
     high = np.clip(np.maximum(whole[:, 2:] + margin, low + 1), 1, (columns, rows))
     return np.concatenate([low, high], 1)
 
-  def _batches(self, indices: Sequence[int], beside: Executor) -> Iterator[Images]:
-    """Slices and their images, a batch at a time, the next batch in the making."""
+  def _batches(
+    self, indices: Sequence[int], beside: Executor, made: Callable[[int], Prepared]
+  ) -> Iterator[list[tuple[int, Prepared]]]:
+    """Slices and what is made of each, a batch at a time, the next batch in the making."""
     step = self.predictor.encode_batch
 
-    def prepare(start: int) -> Images:
-      return [(index, self._image(index)) for index in indices[start : start + step]]
+    def prepare(start: int) -> list[tuple[int, Prepared]]:
+      return [(index, made(index)) for index in indices[start : start + step]]
 
-    ahead: Future[Images] | None = None
+    ahead: Future[list[tuple[int, Prepared]]] | None = None
     for start in range(0, len(indices), step):
       batch = prepare(start) if ahead is None else ahead.result()
       ahead = beside.submit(prepare, start + step)
@@ -133,10 +151,15 @@ class SlicedScan:
 
   def _image(self, index: int) -> Float[np.ndarray, "s s 3"] | None:
     """What the network sees of a slice; None where it is of one grey."""
+    grey = self._grey(index)
+    return None if grey is None else self.fit.to_image(grey, self.predictor.variant.pixels)
+
+  def _grey(self, index: int) -> UInt8[np.ndarray, "row column"] | None:
+    """A slice through the window; None where it is of one grey."""
     plane = self.hu[index]
     if not np.isfinite(plane).all():
       raise InputError(
         f"{self.volume.source}: slice {index} (from below) has NaN or infinite voxels; mend the scan first"
       )
     grey = window_to_bytes(plane, self.grey_hu)
-    return self.fit.to_image(grey, self.predictor.variant.pixels) if grey.min() < grey.max() else None
+    return grey if grey.min() < grey.max() else None

@@ -10,8 +10,9 @@ import dataclasses
 import functools
 from typing import Literal
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Num, UInt8
+from jaxtyping import Array, Bool, Float, Float32, Integer, Num, UInt8
 
 from medlsam_jax.geometry import DISPLAY_AXIS_CODES, Box, Grid, reorient_corners
 from medlsam_jax.sam.resampling import resize_bilinear, resize_cubic
@@ -129,6 +130,13 @@ class ImageFit:
     image[:rows, :columns] = scaled
     return image
 
+  def to_levels(self, grey: UInt8[np.ndarray, "row column"]) -> UInt8[np.ndarray, "s s"]:
+    """A grey slice at the network's size, not yet scaled (`scaled_levels`): an eighth or less of what `to_image` is."""
+    rows, columns = self.fitted
+    levels = np.zeros((self.image_size, self.image_size), np.uint8)
+    levels[:rows, :columns] = self._resized(grey)
+    return levels
+
   def _resized(self, grey: UInt8[np.ndarray, "row column *channel"]) -> Float32[np.ndarray, "fitted fitted2 *channel"]:
     """Whole grey levels at the size that the image has inside the network's."""
     rows, columns = self.fitted
@@ -195,6 +203,22 @@ class ImageFit:
     if not (len(rows) and len(columns)):
       return None
     return (row_window, column_window), rows @ np.asarray(logits[row_lows, column_lows], np.float32) @ columns.T
+
+
+def scaled_levels(
+  levels: UInt8[Array, "n s s"], fitted: Integer[Array, "2"], pixels: Pixels
+) -> Float32[Array, "n s s 3"]:
+  """What `ImageFit.to_image` gives, from `ImageFit.to_levels` and `ImageFit.fitted`, in a program."""
+  place = jnp.arange(levels.shape[1])
+  inside = ((place < fitted[0])[:, None] & (place < fitted[1]))[..., None]
+  grey = levels.astype(jnp.float32)[..., None]
+  if pixels == "unit":
+    low = jnp.where(inside, grey, jnp.inf).min((1, 2, 3), keepdims=True)
+    high = jnp.where(inside, grey, -jnp.inf).max((1, 2, 3), keepdims=True)
+    scaled = jnp.broadcast_to((grey - low) / jnp.maximum(high - low, 1e-8), (*levels.shape, 3))
+  else:
+    scaled = (grey - _SAM_MEAN) / _SAM_SD
+  return jnp.where(inside, scaled, 0)
 
 
 def _reached(

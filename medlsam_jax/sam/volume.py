@@ -1,7 +1,8 @@
 """A scan and boxes of its organs -> the voxels of a label map on the scan's own grid, slice by slice.
 
-Each slice that any organ needs is encoded once and all its boxes are decoded together. While the network computes on
-one slice, another thread prepares the next one (`sliced_scan`) and paints the one before.
+Each slice that any organ needs is encoded once and all its boxes are decoded together. On a CPU, while the network
+computes on one slice, another thread prepares the next one (`sliced_scan`) and paints the one before; elsewhere slices
+are painted on the device (`device_painting`).
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 from jaxtyping import Float, Integer
 
+from medlsam_jax import platform
 from medlsam_jax.geometry import Box, Volume
 from medlsam_jax.progress import Progress
+from medlsam_jax.sam import device_painting
 from medlsam_jax.sam.clean_up import clean_labels
 from medlsam_jax.sam.predictor import Predictor
 from medlsam_jax.sam.propagation import AXES, PropagationSettings, paint_middle_out
@@ -59,7 +62,8 @@ def paint_volume(
     scan = SlicedScan(volume, AXES[plane], predictor, settings)
     array, labels = scan.blank(values)
     if propagation.mode == "boxes":
-      _paint_slices(scan, boxes, values, labels, progress)
+      paint_slices = device_painting.paint_slices if platform.slices_together() else _paint_slices
+      paint_slices(scan, boxes, values, labels, progress)
     else:
       paint_middle_out(scan, boxes, values, labels, propagation.margin_px, progress)
     if settings.largest_component or settings.fill_holes:

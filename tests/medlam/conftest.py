@@ -1,6 +1,5 @@
 """Small scans with organs, and the network of the published program's numbers."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -65,22 +64,3 @@ def other_network(network) -> Network:
   """The same settings, other weights."""
   params = {**network.params, "fc3": {**network.params["fc3"], "bias": network.params["fc3"]["bias"] + 1}}
   return Network(network.module, {"params": params}, network.kind, "other.safetensors", dict(network.header))
-
-
-@dataclasses.dataclass
-class CompileCounter:
-  count: int = 0
-
-
-@pytest.fixture
-def compilations():
-  """Counts XLA compilations from here on."""
-  import jax
-
-  counter = CompileCounter()
-
-  def listen(event: str, duration: float, **_) -> None:
-    counter.count += event == "/jax/core/compile/backend_compile_duration"
-
-  jax.monitoring.register_event_duration_secs_listener(listen)
-  return counter

@@ -11,6 +11,7 @@ pixels. There, tokens therefore go through each block in parts that stay in the 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
@@ -22,13 +23,15 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from medlsam_jax import platform
-from medlsam_jax.sam.network.layers import Affine, Conv, gelu, layer_norm, product
+from medlsam_jax.sam.network.layers import Affine, Conv, contract, einsum, gelu, layer_norm, matmul, product
 
 LAYER_NORM_EPSILON = 1e-6
 TOKENS_AT_ONCE = 512
 """Rows of a matrix product on a CPU: of 256 to 4096 the fastest."""
 QUERIES_AT_ONCE = 256
-"""Queries of one head whose attention weights exist at a time."""
+"""Queries of one head whose attention weights exist at a time on a CPU."""
+WEIGHTS_AT_ONCE = 2**24
+"""Attention weights of one head that exist at a time elsewhere: all of 4096 tokens, an image of 1024 pixels."""
 APART = -1e4
 """Bias of what is not to be attended to: far below any logit."""
 
@@ -95,23 +98,26 @@ def attend(
   it is cheaper.
   """
   tokens, axes = query.shape[0], len(biases)
-  scaled = (query.astype(jnp.float32) * query.shape[-1] ** -0.5).astype(query.dtype)
-  logits = product(scaled, key.T, query.dtype).reshape(tokens, *(bias.shape[1] for bias in biases))
+  scaled = query.astype(jnp.float32) * query.shape[-1] ** -0.5
+  logits = contract(lambda q, k: product(q, k.T, q.dtype), scaled, key, dtype=query.dtype)
+  logits = logits.reshape(tokens, *(bias.shape[1] for bias in biases))
   for axis, bias in enumerate(biases):
     logits = logits + jnp.expand_dims(bias, [1 + other for other in range(axes) if other != axis])
   logits = logits.reshape(tokens, -1)
   weights = jnp.exp(logits - lax.stop_gradient(logits.max(-1, keepdims=True)))
-  return product(weights, value, query.dtype) / weights.sum(-1, keepdims=True)
+  return contract(matmul, weights, value, dtype=query.dtype) / weights.sum(-1, keepdims=True)
 
 
-def _loop(function: Callable[..., Array], *arrays: Array) -> Array:
-  """`vmap(function)` over the leading axis: on a CPU one after the other, each inside the cache."""
+def _loop(function: Callable[..., Array], *arrays: Array, large: bool = False) -> Array:
+  """`vmap(function)` over the leading axis: on a CPU, and where one takes much memory, one after the other."""
   if arrays[0].shape[0] == 1:
     return function(*(array[0] for array in arrays))[None]
 
   def one_by_one(*arrays: Array) -> Array:
     return lax.map(lambda each: function(*each), arrays)
 
+  if large:
+    return one_by_one(*arrays)
   return platform.by_backend(*arrays, cpu=one_by_one, accelerator=jax.vmap(function))
 
 
@@ -196,7 +202,7 @@ class Block(nn.Module):
     def biases(query: Float[Array, "t d"], ends: Sequence[Bool[Array, ""]]) -> list[Float[Array, "t _edge"]]:
       block = query.reshape(*edges, size)
       by_axis = [
-        jnp.einsum(f"{places}d,{place}kd->{places}k", block, row, preferred_element_type=jnp.float32)
+        einsum(f"{places}d,{place}kd->{places}k", block, row, dtype=dtype)
         for place, row in zip(places, rows, strict=True)
       ]
       by_axis = [bias.reshape(len(query), -1) for bias in by_axis]
@@ -218,7 +224,10 @@ class Block(nn.Module):
       return _in_parts(lambda t: product(t, out_weights[0], dtype) + out_weights[1], mixed, TOKENS_AT_ONCE)
 
     ends = [jnp.tile(at_end, batch) for at_end in _at_end(counts)] if self.shift else []
-    return _loop(group, x.reshape(groups, -1, channels), *ends).reshape(x.shape)
+    tokens = x.reshape(groups, -1, channels)
+    # global attention of an image of 1024 pixels has a gigabyte of weights
+    large = tokens.shape[1] ** 2 * self.heads > WEIGHTS_AT_ONCE
+    return _loop(group, tokens, *ends, large=large).reshape(x.shape)
 
   def _table(self, axis: str, size: int) -> Float[Array, "n d"]:
     return self.param(f"relative_{axis}", nn.initializers.zeros, (2 * self.tables - 1, size))
@@ -254,13 +263,26 @@ def _wrapped(window: Sequence[int], axis: int, shift: int) -> Bool[np.ndarray, "
 
 
 def _queries_in_parts(query: Array, key: Array, value: Array, *biases: Array) -> Float[Array, "t d"]:
-  """`attend`, for `QUERIES_AT_ONCE` queries at a time, whose weights are computed anew for the gradient."""
-  count, part = query.shape[0], QUERIES_AT_ONCE
-  if count <= part:
+  """`attend`, for some queries at a time, whose weights are computed anew for the gradient."""
+  count, keys = query.shape[0], key.shape[0]
+  if count <= QUERIES_AT_ONCE:
     return attend(query, key, value, *biases)
+
+  def in_parts(part: int) -> Callable[..., Array]:
+    return functools.partial(_in_equal_parts, min(part, count))
+
+  cpu, accelerator = in_parts(QUERIES_AT_ONCE), in_parts(max(WEIGHTS_AT_ONCE // keys, QUERIES_AT_ONCE))
+  return platform.by_backend(query, key, value, *biases, cpu=cpu, accelerator=accelerator)
+
+
+def _in_equal_parts(part: int, query: Array, key: Array, value: Array, *biases: Array) -> Float[Array, "t d"]:
+  """`attend`, for `part` queries at a time."""
+  count = query.shape[0]
+  one = jax.checkpoint(lambda each: attend(each[0], key, value, *each[1:]))
+  if part == count:
+    return one((query, *biases))
   padding = -count % part
   padded = [jnp.pad(a, ((0, padding), (0, 0))).reshape(-1, part, a.shape[-1]) for a in (query, *biases)]
-  one = jax.checkpoint(lambda each: attend(each[0], key, value, *each[1:]))
   return lax.map(one, tuple(padded)).reshape(count + padding, -1)[:count]
 
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from medlsam_jax import platform
 from medlsam_jax.network import Variables
 
 DENSE_INIT = nn.initializers.truncated_normal(0.02)
@@ -34,11 +35,40 @@ def product(x: Float[Array, "*n i"], kernel: Float[Array, "i o"], dtype: DTypeLi
   return jax.lax.dot_general(x.astype(dtype), kernel.astype(dtype), axes, preferred_element_type=jnp.float32)
 
 
+def contract(function: Callable[..., Array], *arrays: Array, dtype: DTypeLike) -> Array:
+  """A product of `arrays`, rounded to `dtype`, accumulated and returned in float32.
+
+  XLA has no batched product of bfloat16 operands with a float32 result on some processors. On a CPU operands are
+  therefore widened after they are rounded, which changes no product of two of them.
+
+  Args:
+    function: of arrays that have one type; what it multiplies is returned in float32 (`preferred_element_type`).
+  """
+  kind = jnp.finfo(dtype)
+  rounded = [array.astype(dtype) for array in arrays]
+  if kind.bits == 32:
+    return function(*rounded)
+
+  def widened(*rounded: Array) -> Array:
+    # said once more: XLA may leave out a rounding that is undone at once
+    wide = [jax.lax.reduce_precision(each.astype(jnp.float32), kind.nexp, kind.nmant) for each in rounded]
+    return function(*wide)
+
+  return platform.by_backend(*rounded, cpu=widened, accelerator=function)
+
+
+matmul = functools.partial(jnp.matmul, preferred_element_type=jnp.float32)
+
+
+def einsum(formula: str, *arrays: Array, dtype: DTypeLike) -> Array:
+  """`jnp.einsum` as a `contract`."""
+  return contract(functools.partial(jnp.einsum, formula, preferred_element_type=jnp.float32), *arrays, dtype=dtype)
+
+
 def mix(logits: Float[Array, "*n q k"], values: Float[Array, "*#n k c"], dtype: DTypeLike) -> Float[Array, "*n q c"]:
   """`softmax(logits) @ values`, divided after the product, where there is usually far less to divide; in float32."""
   weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
-  mixed = jnp.matmul(weights.astype(dtype), values.astype(dtype), preferred_element_type=jnp.float32)
-  return mixed / weights.sum(-1, keepdims=True)
+  return contract(matmul, weights, values, dtype=dtype) / weights.sum(-1, keepdims=True)
 
 
 def layer_norm(epsilon: float, name: str | None = None) -> nn.LayerNorm:

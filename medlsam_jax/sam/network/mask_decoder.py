@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from medlsam_jax.sam.network.layers import Mlp, gelu, layer_norm, product
+from medlsam_jax.sam.network.layers import Mlp, einsum, gelu, layer_norm, product
 from medlsam_jax.sam.network.two_way import TwoWayTransformer
 
 MASK_TOKENS = 4
@@ -84,9 +84,9 @@ class MaskDecoder(nn.Module):
     widths = (channels, channels, channels // 8)
     filters = [Mlp(widths, jax.nn.relu, self.dtype, name=f"filter{i}")(tokens[:, 1 + i]) for i in range(MASK_TOKENS)]
     wanted = slice(1, None) if multimask else slice(0, 1)
-    chosen = jnp.stack(filters[wanted], 1).astype(self.dtype)
-    image = image.astype(self.dtype).reshape(image.shape[0], -1, image.shape[-1])
-    masks = jnp.einsum("knc,kmc->knm", image, chosen, preferred_element_type=jnp.float32)
+    chosen = jnp.stack(filters[wanted], 1)
+    image = image.reshape(image.shape[0], -1, image.shape[-1])
+    masks = einsum("knc,kmc->knm", image, chosen, dtype=self.dtype)
     # pixel (y, x), its first and its second four -> rows and columns
     masks = masks.reshape(-1, height, width, 2, 2, 2, 2, chosen.shape[1]).transpose(0, 7, 1, 3, 5, 2, 4, 6)
     masks = masks.reshape(-1, chosen.shape[1], 4 * height, 4 * width)

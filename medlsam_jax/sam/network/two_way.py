@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from medlsam_jax.sam.network.layers import Affine, Mlp, layer_norm, mix, product
+from medlsam_jax.sam.network.layers import Affine, Mlp, contract, einsum, layer_norm, matmul, mix, product
 
 LAYER_NORM_EPSILON = 1e-5
 Weights = tuple[Float[Array, "_i _o"], Float[Array, " _o"]]
@@ -57,13 +57,10 @@ class Attention(nn.Module):
     x = product(x, weights[0], self.dtype) + weights[1]
     return x.reshape(*x.shape[:2], self.heads, -1)
 
-  def _einsum(self, formula: str, *arrays: Array) -> Array:
-    return jnp.einsum(formula, *(a.astype(self.dtype) for a in arrays), preferred_element_type=jnp.float32)
-
   def _plain(self, query: Array, key: Array, value: Array, present: Array | None, maps: list[Weights]) -> Array:
     q, k, v = (self._split(x, weights).swapaxes(1, 2) for x, weights in zip((query, key, value), maps, strict=True))
-    q = (q / jnp.sqrt(jnp.float32(q.shape[-1]))).astype(self.dtype)
-    logits = jnp.matmul(q, k.astype(self.dtype).swapaxes(2, 3), preferred_element_type=jnp.float32)
+    q = q / jnp.sqrt(jnp.float32(q.shape[-1]))
+    logits = contract(lambda q, k: matmul(q, k.swapaxes(2, 3)), q, k, dtype=self.dtype)
     if present is not None:
       logits = jnp.where(present[:, None, None], logits, -jnp.inf)
     return mix(logits, v, self.dtype).swapaxes(1, 2)
@@ -75,13 +72,13 @@ class Attention(nn.Module):
     size = q.shape[-1]
     by_head = [kernel.reshape(-1, self.heads, size) for kernel, _ in maps]
     # The key's bias adds the same to all logits of a query, and so nothing.
-    wanted = self._einsum("aqhs,chs->ahqc", q / jnp.sqrt(jnp.float32(size)), by_head[1])
+    wanted = einsum("aqhs,chs->ahqc", q / jnp.sqrt(jnp.float32(size)), by_head[1], dtype=self.dtype)
     wanted = wanted.reshape(len(q), -1, key.shape[-1])
-    all_keys = key.astype(self.dtype).swapaxes(1, 2)
-    logits = jnp.matmul(wanted.astype(self.dtype), all_keys, preferred_element_type=jnp.float32)
+    logits = contract(lambda wanted, key: matmul(wanted, key.swapaxes(1, 2)), wanted, key, dtype=self.dtype)
     mixed = mix(logits, value, self.dtype)
     mixed = mixed.reshape(len(mixed), self.heads, -1, key.shape[-1])
-    return self._einsum("ahqc,chs->aqhs", mixed, by_head[2]) + maps[2][1].reshape(self.heads, size)
+    mapped = einsum("ahqc,chs->aqhs", mixed, by_head[2], dtype=self.dtype)
+    return mapped + maps[2][1].reshape(self.heads, size)
 
   def _few_keys(
     self,
@@ -95,18 +92,16 @@ class Attention(nn.Module):
     k, v = self._split(key, maps[1]), self._split(value, maps[2])
     keys, size, channels = k.shape[1], k.shape[-1], query.shape[-1]
     k = k / jnp.sqrt(jnp.float32(size))
-    asked = self._einsum("bkhs,chs->bchk", k, maps[0][0].reshape(channels, self.heads, size))
-    asked = asked.reshape(len(k), channels, -1).astype(self.dtype)
-    logits = jnp.matmul(query.astype(self.dtype), asked, preferred_element_type=jnp.float32)
+    asked = einsum("bkhs,chs->bchk", k, maps[0][0].reshape(channels, self.heads, size), dtype=self.dtype)
+    logits = contract(matmul, query, asked.reshape(len(k), channels, -1), dtype=self.dtype)
     own = jnp.einsum("bkhs,hs->bhk", k, maps[0][1].reshape(self.heads, size))
     logits = logits.reshape(*logits.shape[:2], self.heads, keys) + own[:, None]
     if present is not None:
       logits = jnp.where(present[:, None, None], logits, -jnp.inf)
     weights = jax.nn.softmax(logits, -1).reshape(*logits.shape[:2], -1)
-    mapped = self._einsum("bkhs,hsc->bhkc", v, out[0].reshape(self.heads, size, channels))
+    mapped = einsum("bkhs,hsc->bhkc", v, out[0].reshape(self.heads, size, channels), dtype=self.dtype)
     mapped = mapped.reshape(len(v), -1, channels)
-    mixed = jnp.matmul(weights.astype(self.dtype), mapped.astype(self.dtype), preferred_element_type=jnp.float32)
-    return mixed + out[1]
+    return contract(matmul, weights, mapped, dtype=self.dtype) + out[1]
 
 
 class TwoWayBlock(nn.Module):

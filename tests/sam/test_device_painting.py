@@ -1,0 +1,126 @@
+"""Painting on an accelerator, its branch taken on the CPU that is here, against painting as on a CPU."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sam_weights import tiny_network
+
+from medlsam_jax import platform
+from medlsam_jax.errors import InputError
+from medlsam_jax.geometry import Box, Grid, Volume
+from medlsam_jax.sam import device_painting
+from medlsam_jax.sam.device_painting import lay
+from medlsam_jax.sam.predictor import Predictor
+from medlsam_jax.sam.slices import ImageFit, scaled_levels
+from medlsam_jax.sam.volume import paint_volume
+
+BOXES = {
+  "left": [Box((0, 4, 3), (6, 30, 22))],
+  "right": [Box((1, 6, 16), (5, 28, 40))],
+  "small": [Box((4, 8, 10), (4, 14, 20))],
+}
+VALUES = {"left": 3, "right": 7, "small": 200}
+
+
+def scan(shape=(7, 36, 50), seed=0):
+  rng = np.random.default_rng(seed)
+  z, y, x = np.meshgrid(*map(np.arange, shape), indexing="ij")
+  array = 80 * np.sin(x / 5) + 60 * np.cos(y / 7 + z) + rng.normal(0, 10, shape)
+  array[2] = 40  # of one grey
+  return Volume(array.astype(np.float32), Grid(shape, np.diag([-2.0, -2.0, 3.0, 1.0])), "scan.nii.gz")
+
+
+@pytest.fixture(scope="module")
+def predictor():
+  return Predictor(tiny_network(), encode_batch=3)
+
+
+@pytest.fixture
+def on_device(monkeypatch):
+  monkeypatch.setattr(platform, "slices_together", lambda: True)
+
+
+def test_slices_are_painted_as_on_a_cpu(predictor, monkeypatch):
+  on_cpu = paint_volume(scan(), BOXES, VALUES, predictor)
+  monkeypatch.setattr(platform, "slices_together", lambda: True)
+  seen = []
+  painted = paint_volume(scan(), BOXES, VALUES, predictor, progress=lambda done, of: seen.append((done, of)))
+  assert painted.dtype == on_cpu.dtype == np.uint8
+  assert {3, 7} <= set(np.unique(on_cpu)) and not painted[2].any()
+  assert np.mean(painted != on_cpu) < 1e-4
+  assert seen == [(3, 7), (6, 7), (7, 7)]
+
+
+def test_one_array_of_labels_comes_back_for_each_batch(predictor, on_device, monkeypatch):
+  fetched = []
+
+  class Counted:
+    """NumPy, as the module sees it."""
+
+    def __getattr__(self, name):
+      return getattr(np, name)
+
+    def asarray(self, array):
+      fetched.append((type(array), array.dtype, array.shape))
+      return np.asarray(array)
+
+  monkeypatch.setattr(device_painting, "np", Counted())
+  paint_volume(scan(), BOXES, VALUES, predictor)
+  (kind,) = {kind for kind, _, _ in fetched}
+  assert issubclass(kind, jax.Array)
+  assert [rest for _, *rest in fetched] == [[np.uint8, (3, 128, 128)]] * 3
+
+
+def test_a_scan_of_about_the_same_size_compiles_nothing(predictor, on_device, compilations):
+  paint_volume(scan(), BOXES, VALUES, predictor)
+  before = compilations.count
+  paint_volume(scan((9, 30, 61), 1), BOXES, VALUES, predictor)
+  assert compilations.count == before
+  paint_volume(scan((7, 130, 61), 1), BOXES, VALUES, predictor)
+  assert compilations.count > before
+
+
+def test_more_boxes_than_a_run_takes_lose_none(predictor, on_device, monkeypatch):
+  whole = paint_volume(scan(), BOXES, VALUES, predictor)
+  monkeypatch.setattr(device_painting, "BOXES_AT_ONCE", 4)
+  assert np.mean(paint_volume(scan(), BOXES, VALUES, predictor) != whole) < 1e-4
+
+
+def test_a_scan_with_a_hole_is_refused(predictor, on_device):
+  broken = scan()
+  broken.array[3, 1, 1] = np.nan
+  with pytest.raises(InputError, match="slice 3"):
+    paint_volume(broken, BOXES, VALUES, predictor)
+
+
+def test_the_largest_logit_wins_and_the_earlier_one_where_two_are_equal():
+  logits = np.full((5, 2, 2), -1.0, np.float32)
+  logits[0, 0], logits[1, 0, 0], logits[2, 0], logits[3] = 2, 3, 2, 9
+  places, values = np.array([0, 0, 0, 1, 2]), np.array([1, 2, 3, 4, 5], np.uint8)
+  state = jnp.zeros((2, 2, 2)), jnp.zeros((2, 2, 2), jnp.uint8)
+  best, labels = lay(*state, logits, places, values, np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32))
+  assert labels.tolist() == [[[2, 1], [0, 0]], [[4, 4], [4, 4]]]
+  assert best[0].tolist() == [[3, 2], [0, 0]]
+  logits[4] = 99  # its place is beyond the slices
+  state = jnp.zeros((2, 2, 2)), jnp.zeros((2, 2, 2), jnp.uint8)
+  assert (lay(*state, logits, places, values, *[np.eye(2, dtype=np.float32)] * 2)[1] == labels).all()
+
+
+@pytest.mark.parametrize("pixels", ["unit", "imagenet"])
+@pytest.mark.parametrize("scaling", ["pad", "stretch"])
+@pytest.mark.parametrize("resampling", ["area", "bilinear", "cubic"])
+def test_an_image_scaled_on_the_device_is_the_one_scaled_here(pixels, scaling, resampling):
+  grey = np.random.default_rng(0).integers(20, 220, (30, 50)).astype(np.uint8)
+  fit = ImageFit(30, 50, 40, scaling, resampling)
+  made = scaled_levels(jnp.asarray(fit.to_levels(grey))[None], np.array(fit.fitted, np.int32), pixels)
+  np.testing.assert_allclose(made[0], fit.to_image(grey, pixels), atol=1e-6)
+
+
+@pytest.mark.parametrize("device", [False, True])
+def test_bfloat16_operands_paint_on_a_cpu_too(device, monkeypatch):
+  """On some processors XLA has no batched product of them."""
+  monkeypatch.setattr(platform, "slices_together", lambda: device)
+  exact = paint_volume(scan(), BOXES, VALUES, Predictor(tiny_network(), encode_batch=3))
+  rough = paint_volume(scan(), BOXES, VALUES, Predictor(tiny_network(), jnp.bfloat16, encode_batch=3))
+  assert 0 < np.mean(exact != rough) < 0.05
