@@ -27,6 +27,7 @@ from medlsam_jax.medlam.search.search_settings import PRESETS as SEARCH_PRESETS
 from medlsam_jax.medlam.search.search_settings import SearchSettings
 from medlsam_jax.medlam.search.starts import Key
 from medlsam_jax.network import Network
+from medlsam_jax.platform import device
 from medlsam_jax.progress import Progress
 from medlsam_jax.sam.clean_up import clean_labels
 from medlsam_jax.sam.predictor import Predictor
@@ -197,8 +198,8 @@ def crops_of(
 
 
 def predictor_of(model: str | os.PathLike[str] | Network | Predictor) -> Predictor:
-  """A network of the SAM family made ready: the same one for a network every time, and for a name or a file as long as
-  the file does not change, so that nothing is compiled twice.
+  """A network of the SAM family made ready on this thread's device: the same one for a network every time, and for a
+  name or a file as long as the file does not change, so that nothing is compiled twice.
 
   Raises:
     WeightsError: the weights are missing, damaged or not of the SAM family.
@@ -206,16 +207,17 @@ def predictor_of(model: str | os.PathLike[str] | Network | Predictor) -> Predict
   if isinstance(model, Predictor):
     return model
   if isinstance(model, Network):
-    if _PREDICTOR not in model.ready:
-      model.ready[_PREDICTOR] = Predictor(model)
-    return model.ready[_PREDICTOR]
+    name = f"{_PREDICTOR} on {device()}"
+    if name not in model.ready:
+      model.ready[name] = Predictor(model)
+    return model.ready[name]
   path = Path(model)
-  return _loaded(os.fspath(model), path.stat().st_mtime_ns if path.is_file() else 0)
+  return predictor_of(_loaded(os.fspath(model), path.stat().st_mtime_ns if path.is_file() else 0))
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded(name: str, changed_ns: int) -> Predictor:
-  return Predictor(load(name))
+def _loaded(name: str, changed_ns: int) -> Network:
+  return load(name)
 
 
 def _preset(presets: Mapping[str, Settings], name: str) -> Settings:

@@ -60,6 +60,23 @@ def device() -> jax.Device:
   return chosen if isinstance(chosen, jax.Device) else jax.local_devices(backend=chosen)[0]
 
 
+def devices_for(scans: int) -> list[jax.Device]:
+  """Devices of this process that each work on some of so many scans; empty where the usual one takes all."""
+  if scans < 2:
+    return []
+  import jax
+
+  devices = jax.local_devices()
+  return devices if len(devices) > 1 else []
+
+
+def on(device: jax.Device) -> AbstractContextManager[object]:
+  """Within, in this thread, `device` is the one that takes what is not told where to go."""
+  import jax
+
+  return jax.default_device(device)
+
+
 def by_backend(*arrays: jax.Array, cpu: Callable[..., R], accelerator: Callable[..., R]) -> R:
   """`cpu(*arrays)` in a program lowered for a CPU, `accelerator(*arrays)` in one for anything else."""
   from jax import lax

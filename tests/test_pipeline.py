@@ -176,6 +176,16 @@ def test_a_network_compiles_its_programs_once_for_all_scans(scan):
   assert pipeline.predictor_of(tiny_network()) is not pipeline.predictor_of(network)
 
 
+def test_each_device_has_a_predictor_of_its_own(monkeypatch):
+  from sam_weights import tiny_network
+
+  network, predictors = tiny_network(), []
+  for name in ("gpu:0", "gpu:1", "gpu:0"):
+    monkeypatch.setattr(pipeline, "device", lambda name=name: name)
+    predictors.append(pipeline.predictor_of(network))
+  assert predictors[0] is predictors[2] is not predictors[1]
+
+
 def test_what_was_compiled_goes_with_its_network_and_no_copy_inherits_it():
   import dataclasses
   import gc

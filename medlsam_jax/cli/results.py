@@ -14,6 +14,7 @@ from medlsam_jax.io import scan_result
 from medlsam_jax.io.scan_result import ScanResult
 from medlsam_jax.io.scans import ListedScan
 from medlsam_jax.medlam.search import findings
+from medlsam_jax.platform import devices_for
 
 Read = Callable[[ListedScan], Volume]
 Make = Callable[[ListedScan, str, Read], tuple[ScanResult, Mapping[str, object]]]
@@ -30,8 +31,8 @@ def make_all(
 ) -> Summary:
   """Makes, writes and tells the result of every scan; `then` gets each of them."""
 
-  def work(listed: ListedScan, title: str) -> Sequence[str]:
-    result, provenance = make(listed, title, read)
+  def finish(title: str, made: tuple[ScanResult, Mapping[str, object]]) -> Sequence[str]:
+    result, provenance = made
     with terminal.bar(f"{title}: writing"):
       files = result.write(arguments.out, provenance)
     tell(terminal, title, result, files)
@@ -44,8 +45,9 @@ def make_all(
     return arguments.skip_existing and all(path.exists() for path in paths)
 
   warn_replaced(terminal, arguments, [query.name for query in queries], segmented)
-  with ReadAhead(queries, is_done, options.reading(arguments)) as read:
-    return run_over(terminal, queries, work, is_done)
+  ahead = max(len(devices_for(len(queries))), 1)
+  with ReadAhead(queries, is_done, options.reading(arguments), ahead) as read:
+    return run_over(terminal, queries, lambda listed, title: make(listed, title, read), finish, is_done)
 
 
 def warn_replaced(terminal: Terminal, arguments: argparse.Namespace, names: Sequence[str], segmented: bool) -> None:

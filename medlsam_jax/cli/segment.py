@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -111,12 +112,14 @@ def segment_all(
 
   Without a search the boxes are those of `--boxes`.
   """
+  from medlsam_jax import platform
   from medlsam_jax.cli import own_boxes, painting
   from medlsam_jax.cli.results import Read, make_all
   from medlsam_jax.io.scan_result import ScanResult
 
   if search is not None:
     painter.bank = search.bank
+  painters = {platform.device(): painter}
 
   def make(listed: ListedScan, title: str, read: Read) -> tuple[ScanResult, Mapping[str, object]]:
     findings: Mapping[str, Finding]
@@ -126,7 +129,9 @@ def segment_all(
     else:
       scan, findings = own_boxes.given_boxes(arguments, listed, title, terminal, read)
       provenance = own_boxes.provenance_of_boxes(arguments)
-    labels, how = painter.run(scan, findings, title)
+    # on another device a network is loaded when the first organ needs it there
+    here = painters.setdefault(platform.device(), dataclasses.replace(painter, network=None))
+    labels, how = here.run(scan, findings, title)
     return ScanResult(listed.name, scan, findings, labels), painting.merged(provenance, how)
 
   summary = make_all(arguments, queries, make, True, terminal, then)

@@ -46,6 +46,7 @@ class Terminal:
   def __init__(self, quiet: bool = False):
     self.quiet = quiet
     self._said: set[str] = set()
+    self._owner = threading.get_ident()
     self.stopped = 0
     """The signal that asked to stop, such as that of Ctrl-C; 0 as long as none did."""
     self._out = Console(file=sys.stdout, markup=False, highlight=False, soft_wrap=True)
@@ -139,7 +140,10 @@ class Terminal:
 
   @contextlib.contextmanager
   def bar(self, text: str) -> Iterator[Bar]:
-    """Progress while the block runs, moved through what it gives: a bar on a terminal, else lines; none if quiet."""
+    """Progress while the block runs, moved through what it gives: a bar on a terminal, else lines; none if quiet.
+
+    Nor in a thread that works beside the main one, where several stages go on at once; a signal stops those too.
+    """
     self.stop_if_asked()
     display = self._display(text)
     whole = False
@@ -150,7 +154,7 @@ class Terminal:
       display.close(whole)
 
   def _display(self, text: str) -> Display:
-    if self.quiet:
+    if self.quiet or self._owner != threading.get_ident():
       return Nothing()
     return MovingBar(self._err, text) if self._err.is_terminal else Lines(self._err.print, text)
 

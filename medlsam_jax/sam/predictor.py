@@ -78,7 +78,7 @@ class Predictor:
     self.network = network
     self.variant = dataclasses.replace(module.variant, pixels=pixels or module.variant.pixels)
     self.encode_batch = encode_batch or platform.images_at_once()
-    self._variables = jax.device_put(variables)
+    self._variables = jax.device_put(variables, platform.device())
     self._compilations = 0
     self._current: EncodedImage | None = None
 

@@ -71,9 +71,11 @@ def prepare(network: Network, dtype: str = "float32") -> Prepared:
     raise WeightsError(
       f"{network.source}: {network.kind} cannot localize; it takes a MedLAM network for patches of {PATCH_EDGE} voxels"
     )
-  name = f"search: variables on {platform.device()}"
+  device = platform.device()
+  name = f"search: variables on {device}"
   if name not in network.ready:
-    network.ready[name] = jax.device_put(network.variables)
+    # named, because arrays that are on another device already would stay there
+    network.ready[name] = jax.device_put(network.variables, device)
   return Prepared(module.clone(dtype=jnp.dtype(dtype)), network.ready[name], platform.patches_together())
 
 
