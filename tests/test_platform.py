@@ -40,6 +40,10 @@ PROGRAMS = ("positions", "template_outputs", "best_moves", "template_moves")
 SOURCES = Path(platform.__file__).parent
 _CONVOLVED = re.compile(r"stablehlo\.convolution\b.*: \(tensor<([\dx]+x\w+)>, ")
 _PRODUCT = re.compile(r"stablehlo\.(convolution|dot_general)\b.*")
+_CONVOLUTION = re.compile(r"stablehlo\.convolution\b.*: \(tensor<\S*x(\w+)>, tensor<\S*x(\w+)>\) -> tensor<\S*x(\w+)>")
+_MADE = re.compile(r"stablehlo\.(\w+)\b.* tensor<([\dx]+)xf32>$", re.MULTILINE)
+_FUSED = {"add", "broadcast_in_dim", "convert", "divide", "maximum", "multiply", "select", "subtract"}
+"""What XLA works out on the way from one array in memory to the next."""
 _OPERANDS = re.compile(r": \(tensor<[\dx]*x?(\w+)>, tensor<[\dx]*x?(\w+)>\)")
 
 
@@ -115,6 +119,26 @@ def test_a_network_and_its_gradient_are_those_of_the_machine_they_are_lowered_fo
   variables = jax.eval_shape(lambda: init_variables(module, jax.random.key(0)))
   text = text_of(jax.jit(jax.value_and_grad(loss)), (variables, shaped(2, 32, 32, 32, 1)), target)
   assert {len(shape) for shape in convolved(text)} == ranks
+
+
+@pytest.mark.parametrize("target", PLATFORMS)
+@pytest.mark.parametrize("gradient", [False, True])
+def test_a_network_of_bfloat16_keeps_nothing_wider_between_its_layers(gradient, target):
+  """Neither a convolution's operands and results nor what is joined, pooled and doubled; sums alone read float32."""
+  module, count = MedLAM(base_channels=4, feature_scales=(4, 1), patch_edge=32, dtype=jnp.bfloat16), 7
+
+  def loss(variables, patches):
+    out = module.apply(variables, patches)
+    return out.position.sum() + sum(volume.sum(dtype=jnp.float32) for volume in out.features.values())
+
+  variables = jax.eval_shape(lambda: init_variables(module, jax.random.key(0)))
+  run = jax.jit(jax.grad(loss) if gradient else loss)
+  text = text_of(run, (variables, shaped(count, 32, 32, 32, 1)), target)
+  convolutions = _CONVOLUTION.findall(text)
+  assert len(convolutions) >= 18 and set(convolutions) == {("bf16", "bf16", "bf16")}
+  edges = {f"{edge}x{edge}x{edge}x" for edge in (32, 16, 8, 4)}
+  wide = {kind for kind, shape in _MADE.findall(text) if any(f"{count}x{edge}" in f"{shape}x" for edge in edges)}
+  assert "convert" in wide and wide <= _FUSED
 
 
 @pytest.mark.parametrize(("target", "loops"), [("cpu", True), ("cuda", False), ("tpu", False)])

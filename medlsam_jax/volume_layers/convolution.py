@@ -47,8 +47,10 @@ _OUTPUT_TRANSFORM = np.array([
 
 
 def _conv3_native(x: Array, kernel: Array) -> Array:
+  # the result in the operands' type, summed in float32 within: XLA for NVIDIA GPUs has no convolution of two types, and
+  # would widen bfloat16 operands of one with float32 results
   return lax.conv_general_dilated(
-    x, kernel, (1, 1, 1), "SAME", dimension_numbers=_VOLUME, preferred_element_type=jnp.float32
+    x, kernel, (1, 1, 1), "SAME", dimension_numbers=_VOLUME, preferred_element_type=x.dtype
   )
 
 
@@ -132,7 +134,10 @@ def _combine(rows: np.ndarray, terms: list[Array]) -> list[Array]:
 
 def _conv3_cpu(x: Array, kernel: Array) -> Array:
   # bfloat16 operands are widened: XLA's convolution would do so at every use, and products of them are exact in float32
-  x, kernel = x.astype(jnp.float32), kernel.astype(jnp.float32)
+  return _conv3_cpu_wide(x.astype(jnp.float32), kernel.astype(jnp.float32)).astype(x.dtype)
+
+
+def _conv3_cpu_wide(x: Array, kernel: Array) -> Array:
   depth, channels = x.shape[1], x.shape[-1]
   if depth % _TILE:
     return _conv3_planes(x, kernel)
@@ -150,7 +155,7 @@ def _conv3_cpu(x: Array, kernel: Array) -> Array:
 
 def _kernel_gradient_native(x: Array, gradient: Array) -> Array:
   kernel = jax.ShapeDtypeStruct((3, 3, 3, x.shape[-1], gradient.shape[-1]), x.dtype)
-  (result,) = jax.linear_transpose(lambda k: _conv3_native(x, k).astype(gradient.dtype), kernel)(gradient)
+  (result,) = jax.linear_transpose(lambda k: _conv3_native(x, k), kernel)(gradient)
   return result.astype(jnp.float32)
 
 
@@ -210,7 +215,7 @@ def _lanes(count: int) -> int:
 
 @jax.custom_vjp
 def conv3(x: Float[Array, "n z y x c"], kernel: Float[Array, "3 3 3 c o"]) -> Float[Array, "n z y x o"]:
-  """3x3x3 convolution with zero padding 1, accumulated and returned in float32 whatever the operands' dtype."""
+  """3x3x3 convolution with zero padding 1, summed in float32 and returned in the operands' dtype, which they share."""
   return platform.by_backend(x, kernel, cpu=_conv3_cpu, accelerator=_conv3_native)
 
 

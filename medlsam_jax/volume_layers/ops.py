@@ -9,14 +9,55 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+NORM_EPSILON = 1e-5
+"""Added to variances."""
 
-def instance_norm(x: Float[Array, "n z y x c"], epsilon: float = 1e-5) -> Float[Array, "n z y x c"]:
+
+def instance_norm(x: Float[Array, "n z y x c"]) -> Float[Array, "n z y x c"]:
   """Each channel of each patch to mean 0 and variance 1 over its voxels; no scale, no shift; in float32."""
   x = x.astype(jnp.float32)
   mean = x.mean((1, 2, 3), keepdims=True)
-  scale = lax.rsqrt(jnp.square(x - mean).mean((1, 2, 3), keepdims=True) + epsilon)
+  scale = lax.rsqrt(jnp.square(x - mean).mean((1, 2, 3), keepdims=True) + NORM_EPSILON)
   # not (x - mean) * scale: XLA would keep x - mean for both uses, one more pass over memory
   return x * scale - mean * scale
+
+
+def instance_norm_relu(x: Float[Array, "n z y x c"]) -> Float[Array, "n z y x c"]:
+  """`instance_norm`, then ReLU, in the type of `x`. Of bfloat16, sums over voxels alone are kept in float32.
+
+  A pass over memory then reads or writes bfloat16: forward a volume is read twice and written once, backward the volume
+  and its gradient are read twice and a gradient is written.
+  """
+  return jax.nn.relu(instance_norm(x)) if x.dtype == jnp.float32 else _narrow_norm_relu(x)
+
+
+@jax.custom_vjp
+def _narrow_norm_relu(x: Array) -> Array:
+  return _narrow_norm_relu_forward(x)[0]
+
+
+def _normalised(x: Array, mean: Array, scale: Array) -> Array:
+  return x.astype(jnp.float32) * scale - mean * scale
+
+
+def _narrow_norm_relu_forward(x: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+  # both sums from one pass; of differences to a voxel, so that a mean far from 0 does not cancel the variance
+  origin = x[:, :1, :1, :1].astype(jnp.float32)
+  apart = x.astype(jnp.float32) - origin
+  offset, square = (a.mean((1, 2, 3), keepdims=True) for a in (apart, jnp.square(apart)))
+  mean, scale = origin + offset, lax.rsqrt(jnp.maximum(square - jnp.square(offset), 0) + NORM_EPSILON)
+  return jax.nn.relu(_normalised(x, mean, scale)).astype(x.dtype), (x, mean, scale)
+
+
+def _narrow_norm_relu_backward(saved: tuple[Array, Array, Array], gradient: Array) -> tuple[Array]:
+  x, mean, scale = saved
+  normal = _normalised(x, mean, scale)
+  passed = jnp.where(normal > 0, gradient.astype(jnp.float32), 0)
+  constant, along = (a.mean((1, 2, 3), keepdims=True) for a in (passed, passed * normal))
+  return ((scale * (passed - constant - normal * along)).astype(x.dtype),)
+
+
+_narrow_norm_relu.defvjp(_narrow_norm_relu_forward, _narrow_norm_relu_backward)
 
 
 @jax.custom_vjp

@@ -147,6 +147,16 @@ def test_native_lowering_has_the_same_gradient_as_the_cpu_one(channels):
   )
 
 
+@pytest.mark.parametrize("lowering", ["native", "cpu"])
+def test_a_kernel_gradient_of_bfloat16_operands_is_that_of_their_numbers(lowering):
+  keys = jax.random.split(jax.random.key(0))
+  x, gradient = (jax.random.normal(k, (1, 8, 5, 6, c), jnp.bfloat16) for k, c in zip(keys, (9, 3), strict=True))
+  expected = convolution._kernel_gradient_native(x.astype(jnp.float32), gradient.astype(jnp.float32))
+  result = getattr(convolution, f"_kernel_gradient_{lowering}")(x, gradient)
+  assert result.dtype == jnp.float32
+  np.testing.assert_allclose(result, expected, rtol=2**-8, atol=1e-5 * np.abs(expected).max())
+
+
 def test_upsampling_by_two_equals_the_half_pixel_resize():
   x = jax.random.normal(jax.random.key(0), (1, 3, 4, 5, 2))
   np.testing.assert_allclose(ops.upsample2(x), ops.resize_linear(x, (6, 8, 10)), rtol=1e-5, atol=1e-6)

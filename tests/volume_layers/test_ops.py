@@ -43,3 +43,24 @@ def test_instance_norm_has_mean_0_and_variance_1_also_far_from_0(x):
   y = np.asarray(ops.instance_norm(1.5 * x + 20.0))
   np.testing.assert_allclose(y.mean((1, 2, 3)), 0.0, atol=2e-5)
   np.testing.assert_allclose(y.var((1, 2, 3)), 1.0, rtol=1e-4)
+
+
+def test_norm_and_relu_of_bfloat16_are_those_of_its_numbers_in_float32_also_far_from_0():
+  wide = 0.5 * np.random.default_rng(2).standard_normal(SHAPE, np.float32) + 20.0
+  x = jnp.asarray(wide, jnp.bfloat16)
+  weights = jnp.asarray(np.random.default_rng(3).standard_normal(SHAPE), jnp.bfloat16)
+
+  def plain(x):
+    return jax.nn.relu(ops.instance_norm(x))
+
+  expected, transpose = jax.vjp(plain, x.astype(jnp.float32))
+  result, narrow_transpose = jax.vjp(ops.instance_norm_relu, x)
+  (gradient,), (wanted,) = narrow_transpose(weights), transpose(weights.astype(jnp.float32))
+  assert result.dtype == gradient.dtype == jnp.bfloat16
+  # half a unit in the last of its 8 bits
+  np.testing.assert_allclose(result.astype(jnp.float32), expected, rtol=2**-8, atol=1e-4)
+  np.testing.assert_allclose(gradient.astype(jnp.float32), wanted, rtol=2**-8, atol=1e-3 * float(abs(wanted).max()))
+
+
+def test_norm_and_relu_of_float32_are_to_the_bit_those_of_the_two(x):
+  np.testing.assert_array_equal(ops.instance_norm_relu(x), jax.nn.relu(ops.instance_norm(x)))

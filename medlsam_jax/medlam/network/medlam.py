@@ -38,7 +38,7 @@ class Block(nn.Module):
     # The norm takes every constant off again, so that the published bias is kept in the weights but never added.
     self.param("bias", nn.initializers.zeros, (self.channels,))
     y = convolution.conv3(x.astype(self.dtype), kernel.astype(self.dtype))
-    return nn.relu(ops.instance_norm(y)).astype(self.dtype)
+    return ops.instance_norm_relu(y)
 
 
 class Stage(nn.Module):
@@ -62,7 +62,7 @@ class MedLAM(nn.Module):
     patch_edge: edge of the input cube, a multiple of 16.
     dropout: rate after the deepest stage while training.
     feature_scales: strides that the network has decoder stages for; the classification needs stride 1.
-    dtype: of the operands; sums are float32, as are parameters and the position.
+    dtype: of the operands and of what lies between layers; sums are float32, as are parameters and the position.
     remat: keep a stage's input alone for the backward pass and work the stage out again, for one of every k patches
       (`featured`) at a time, so that the values within a stage exist for that one only.
   """

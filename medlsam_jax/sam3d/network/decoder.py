@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from medlsam_jax.sam3d.network.layers import Conv3
 from medlsam_jax.volume_layers.convolution import conv3
-from medlsam_jax.volume_layers.ops import instance_norm, resize_linear, upsample2
+from medlsam_jax.volume_layers.ops import instance_norm, instance_norm_relu, resize_linear, upsample2
 
 
 class Scale(nn.Module):
@@ -26,8 +26,8 @@ class Scale(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, "n g g g i"]) -> Float[Array, "n 2*g 2*g 2*g o"]:
     for name in ("first", "second"):
-      x = jax.nn.relu(instance_norm(Conv3(self.features, self.dtype, name=name)(x)))
-    return upsample2(x).astype(self.dtype)
+      x = instance_norm_relu(Conv3(self.features, self.dtype, name=name)(x))
+    return upsample2(x)
 
 
 class Decoder(nn.Module):
@@ -49,9 +49,9 @@ class Decoder(nn.Module):
     self.classes = self.param("classes", init, (3, 3, 3, self.features, 2))
 
   def _part(self, x: Float[Array, "n d d d i"], start: int) -> Float[Array, "n d d d o"]:
-    """What channels from `start` on give to the convolution of all."""
+    """What channels from `start` on give to the convolution of all, for a sum in float32."""
     kernel = self.join[..., start : start + x.shape[-1], :]
-    return conv3(x.astype(self.dtype), kernel.astype(self.dtype))
+    return conv3(x.astype(self.dtype), kernel.astype(self.dtype)).astype(jnp.float32)
 
   def shared(
     self, tokens: list[Float[Array, "n g g g c"]], image: Float[Array, "n 2*g 2*g 2*g 1"]
@@ -74,6 +74,6 @@ class Decoder(nn.Module):
     both = shared[:, None] + own.reshape(len(shared), -1, *own.shape[1:])
     both = jax.nn.relu(instance_norm(both.reshape(own.shape)))
     kernel = self.classes[..., 1:] - self.classes[..., :1]
-    logits = conv3(both.astype(self.dtype), kernel.astype(self.dtype))
+    logits = conv3(both.astype(self.dtype), kernel.astype(self.dtype)).astype(jnp.float32)
     logits = resize_linear(logits, (self.edge,) * 3)
     return logits.reshape(len(shared), -1, *logits.shape[1:4])

@@ -100,5 +100,5 @@ class Neck(nn.Module):
   def __call__(self, x: Float[Array, "n z y x i"]) -> Float[Array, "n z y x o"]:
     x = product(x, self.param("kernel", DENSE_INIT, (x.shape[-1], self.features)), self.dtype)
     x = layer_norm(NECK_EPSILON, "norm0")(x)
-    x = Conv3(self.features, self.dtype, name="conv")(x)
+    x = Conv3(self.features, self.dtype, name="conv")(x).astype(jnp.float32)
     return layer_norm(NECK_EPSILON, "norm1")(x)
