@@ -20,6 +20,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Concatenate, Literal, ParamSpec, Protocol, TypeVar
 
+from medlsam_jax import notices
+
 if TYPE_CHECKING:
   import jax
   import jax.typing
@@ -29,6 +31,15 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _IMAGES_AT_ONCE = 16
+_PEAK_TFLOP_S = {
+  # NVIDIA's data sheets, dense
+  "NVIDIA A100-SXM4-40GB": 312, "NVIDIA A100-SXM4-80GB": 312, "NVIDIA A100-PCIE-40GB": 312,
+  "NVIDIA A100 80GB PCIe": 312, "NVIDIA H100 80GB HBM3": 989, "NVIDIA H100 PCIe": 756, "NVIDIA H200": 989,
+  "NVIDIA L4": 121,
+  # cloud.google.com/tpu/docs
+  "TPU v4": 275, "TPU v5 lite": 197, "TPU v5": 459, "TPU v6 lite": 918,
+}  # fmt: skip
+"""Of products of bfloat16 operands, by `device_kind`."""
 # glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 
@@ -75,6 +86,19 @@ def on(device: jax.Device) -> AbstractContextManager[object]:
   import jax
 
   return jax.default_device(device)
+
+
+def peak_flop_s(device: jax.Device) -> float | None:
+  """Floating point operations a second that products of bfloat16 operands reach at most.
+
+  None on a CPU and, with a warning, on a device that the table lacks.
+  """
+  if device.platform == "cpu":
+    return None
+  if device.device_kind not in _PEAK_TFLOP_S:
+    notices.warn(f"{device.device_kind}: its peak is not known here; the run's records are without mfu")
+    return None
+  return _PEAK_TFLOP_S[device.device_kind] * 1e12
 
 
 def by_backend(*arrays: jax.Array, cpu: Callable[..., R], accelerator: Callable[..., R]) -> R:

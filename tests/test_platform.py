@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import jax
@@ -24,6 +25,7 @@ from medlsam_jax.medlam.pretraining.settings import PretrainSettings
 from medlsam_jax.medlam.pretraining.step import abstract_state, make_step
 from medlsam_jax.medlam.search import programs
 from medlsam_jax.network import Network
+from medlsam_jax.notices import MedlsamWarning
 from medlsam_jax.sam.device_painting import lay
 from medlsam_jax.sam.network.image_encoder import Block
 from medlsam_jax.sam.network.sam import LITEMEDSAM, Sam
@@ -163,6 +165,15 @@ def test_what_goes_into_a_call_depends_on_the_backend():
     assert platform.fast_dtype() == "bfloat16" and platform.patches_together() and platform.images_at_once() > 1
   with mock.patch.object(jax, "default_backend", lambda: "cpu"):
     assert platform.fast_dtype() == "float32" and not platform.patches_together() and platform.images_at_once() == 1
+
+
+def test_the_peak_of_a_device_is_known_by_its_kind_and_a_cpu_has_none():
+  def of(platform_name, kind):
+    return platform.peak_flop_s(SimpleNamespace(platform=platform_name, device_kind=kind))
+
+  assert of("gpu", "NVIDIA H100 80GB HBM3") == 989e12 and of("cpu", "cpu") is None
+  with pytest.warns(MedlsamWarning, match="NVIDIA Z1: its peak"):
+    assert of("gpu", "NVIDIA Z1") is None
 
 
 def test_importing_it_loads_no_jax():

@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from medlsam_jax import notices
+from medlsam_jax import notices, platform
 from medlsam_jax.errors import ConfigError
 from medlsam_jax.train import checkpoint, cluster, sharding
 from medlsam_jax.train.clock import Clock
@@ -26,6 +26,7 @@ from medlsam_jax.train.setting_checks import check_start
 from medlsam_jax.train.settings import RunSettings
 from medlsam_jax.train.sigterm import Stopped, stops_on_sigterm
 from medlsam_jax.train.trace import Trace
+from medlsam_jax.train.work import flop_of
 
 Report = Callable[[int, Mapping[str, float]], None]
 
@@ -119,6 +120,8 @@ class _Run(Generic[State, Batch]):
       pace.step(time.perf_counter() - began)
       share = (sharding.put_replicated(np.float32(clock.share(step)), mesh),) if clock.runs else ()
       with jax.transfer_guard("disallow"), spent("compiling" if step == first else None):
+        if step == first and (peak := platform.peak_flop_s(mesh.devices.flat[0])):
+          pace.works(flop_of(recipe.step, state, batch, *share), peak * mesh.devices.size)
         state, metrics = recipe.step(state, batch, *share)
       done = step + 1
       # some steps late, so that the device does not stand still while its numbers are looked at

@@ -84,11 +84,20 @@ def _step_of(line: str) -> float:
 
 
 class Pace:
-  """Seconds a step, items a second, share of the time spent waiting for the loader, and memory of the first device."""
+  """Seconds a step, items a second, share of the time spent waiting for the loader, and memory of the first device.
+
+  And, where it is told them, how much of the devices' speed the steps use: `mfu`, the work of a step in products and
+  convolutions over what the devices could do in its time with bfloat16 operands.
+  """
 
   def __init__(self, items_per_step: int, items: str = "scans"):
     self._items_per_step, self._items = items_per_step, items
+    self._least_seconds: float | None = None
     self._began, self._waited, self._steps = time.perf_counter(), 0.0, 0
+
+  def works(self, flop: float, peak_flop_s: float) -> None:
+    """Tells the work of a step over all devices, and the most that they do together in a second."""
+    self._least_seconds = flop / peak_flop_s
 
   def step(self, waited_seconds: float) -> None:
     """Counts a step and what it waited for its batch."""
@@ -104,6 +113,8 @@ class Pace:
       f"{self._items}_per_second": self._items_per_step * steps / seconds,
       "loader_wait_share": self._waited / seconds,
     }
+    if self._least_seconds is not None:
+      figures["mfu"] = self._least_seconds * steps / seconds
     memory = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in memory:
       figures["device_memory_peak_mb"] = memory["peak_bytes_in_use"] / 2**20

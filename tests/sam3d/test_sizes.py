@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from bench.work import flop_of
 from medlsam_jax.errors import ConfigError
 from medlsam_jax.sam3d import parameters
 from medlsam_jax.sam3d.network import sam3d as network
 from medlsam_jax.sam3d.network.sam3d import Sam3D
 from medlsam_jax.sam3d.network.variants import SAM3D_LITEMEDSAM, SAM3D_TINY, SAM3D_VIT_B, SAM3D_VIT_H, Sam3DVariant
+from medlsam_jax.train.work import flop_of
 
 RELATIVE = 25_462_400
 """Trained parameters of the relative with one prompt module."""

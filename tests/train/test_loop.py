@@ -11,6 +11,7 @@ import linear_run
 import numpy as np
 import pytest
 
+from medlsam_jax import platform
 from medlsam_jax.errors import ConfigError
 from medlsam_jax.notices import MedlsamWarning
 from medlsam_jax.train import checkpoint
@@ -112,3 +113,20 @@ def test_a_profile_traces_the_last_step_of_a_short_run(tmp_path):
   recipe = linear_run.linear_recipe(settings, loop.begin(settings))
   loop.train(recipe, tmp_path, profile=tmp_path / "profile")
   assert list(Path(tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def test_records_say_what_share_of_a_known_peak_the_steps_use(tmp_path, monkeypatch):
+  monkeypatch.setattr(platform, "peak_flop_s", lambda device: 1e6)
+  lines = []
+  linear_run.run(tmp_path, lambda step, figures: lines.append(figures))
+  paces = [each for each in lines if "seconds_per_step" in each]
+  # a product forward and one for the gradient
+  flop = 2 * 2 * linear_run.PER_STEP * linear_run.WIDTH
+  assert len(paces) == 6
+  assert [each["mfu"] for each in paces] == pytest.approx([flop / 1e6 / each["seconds_per_step"] for each in paces])
+
+
+def test_a_cpu_has_no_peak_to_use(tmp_path):
+  lines = []
+  linear_run.run(tmp_path, lambda step, figures: lines.append(figures))
+  assert lines and not any("mfu" in each for each in lines)

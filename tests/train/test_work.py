@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from bench.work import flop_of
+from medlsam_jax.train.work import flop_of
 from medlsam_jax.volume_layers.convolution import conv3
 
 

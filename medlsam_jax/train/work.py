@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 from jax.extend import core
+from jaxtyping import PyTree
 
 
-def flop_of(function: Callable[..., Any], *arguments: Any) -> float:
+def flop_of(function: Callable[..., object], *arguments: PyTree) -> float:
   """Floating point operations of the products and convolutions of `function`, as an accelerator would run it.
+
+  What is worked out again for a backward pass (rematerialisation) counts again.
 
   Args:
     function: what is traced.
@@ -42,7 +44,7 @@ def _of_equation(equation: core.JaxprEqn, by_platform: bool) -> float:
   return inside * params["length"] if name == "scan" else inside
 
 
-def _jaxprs(value: Any) -> list[core.Jaxpr]:
+def _jaxprs(value: object) -> list[core.Jaxpr]:
   """Programs within a parameter of an equation."""
   if isinstance(value, core.ClosedJaxpr):
     return [value.jaxpr]
