@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import cast
 
 import jax
 from jax.extend import core
@@ -31,17 +32,21 @@ def _of_equation(equation: core.JaxprEqn, by_platform: bool) -> float:
   name, params = equation.primitive.name, equation.params
   if name == "dot_general":
     (contracted, _), _ = params["dimension_numbers"]
-    inner = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
-    return 2.0 * math.prod(equation.outvars[0].aval.shape) * inner
+    inner = math.prod(_shape(equation.invars[0])[axis] for axis in contracted)
+    return 2.0 * math.prod(_shape(equation.outvars[0])) * inner
   if name == "conv_general_dilated":
-    kernel, numbers = equation.invars[1].aval.shape, params["dimension_numbers"]
+    kernel, numbers = _shape(equation.invars[1]), params["dimension_numbers"]
     taps = math.prod(kernel[axis] for axis in numbers.rhs_spec[1:])
-    return 2.0 * math.prod(equation.outvars[0].aval.shape) * taps
+    return 2.0 * math.prod(_shape(equation.outvars[0])) * taps
   if name == "cond":
     branches = [_of_jaxpr(branch.jaxpr) for branch in params["branches"]]
     return branches[-1] if by_platform else max(branches)
   inside = sum(_of_jaxpr(inner) for value in params.values() for inner in _jaxprs(value))
   return inside * params["length"] if name == "scan" else inside
+
+
+def _shape(variable: core.Var | core.Literal) -> tuple[int, ...]:
+  return cast(jax.core.ShapedArray, variable.aval).shape
 
 
 def _jaxprs(value: object) -> list[core.Jaxpr]:
