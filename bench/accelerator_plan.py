@@ -23,11 +23,14 @@ class Stage:
   """Of XLA, for a stage that is run a second time to see what the flag is worth."""
 
 
+CHANNELS_LAST = "--xla_gpu_force_conv_nhwc=true"
+"""Left alone, XLA for GPUs gives every 3D convolution channels first, which tensor cores' programs turn round again."""
 STAGES = {
   "ceilings": Stage(4),
   "localize-few": Stage(2, split=True, family="localize"),
   "localize-many": Stage(3, split=True, family="localize"),
   "forward": Stage(3, split=True),
+  "forward-channels-last": Stage(3, sides=("ours",), split=True, flag=CHANNELS_LAST),
   "correlation": Stage(3),
   "step": Stage(1),
   "encoder-many": Stage(3, split=True),
@@ -36,6 +39,7 @@ STAGES = {
   "vit": Stage(3, split=True),
   "forward-many": Stage(2, split=True),
   "step-bfloat16": Stage(1),
+  "step-bfloat16-channels-last": Stage(1, sides=("ours",), flag=CHANNELS_LAST),
   "published-step-bfloat16": Stage(1),
   "bank": Stage(1),
   "encoder": Stage(3),

@@ -36,7 +36,9 @@ def stages(cases: Any) -> dict[str, Callable[[Sizes], Iterator[Case]]]:
   for suffix, operands in (("", "default"), ("-bfloat16", "bfloat16")):
     result[f"step{suffix}"] = partial(cases.step, operands=operands)
     result[f"published-step{suffix}"] = partial(cases.published_step, operands=operands)
-  result["step-untuned"] = result["step"]
+  for name, plain in (("step-untuned", "step"), ("forward-channels-last", "forward"),
+                      ("step-bfloat16-channels-last", "step-bfloat16")):  # fmt: skip
+    result[name] = result[plain]
   result["published-step-highest"] = partial(cases.published_step, operands="highest")
   for name in ("exactness", "forward_compiled"):
     if hasattr(cases, name):
