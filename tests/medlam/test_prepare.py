@@ -166,6 +166,11 @@ def test_eight_bits_take_less_and_read_back_within_half_a_step(listed, tmp_path)
   assert shards.check(str(tmp_path / "8")) == []
   cubes = [crops.cut_cube(scan, np.array(scan.intensity.shape) // 2, 16) for scan in scans]
   np.testing.assert_allclose(cubes[0], cubes[1], atol=0.5 / 255 + 1e-5)
+  sets = [crop_batches.Prepared(index, 1.0) for index in (narrow, wide)]
+  mixed = [*sets, loading.InMemory((scans[0],), 1.0)]
+  for chosen, kind in ((sets[:1], np.uint8), (sets, np.uint16), (mixed, np.float32)):
+    batch = crop_batches.CropBatches(chosen, crop_batches.Plan(0, 1, 1, edge=16), range(1), 1)[0]
+    assert batch.cubes.dtype == kind
   with pytest.raises(InputError, match=r"holds scans of 8 bits, not 16; choose another folder"):
     prepare.prepare(sources, str(tmp_path / "8"))
 

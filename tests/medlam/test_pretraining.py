@@ -4,6 +4,7 @@ import dataclasses
 import multiprocessing
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
@@ -37,6 +38,23 @@ def test_cubes_show_the_scan_around_their_centre_and_centres_are_never_air(form)
     z, y, x = (origin / 3 + 40).round().astype(int)
     assert source.intensity[z, y, x] >= working_grid.AIR_INTENSITY
     np.testing.assert_allclose(cube, padded[z : z + 80, y : y + 80, x : x + 80], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_every_stored_value_is_the_intensity_on_the_device_that_it_is_on_the_host_to_the_bit(kind):
+  values = np.arange(np.iinfo(kind).max + 1).astype(kind).reshape(-1, 1, 1, 1, 1)
+  expected = values.astype(np.float32) / np.float32(np.iinfo(kind).max)
+  np.testing.assert_array_equal(jax.jit(views.as_intensity)(values), expected)
+
+
+def test_cubes_of_8_bits_beside_others_of_16_are_their_equals():
+  wide = stored(scan())
+  narrow = dataclasses.replace(wide, intensity=(wide.intensity >> 8).astype(np.uint8))
+  centre = np.array([20, 5, 66])
+  cubes = [crops.cut_cube(narrow, centre, 32, np.dtype(kind)) for kind in (np.uint8, np.uint16, np.float32)]
+  assert [cube.dtype for cube in cubes] == [np.uint8, np.uint16, np.float32] and cubes[0].any()
+  for cube in cubes[:2]:
+    np.testing.assert_array_equal(views.as_intensity(jnp.asarray(cube)[None, None])[0, 0], cubes[2])
 
 
 def test_centres_in_a_scan_that_is_nearly_all_air_are_found_in_the_end():

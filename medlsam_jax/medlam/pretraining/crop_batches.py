@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from medlsam_jax.errors import ConfigError
-from medlsam_jax.medlam.pretraining.crops import Batch, TrainingScan, cut_group, joined
+from medlsam_jax.medlam.pretraining.crops import FLOAT32, Batch, TrainingScan, cut_group, joined
 from medlsam_jax.medlam.pretraining.shards import Index, ShardReader
 from medlsam_jax.train.loading import DataSet, Lanes
 
@@ -20,6 +20,11 @@ class Prepared:
   index: Index
   weight: float
   cache: str = ""
+
+  @property
+  def kind(self) -> np.dtype:
+    """Type of its intensities: unsigned integers of 16 or 8 bits."""
+    return np.dtype(f"u{max((row.get('bits', 16) for row in self.index.scans), default=16) // 8}")
 
   def lane(self, number: int, lanes: int) -> ShardReader:
     """Every `lanes`-th shard; one that other lanes use too where there are fewer shards than lanes."""
@@ -56,11 +61,16 @@ def check_crops(crops: int, groups: int, rows: range) -> None:
 
 
 class CropBatches:
-  """This process's part of the batch of any step."""
+  """This process's part of the batch of any step.
+
+  Cubes of prepared sets alone are given as they are stored, a half or a quarter of the bytes on the way to the device;
+  beside scans in memory, which are float32, all cubes are float32: a step has one program.
+  """
 
   def __init__(self, sets: Sequence[DataSet[TrainingScan]], plan: Plan, rows: range, steps: int):
     check_crops(plan.crops, plan.groups, rows)
     self._plan, self._steps = plan, steps
+    self._kind = np.result_type(*(s.kind if isinstance(s, Prepared) else FLOAT32 for s in sets)) if sets else FLOAT32
     mine = range(rows.start // plan.crops, rows.stop // plan.crops)
     self._lanes = Lanes(sets, plan.seed, mine, plan.groups // plan.crops)
 
@@ -73,5 +83,5 @@ class CropBatches:
       rng = np.random.default_rng([plan.seed, step, lane])
       rng.random()  # chose the set once; still drawn, so that resumed runs cut where they would have
       scan = self._lanes.item(lane, step)
-      parts += [cut_group(rng, scan, plan.patches, plan.edge) for _ in range(plan.crops)]
+      parts += [cut_group(rng, scan, plan.patches, plan.edge, self._kind) for _ in range(plan.crops)]
     return joined(parts)

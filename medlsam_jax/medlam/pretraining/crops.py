@@ -61,7 +61,8 @@ class TrainingScan:
 class Batch(NamedTuple):
   """`g` scans with `m` cubes each and the place in mm (z, y, x) of each cube's voxel (0, 0, 0)."""
 
-  cubes: Float32[np.ndarray, "g m e e e"]
+  cubes: Num[np.ndarray, "g m e e e"]
+  """Intensity as float32, or as it is stored: unsigned integers, the largest being 1 (`views.as_intensity`)."""
   origins_mm: Float32[np.ndarray, "g m 3"]
 
 
@@ -82,21 +83,34 @@ def draw_centres(rng: np.random.Generator, scan: TrainingScan, count: int) -> In
   return centres
 
 
-def cut_cube(scan: TrainingScan, centre: Int[np.ndarray, "3"], edge: int) -> Float32[np.ndarray, "e e e"]:
-  """The cube [centre - edge/2, centre + edge/2), air beyond the scan."""
-  cube = np.zeros((edge,) * 3, np.float32)
+FLOAT32 = np.dtype(np.float32)
+
+
+def cut_cube(
+  scan: TrainingScan, centre: Int[np.ndarray, "3"], edge: int, kind: np.dtype = FLOAT32
+) -> Num[np.ndarray, "e e e"]:
+  """The cube [centre - edge/2, centre + edge/2), air beyond the scan.
+
+  `kind`: float32, or unsigned integers at least as wide as the scan's, the largest being 1.
+  """
+  cube = np.zeros((edge,) * 3, kind)
   first = centre - edge // 2
   low, high = np.maximum(first, 0), np.minimum(first + edge, scan.intensity.shape)
   inside = tuple(slice(a, b) for a, b in zip(low - first, high - first, strict=True))
   cube[inside] = scan.intensity[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
-  cube[inside] /= scan.scale
+  if kind == FLOAT32:
+    cube[inside] /= scan.scale
+  elif kind != scan.intensity.dtype:
+    cube[inside] *= STORED_MAX // 255
   return cube
 
 
-def cut_group(rng: np.random.Generator, scan: TrainingScan, patches: int, edge: int = CUBE_EDGE) -> Batch:
-  """`patches` cubes of one scan, anywhere in it but in air: a batch of one."""
+def cut_group(
+  rng: np.random.Generator, scan: TrainingScan, patches: int, edge: int = CUBE_EDGE, kind: np.dtype = FLOAT32
+) -> Batch:
+  """`patches` cubes of one scan, anywhere in it but in air: a batch of one. `kind` as of `cut_cube`."""
   centres = draw_centres(rng, scan, patches)
-  cubes = np.stack([cut_cube(scan, centre, edge) for centre in centres])
+  cubes = np.stack([cut_cube(scan, centre, edge, kind) for centre in centres])
   return Batch(cubes[None], ((centres - edge // 2) * WORKING_SPACING_MM).astype(np.float32)[None])
 
 

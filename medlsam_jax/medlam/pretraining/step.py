@@ -22,7 +22,7 @@ from medlsam_jax.medlam.objectives import contract, uam
 from medlsam_jax.medlam.objectives.contract import Features
 from medlsam_jax.medlam.pretraining.crops import Batch
 from medlsam_jax.medlam.pretraining.settings import CUBE_MARGIN, PretrainSettings
-from medlsam_jax.medlam.pretraining.views import RunNetwork, make_views
+from medlsam_jax.medlam.pretraining.views import RunNetwork, as_intensity, make_views
 from medlsam_jax.train import sharding
 from medlsam_jax.train.optimizer import make_optimizer
 from medlsam_jax.typed_settings import from_mapping
@@ -100,6 +100,7 @@ def _loss(
   settings: PretrainSettings, terms: list[Term], network: PyTree, heads: Heads, batch: Batch, key: Array
 ) -> tuple[Array, dict[str, Array]]:
   module = make_module(settings)
+  batch = batch._replace(cubes=cast(Any, as_intensity(jnp.asarray(batch.cubes))))
 
   def run(images: Array, strides: tuple[int, ...], drop: Array, featured: int) -> tuple[Array, Features]:
     (groups, views), flat = images.shape[:2], images.reshape(-1, *images.shape[2:], 1)

@@ -10,12 +10,12 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
 from medlsam_jax.geometry import WORKING_SPACING_MM
 from medlsam_jax.medlam.objectives.contract import Features, Views
 from medlsam_jax.medlam.pretraining.augment import augmented_view
-from medlsam_jax.medlam.pretraining.crops import Batch
+from medlsam_jax.medlam.pretraining.crops import STORED_MAX, Batch
 from medlsam_jax.medlam.pretraining.settings import PretrainSettings
 from medlsam_jax.working_grid import AIR_INTENSITY
 
@@ -25,6 +25,17 @@ _POINT_AIR = AIR_INTENSITY / 10
 RunNetwork = Callable[[Array, tuple[int, ...], Array, int], tuple[Array, Features]]
 """Images `(g, k, e, e, e)`, strides, dropout key, m -> head outputs `(g, k, 3)`, and by stride the features of the
 first m of each scan's images, float32."""
+
+
+def as_intensity(cubes: Num[Array, "g m e e e"]) -> Float[Array, "g m e e e"]:
+  """Cubes as they are stored -> intensity: what dividing by the largest of the type gives on a host, to the bit."""
+  if cubes.dtype == jnp.float32:
+    return cubes
+  wide = cubes.astype(jnp.float32) * (STORED_MAX // jnp.iinfo(cubes.dtype).max)
+  # x / (2**16 - 1) as a series in 2**-16. A division by a constant XLA turns into a product with its reciprocal, which
+  # rounds 1 of 128 values otherwise.
+  part = wide * 2.0**-16
+  return part + part * (2.0**-16 + 2.0**-32)
 
 
 def choose_points(key: Array, plain: Float[Array, "g e e e"], count: int) -> Int[Array, "count 3"]:
