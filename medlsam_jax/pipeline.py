@@ -30,7 +30,7 @@ from medlsam_jax.network import Network
 from medlsam_jax.platform import device
 from medlsam_jax.progress import Progress
 from medlsam_jax.sam.clean_up import clean_labels
-from medlsam_jax.sam.predictor import Predictor
+from medlsam_jax.sam.predictor import Predictor, operands_of
 from medlsam_jax.sam.propagation import PropagationSettings
 from medlsam_jax.sam.segmentation_settings import LITEMEDSAM, PRESETS, SegmentationSettings
 from medlsam_jax.sam.volume import paint_volume
@@ -197,9 +197,14 @@ def crops_of(
   return crops
 
 
-def predictor_of(model: str | os.PathLike[str] | Network | Predictor) -> Predictor:
+def predictor_of(model: str | os.PathLike[str] | Network | Predictor, dtype: str | None = None) -> Predictor:
   """A network of the SAM family made ready on this thread's device: the same one for a network every time, and for a
   name or a file as long as the file does not change, so that nothing is compiled twice.
+
+  Args:
+    model: name or file as for `load`, a network, or a predictor, which stays as it is.
+    dtype: of operands; None takes what the platform is fastest with, where it changes no mask to speak of
+      (`predictor.operands_of`).
 
   Raises:
     WeightsError: the weights are missing, damaged or not of the SAM family.
@@ -207,12 +212,13 @@ def predictor_of(model: str | os.PathLike[str] | Network | Predictor) -> Predict
   if isinstance(model, Predictor):
     return model
   if isinstance(model, Network):
-    name = f"{_PREDICTOR} on {device()}"
+    operands = dtype or operands_of(model)
+    name = f"{_PREDICTOR} of {operands} on {device()}"
     if name not in model.ready:
-      model.ready[name] = Predictor(model)
+      model.ready[name] = Predictor(model, operands)
     return model.ready[name]
   path = Path(model)
-  return predictor_of(_loaded(os.fspath(model), path.stat().st_mtime_ns if path.is_file() else 0))
+  return predictor_of(_loaded(os.fspath(model), path.stat().st_mtime_ns if path.is_file() else 0), dtype)
 
 
 @functools.lru_cache(maxsize=1)

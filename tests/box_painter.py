@@ -11,6 +11,7 @@ class BoxPainter(Predictor):
   """Answers each box with logits above 0 inside it; `slices` counts what was encoded."""
 
   image_size = 64
+  operands = "float32"
   variant = types.SimpleNamespace(grid=16, pixels="unit", scaling="pad", resampling="area")
   network = types.SimpleNamespace(kind="litemedsam", source="box painter", sha256="0" * 64, header={})
 

@@ -186,6 +186,37 @@ def test_each_device_has_a_predictor_of_its_own(monkeypatch):
   assert predictors[0] is predictors[2] is not predictors[1]
 
 
+def test_segmenting_a_second_scan_compiles_nothing(scan, compilations):
+  from sam_weights import tiny_network
+
+  network = tiny_network()
+  found = {"liver": given("liver", 5, (2, 4, 4), (3, 9, 9))}
+  pipeline.segment(scan, found, network)
+  before = compilations.count
+  assert before > 0
+  pipeline.segment(scan, found, network)
+  assert compilations.count == before
+
+
+def test_operands_are_those_asked_for_or_the_fast_ones_where_masks_were_measured_with_them(monkeypatch):
+  import dataclasses
+
+  from sam_weights import tiny_network
+
+  from medlsam_jax.sam import predictor
+
+  network = tiny_network()
+  assert pipeline.predictor_of(network).operands == "float32"
+  assert pipeline.predictor_of(network, "bfloat16").operands == "bfloat16"
+  assert pipeline.predictor_of(network) is pipeline.predictor_of(network, "float32")
+  monkeypatch.setattr(predictor.platform, "fast_dtype", lambda: "bfloat16")
+  assert predictor.operands_of(network) == "float32"
+  measured = dataclasses.replace(network.module.variant, name="litemedsam")
+  network = dataclasses.replace(network, module=network.module.clone(variant=measured))
+  assert predictor.operands_of(network) == "bfloat16"
+  assert pipeline.predictor_of(network).operands == "bfloat16"
+
+
 def test_what_was_compiled_goes_with_its_network_and_no_copy_inherits_it():
   import dataclasses
   import gc

@@ -153,7 +153,7 @@ def check_predictions(arguments: argparse.Namespace) -> None:
     ConfigError: there is one.
   """
   building = ("bank", "save_bank", "mode", "interval_mm", "template_edge")
-  made = (*building, "steps", "search", "masks", "model", "preset", "propagate", "axes", "config")
+  made = (*building, "steps", "search", "masks", "model", "dtype", "preset", "propagate", "axes", "config")
   for option in (*made, "rest"):
     if getattr(arguments, option):
       name = arguments.rest[0] if option == "rest" else "--" + option.replace("_", "-")

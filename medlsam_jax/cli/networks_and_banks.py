@@ -190,8 +190,13 @@ def templates_of(
   return read_templates(places, organs, labels_file, **({} if reading is None else vars(reading)))
 
 
-def predictor_of(model: str, terminal: Terminal) -> Predictor:
+def predictor_of(model: str, terminal: Terminal, dtype: str | None = None) -> Predictor:
   """A network of the SAM family; published weights that are not on this machine yet are fetched.
+
+  Args:
+    model: name or file.
+    terminal: says what happens.
+    dtype: of operands; None leaves the choice to `pipeline.predictor_of`.
 
   Raises:
     WeightsError: they cannot be fetched, are damaged, or of another kind.
@@ -200,7 +205,7 @@ def predictor_of(model: str, terminal: Terminal) -> Predictor:
 
   fetch(model, terminal)
   with terminal.bar(f"loading {model}"):
-    return pipeline.predictor_of(model)
+    return pipeline.predictor_of(model, dtype)
 
 
 def fetch(name: str, terminal: Terminal) -> None:

@@ -54,7 +54,7 @@ class Painter:
     masks: pipeline.Masks = "network" if named else arguments.masks or "auto"
     painter = cls(arguments, settings, terminal, masks)
     if masks == "network":
-      painter.network = networks_and_banks.predictor_of(arguments.model or PAINTER, terminal)
+      painter.network = painter._predictor()
     if arguments.boxes is not None and arguments.bank is not None:
       painter.bank = _bank(arguments, terminal)
     return painter
@@ -64,7 +64,7 @@ class Painter:
     crops = pipeline.crops_of(findings, True, self.masks, self.bank)
     rest = [organ for organ in findings if organ not in crops]
     if rest and self.network is None:
-      self.network = networks_and_banks.predictor_of(self.arguments.model or PAINTER, self.terminal)
+      self.network = self._predictor()
     with self.terminal.bar(f"{title}: segmenting") as report:
       labels = pipeline.segment(
         scan,
@@ -79,6 +79,10 @@ class Painter:
       )
     return labels, self._provenance(list(crops), rest)
 
+  def _predictor(self) -> Predictor:
+    arguments = self.arguments
+    return networks_and_banks.predictor_of(arguments.model or PAINTER, self.terminal, arguments.dtype)
+
   def _provenance(self, by_templates: list[str], by_network: list[str]) -> Sections:
     how: Sections = {"settings": {}, "networks": {}, "painted": {}}
     if by_templates:
@@ -88,7 +92,7 @@ class Painter:
         how["bank"] = provenance.of_bank(self.bank, str(self.arguments.bank or self.arguments.templates))
     if by_network and self.network is not None:
       how["painted"]["network"] = by_network
-      how["networks"]["segmentation"] = provenance.of_network(self.network.network)
+      how["networks"]["segmentation"] = provenance.of_painter(self.network)
       how["settings"]["segmentation"] = provenance.of_settings(self.settings.segmentation)
       how["settings"]["propagation"] = provenance.of_settings(self.settings.propagation)
     return how
@@ -103,7 +107,7 @@ def _bank(arguments: argparse.Namespace, terminal: Terminal) -> Bank:
 
 def network_option(arguments: argparse.Namespace, settings: PipelineSettings) -> str:
   """The first option given that is about the network that paints; empty where there is none."""
-  for option in ("model", "preset", "propagate", "axes"):
+  for option in ("model", "dtype", "preset", "propagate", "axes"):
     if getattr(arguments, option):
       return f"--{option}"
   plain = dataclasses.replace(settings.segmentation, largest_component=False, fill_holes=False)

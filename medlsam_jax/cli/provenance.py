@@ -19,6 +19,8 @@ from medlsam_jax.platform import backend
 if TYPE_CHECKING:
   from _typeshed import DataclassInstance
 
+  from medlsam_jax.sam.predictor import Predictor
+
 LIBRARIES = ("medlsam_jax", "jax", "jaxlib", "flax", "numpy", "scipy", "nibabel")
 
 
@@ -28,6 +30,12 @@ def of_network(network: Network) -> dict[str, str]:
   if network.header.get("source_sha256"):
     entry["source_sha256"] = network.header["source_sha256"]
   return entry
+
+
+def of_painter(predictor: Predictor) -> dict[str, str]:
+  """Of its network, and what its products are made of, where that is not float32."""
+  operands = predictor.operands
+  return of_network(predictor.network) | ({} if operands == "float32" else {"operands": operands})
 
 
 def of_bank(bank: Bank, source: str) -> dict[str, object]:

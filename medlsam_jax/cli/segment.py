@@ -47,7 +47,7 @@ def add_to(commands: options.Commands) -> None:
 
 
 def add_painting(group: options.Options) -> None:
-  """`--masks`, `--model`, `--preset`, `--propagate`, `--axes`, `--clean-up`."""
+  """`--masks`, `--model`, `--dtype`, `--preset`, `--propagate`, `--axes`, `--clean-up`."""
   group.add_argument(
     "--masks",
     choices=("auto", "templates", "network"),
@@ -59,6 +59,11 @@ def add_painting(group: options.Options) -> None:
     "--model",
     metavar="NAME_OR_FILE",
     help="network that paints; published weights are fetched once (default: litemedsam, where one is needed)",
+  )
+  group.add_argument(
+    "--dtype",
+    choices=("float32", "bfloat16"),
+    help="network: operands of its products (default: bfloat16 for litemedsam on a GPU or TPU, else float32)",
   )
   group.add_argument(
     "--preset",

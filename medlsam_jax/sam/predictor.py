@@ -29,6 +29,16 @@ from medlsam_jax.sam.slices import ImageFit, Pixels, scaled_levels
 BOX_COUNTS = (1, 4, 16)
 """Prompts that one run of the decoder takes: three compiled programs serve every number of boxes."""
 
+SURE_IN_BFLOAT16 = ("litemedsam",)
+"""Members whose masks were measured with both types of operands: docs/accelerators.md."""
+
+
+def operands_of(network: Network) -> str:
+  """Type of operands that a network paints with where none is asked for: what the platform is fastest with, where that
+  changes no organ's Dice by more than .002, else float32."""
+  module = network.module
+  return platform.fast_dtype() if isinstance(module, Sam) and module.variant.name in SURE_IN_BFLOAT16 else "float32"
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EncodedImage:
@@ -75,7 +85,7 @@ class Predictor:
     if not module.folded:
       variables = fold_batch_norm(variables)
     module = module.clone(folded=True, dtype=dtype)
-    self.network = network
+    self.network, self.operands = network, jnp.dtype(dtype).name
     self.variant = dataclasses.replace(module.variant, pixels=pixels or module.variant.pixels)
     self.encode_batch = encode_batch or platform.images_at_once()
     self._variables = jax.device_put(variables, platform.device())

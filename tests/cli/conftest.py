@@ -38,7 +38,7 @@ def painter(monkeypatch):
   from medlsam_jax import pipeline
   from medlsam_jax.cli import networks_and_banks
 
-  monkeypatch.setattr(networks_and_banks, "predictor_of", lambda model, terminal: BoxPainter())
+  monkeypatch.setattr(networks_and_banks, "predictor_of", lambda model, terminal, dtype=None: BoxPainter())
   monkeypatch.setattr(pipeline, "predictor_of", lambda model: model if isinstance(model, BoxPainter) else BoxPainter())
 
 

@@ -5,6 +5,7 @@ import json
 import nibabel
 import numpy as np
 import pytest
+from box_painter import BoxPainter
 from safetensors.numpy import load_file, save_file
 
 from medlsam_jax.cli import networks_and_banks
@@ -13,7 +14,7 @@ from medlsam_jax.metrics import dice
 
 @pytest.fixture
 def no_network(monkeypatch):
-  def refuse(model, terminal):
+  def refuse(model, terminal, dtype=None):
     raise AssertionError(f"{model} was loaded")
 
   monkeypatch.setattr(networks_and_banks, "predictor_of", refuse)
@@ -61,6 +62,20 @@ def test_an_option_of_the_network_means_the_network(medlsam, painter, search, on
     out = tmp_path / str(number)
     assert medlsam("segment", *search, "--query", one_query, "--out", out, *words).code == 0
     assert origin_of(out)["painted"] == {"network": ["beta", "alpha"]}
+
+
+def test_operands_reach_the_network_and_stand_in_the_result(medlsam, monkeypatch, search, one_query, tmp_path):
+  def painter_of(model, terminal, dtype=None):
+    painter = BoxPainter()
+    painter.operands = dtype or "float32"
+    return painter
+
+  monkeypatch.setattr(networks_and_banks, "predictor_of", painter_of)
+  words = ["segment", *search, "--query", one_query]
+  assert medlsam(*words, "--out", tmp_path / "a", "--dtype", "bfloat16").code == 0
+  assert origin_of(tmp_path / "a")["networks"]["segmentation"]["operands"] == "bfloat16"
+  assert medlsam(*words, "--out", tmp_path / "b", "--masks", "network").code == 0
+  assert "operands" not in origin_of(tmp_path / "b")["networks"]["segmentation"]
 
 
 def test_a_bank_without_masks_is_painted_by_the_network(medlsam, painter, search, old_bank, one_query, tmp_path):
