@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, Num, UInt8
 
 from medlsam_jax.errors import ConfigError
 from medlsam_jax.progress import Progress
-from medlsam_jax.sam.predictor import EncodedImage, Predictor
+from medlsam_jax.sam.predictor import Answers, EncodedImage, Predictor
 from medlsam_jax.sam.prompts import Prompt, check_image
 from medlsam_jax.sam.run_lengths import RunLengths, encode
 from medlsam_jax.sam.slices import ImageFit, tight_edges
@@ -197,19 +197,16 @@ def _segment_crop(
   for start in range(0, len(points), settings.prompts_at_once):
     some = points[start : start + settings.prompts_at_once]
     prompts = [Prompt(point[None], np.ones(1, int)) for point in some]
-    logits, quality = predictor.answer(encoded, prompts, multimask=True)
-    for measured in _measured(encoded, logits, quality, settings):
-      corners = np.array([crop[0], crop[1]] * 2)
-      box = measured.box + corners
-      if _is_cut(box, crop, image_shape):
-        continue
-      mask = np.zeros(image_shape, bool)
-      mask[crop[1] : crop[3], crop[0] : crop[2]] = measured.mask
-      x, y = some[measured.prompt] + corners[:2]
-      low, high = (int(box[0]), int(box[1])), (int(box[2]), int(box[3]))
-      masks.append(
-        FoundMask(encode(mask), (*low, *high), measured.quality, measured.stability, (float(x), float(y)), crop)
-      )
+    for run in predictor.answer_on_device(encoded, prompts, multimask=True):
+      for measured in _measured(encoded, run, settings, functools.partial(_is_cut, crop=crop, image_shape=image_shape)):
+        mask = np.zeros(image_shape, bool)
+        mask[crop[1] : crop[3], crop[0] : crop[2]] = measured.mask
+        corners = np.array([crop[0], crop[1]] * 2)
+        x, y = some[measured.prompt] + corners[:2]
+        x0, y0, x1, y1 = (int(edge) for edge in measured.box + corners)
+        masks.append(
+          FoundMask(encode(mask), (x0, y0, x1, y1), measured.quality, measured.stability, (float(x), float(y)), crop)
+        )
   return _without_duplicates(masks, [m.predicted_iou for m in masks], settings.box_iou)
 
 
@@ -222,24 +219,34 @@ class _Measured(NamedTuple):
 
 
 def _measured(
-  image: EncodedImage,
-  logits: Float[np.ndarray, "k 3 low low"],
-  quality: Float[np.ndarray, "k 3"],
-  settings: EverythingSettings,
+  image: EncodedImage, run: Answers, settings: EverythingSettings, is_cut: Callable[[Int[np.ndarray, "4"]], bool]
 ) -> Iterator[_Measured]:
-  """Answers that pass both filters. Only those of enough predicted IoU are brought to the crop's size at all."""
+  """Answers that pass all filters. Only those of enough predicted IoU are brought to the crop's size at all, and only
+  masks that pass leave the device, eight pixels to a byte.
+
+  Args:
+    image: the crop.
+    run: of the decoder.
+    settings: of the filters.
+    is_cut: whether a box, in pixels of the crop, ends where the crop does.
+  """
+  quality = np.asarray(run.quality)[: run.count]
   keep = quality > settings.predicted_iou if settings.predicted_iou > 0 else np.ones_like(quality, bool)
   prompts, numbers = np.nonzero(keep)
-  rows, columns = back_matrices(image.fit, logits.shape[-1])
+  rows, columns = back_matrices(image.fit, run.logits.shape[-1])
   for start in range(0, len(prompts), MASKS_AT_ONCE):
     some = slice(start, start + MASKS_AT_ONCE)
-    low = logits[prompts[some], numbers[some]]
-    padded = np.pad(low, ((0, MASKS_AT_ONCE - len(low)), (0, 0), (0, 0)))
-    masks, stability, boxes = map(np.asarray, _measure(padded, rows, columns, settings.stability_offset))
-    for index, (prompt, number) in enumerate(zip(prompts[some], numbers[some], strict=True)):
-      if settings.stability <= 0 or stability[index] >= settings.stability:
-        score = float(quality[prompt, number])
-        yield _Measured(int(prompt), masks[index], boxes[index], score, float(stability[index]))
+    count = len(prompts[some])
+    which = np.pad(np.stack([prompts[some], numbers[some]]), ((0, 0), (0, MASKS_AT_ONCE - count)))
+    packed, *measured = _measure(run.logits, which, rows, columns, settings.stability_offset)
+    stability, boxes = map(np.asarray, measured)
+    stable = [index for index in range(count) if settings.stability <= 0 or stability[index] >= settings.stability]
+    passed = [index for index in stable if not is_cut(boxes[index])]
+    masks = np.unpackbits(np.asarray(packed)[passed], -1, count=len(columns)).astype(bool) if passed else ()
+    for index, mask in zip(passed, masks, strict=True):
+      prompt, number = prompts[start + index], numbers[start + index]
+      score = float(quality[prompt, number])
+      yield _Measured(run.first + int(prompt), mask, boxes[index], score, float(stability[index]))
 
 
 @functools.lru_cache(maxsize=8)
@@ -251,9 +258,15 @@ def back_matrices(fit: ImageFit, low: int) -> tuple[Float[Array, "row low"], Flo
 
 @jax.jit
 def _measure(
-  low: Float[Array, "k low low"], rows: Float[Array, "row low"], columns: Float[Array, "column low"], offset: Array
-) -> tuple[Bool[Array, "k row column"], Float[Array, " k"], Int[Array, "k 4"]]:
-  """Masks at the image's size, their stability and boxes (0, 0, 0, 0 where a mask is empty)."""
+  logits: Float[Array, "p m low low"],
+  which: Int[Array, "2 k"],
+  rows: Float[Array, "row low"],
+  columns: Float[Array, "column low"],
+  offset: Array,
+) -> tuple[UInt8[Array, "k row eighth"], Float[Array, " k"], Int[Array, "k 4"]]:
+  """Masks of some answers at the image's size, eight pixels of a row to a byte, their stability and boxes (0, 0, 0, 0
+  where a mask is empty); `which`: prompt and number of each."""
+  low = logits[which[0], which[1]]
   exact = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
   full = exact(exact(rows, low), columns.T)
   masks = full > 0
@@ -265,11 +278,12 @@ def _measure(
     ends.append((jnp.argmax(hit, 1), count - 1 - jnp.argmax(hit[:, ::-1], 1)))
   (x0, x1), (y0, y1) = ends
   boxes = jnp.where(masks.any((1, 2))[:, None], jnp.stack([x0, y0, x1, y1], 1), 0)
-  return masks, inside / jnp.maximum(around, 1), boxes
+  return jnp.packbits(masks, -1), inside / jnp.maximum(around, 1), boxes
 
 
 def _is_cut(box: Int[np.ndarray, "4"], crop: tuple[int, int, int, int], image_shape: tuple[int, ...]) -> bool:
-  """Whether a box ends at an edge of its crop that is not also one of the image."""
+  """Whether a box, in pixels of its crop, ends at an edge of it that is not also one of the image."""
+  box = box + np.array([crop[0], crop[1]] * 2)
   at_crop = np.abs(box - np.array(crop)) <= EDGE_PX
   at_image = np.abs(box - np.array([0, 0, image_shape[1], image_shape[0]])) <= EDGE_PX
   return bool((at_crop & ~at_image).any())

@@ -8,8 +8,8 @@ trained, and prompts in their own pixels; the first two as users of segment-anyt
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +56,16 @@ class EncodedImage:
     for index, each in enumerate(flat):
       full[index] = self.fit.from_logits(each)
     return full.reshape(*logits.shape[:-2], self.fit.rows, self.fit.columns)
+
+
+class Answers(NamedTuple):
+  """Of one run of the decoder, on the device; those beyond `count` are filling."""
+
+  first: int
+  """Number of the first prompt."""
+  count: int
+  logits: Float[Array, "size m low low"]
+  quality: Float[Array, "size m"]
 
 
 class Predictor:
@@ -292,6 +302,21 @@ class Predictor:
     full = self._current.upsampled(low)
     return full if return_logits else full > 0, quality, low
 
+  def answer_on_device(
+    self, image: EncodedImage, prompts: Sequence[Prompt], multimask: bool = False
+  ) -> Iterator[Answers]:
+    """`answer` of prompts without masks, run by run, as the device has it.
+
+    Raises:
+      InputError: a prompt that cannot be meant, or has a mask.
+    """
+    for number, prompt in enumerate(prompts):
+      check_prompt(prompt, number, image.fit, self.low_size)
+      if prompt.mask is not None:
+        raise InputError(f"prompt {number} has a mask: ask `answer`")
+    points, labels = tokens_of(prompts, image.fit)
+    yield from self._runs(image.embedding, points, labels, None, multimask)
+
   def _run(
     self, embedding: Array, points: np.ndarray, labels: np.ndarray, masks: np.ndarray | None, multimask: bool
   ) -> tuple[np.ndarray, np.ndarray]:
@@ -299,15 +324,21 @@ class Predictor:
     count = 3 if multimask else 1
     logits = np.zeros((len(points), count, self.low_size, self.low_size), np.float32)
     quality = np.zeros((len(points), count), np.float32)
-    start = 0
-    for size in _runs(len(points)):
-      some = slice(start, start + size)
-      batch = [None if part is None else _padded(part[some], size) for part in (points, labels, masks)]
-      answer, iou = self._decode(self._variables, embedding, *batch, multimask)
-      real = len(points[some])
-      logits[some], quality[some] = answer[:real], iou[:real]
-      start += size
+    for run in self._runs(embedding, points, labels, masks, multimask):
+      some = slice(run.first, run.first + run.count)
+      logits[some], quality[some] = run.logits[: run.count], run.quality[: run.count]
     return logits, quality
+
+  def _runs(
+    self, embedding: Array, points: np.ndarray, labels: np.ndarray, masks: np.ndarray | None, multimask: bool
+  ) -> Iterator[Answers]:
+    first = 0
+    for size in _runs(len(points)):
+      some = slice(first, first + size)
+      batch = [None if part is None else _padded(part[some], size) for part in (points, labels, masks)]
+      logits, quality = self._decode(self._variables, embedding, *batch, multimask)
+      yield Answers(first, len(points[some]), logits, quality)
+      first += size
 
 
 def _prompts(

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,6 +11,7 @@ from sam_weights import GOLDEN, picture, tiny_network
 from medlsam_jax.errors import ConfigError, InputError
 from medlsam_jax.io.weights.fetch import cached_weights
 from medlsam_jax.loading import load
+from medlsam_jax.sam import everything
 from medlsam_jax.sam.everything import (
   EverythingSettings,
   FoundMask,
@@ -190,3 +192,28 @@ def test_an_image_smaller_than_its_crops_and_one_in_which_nothing_is_found_give_
   assert all(each.mask.shape == (3, 5) for each in segment_everything(picture((3, 5), 1), predictor, all_of_it))
   nothing = EverythingSettings(points_per_side=2, predicted_iou=1.0, stability=1.0, crop_layers=1, least_region_px=9)
   assert segment_everything(picture((60, 80), 1), predictor, nothing) == []
+
+
+@pytest.mark.parametrize(("stability", "with_masks"), [(1.1, False), (0.0, True)])
+def test_masks_that_pass_no_filter_stay_on_the_device(predictor, monkeypatch, stability, with_masks):
+  """And the others come as eight pixels to a byte; logits at low resolution never leave it."""
+  fetched = []
+
+  class Counted:
+    """NumPy, as the module sees it."""
+
+    def __getattr__(self, name):
+      return getattr(np, name)
+
+    def asarray(self, array, *rest):
+      if isinstance(array, jax.Array):
+        fetched.append((array.dtype.name, array.shape))
+      return np.asarray(array, *rest)
+
+  monkeypatch.setattr(everything, "np", Counted())
+  settings = EverythingSettings(points_per_side=2, predicted_iou=0, stability=stability)
+  masks = segment_everything(picture((50, 61), 0), predictor, settings)
+  assert bool(masks) == with_masks
+  assert (("uint8", (everything.MASKS_AT_ONCE, 50, 8)) in fetched) == with_masks
+  allowed = {("float32", (4, 3)), ("float32", (16,)), ("int32", (16, 4)), ("uint8", (16, 50, 8))}
+  assert set(fetched) <= allowed and len(fetched) <= 4
