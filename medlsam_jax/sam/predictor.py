@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, cast
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -30,12 +30,11 @@ BOX_COUNTS = (1, 4, 16)
 """Prompts that one run of the decoder takes: three compiled programs serve every number of boxes."""
 
 SURE_IN_BFLOAT16 = ("litemedsam",)
-"""Members whose masks were measured with both types of operands: docs/accelerators.md."""
+"""Members whose mean Dice bfloat16 operands change by no more than .002: docs/accelerators.md."""
 
 
 def operands_of(network: Network) -> str:
-  """Type of operands that a network paints with where none is asked for: what the platform is fastest with, where that
-  changes no organ's Dice by more than .002, else float32."""
+  """Type of operands that a network paints with where none is asked for: the platform's fastest if masks allow it."""
   module = network.module
   return platform.fast_dtype() if isinstance(module, Sam) and module.variant.name in SURE_IN_BFLOAT16 else "float32"
 
@@ -58,7 +57,8 @@ class EncodedImage:
     return full.reshape(*logits.shape[:-2], self.fit.rows, self.fit.columns)
 
 
-class Answers(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Answers:
   """Of one run of the decoder, on the device; those beyond `count` are filling."""
 
   first: int
