@@ -5,7 +5,8 @@ python -m bench.masks --boxes found --network open --search vote
 
 Ways (`--ways`): `templates` (their masks, registered and put together: the default of `medlsam segment`), `network`
 (LiteMedSAM, one box for all slices), `slices` (LiteMedSAM from the label's own box of every slice, `--boxes label`
-alone), `propagate` and `axes` (as `segment --propagate` and `--axes all`). Each scan is kept as it comes in OUT, so
+alone), `propagate` and `axes` (as `segment --propagate` and `--axes all`), `prompted` (the templates' vote prompts a
+network, `--model`, in every slice: `segment --masks prompted`). Each scan is kept as it comes in OUT, so
 that the same call goes on where it was cut. Means are over labels that `sound.json` calls whole; empty masks count 0.
 `--set tuning` is for choosing, validation to report on. Seconds are of painting alone.
 """
@@ -30,12 +31,13 @@ from medlsam_jax.io.labels import LabelMap
 from medlsam_jax.io.templates import Template, read_templates
 from medlsam_jax.medlam.bank.bank import Bank
 from medlsam_jax.medlam.bank.template_points import crops_of
+from medlsam_jax.sam.prompted_volume import paint_from_votes
 from medlsam_jax.sam.propagation import PropagationSettings
 from medlsam_jax.sam.slice_boxes import tight_boxes
-from medlsam_jax.template_masks.masks import paint_by_templates
+from medlsam_jax.template_masks.masks import paint_by_templates, votes
 
 PROPAGATION = {"propagate": PropagationSettings(mode="middle-out"), "axes": PropagationSettings(axes="all")}
-WAYS = ("templates", "network", "slices", *PROPAGATION)
+WAYS = ("templates", "network", "slices", "prompted", *PROPAGATION)
 
 
 def main() -> None:
@@ -48,6 +50,8 @@ def main() -> None:
   parser.add_argument("--network", default="open", help="that finds, with --boxes found")
   parser.add_argument("--search", default="vote")
   parser.add_argument("--bank", type=Path, help="built before from these templates, with --boxes found")
+  parser.add_argument("--model", default=pipeline.PAINTER, help="that votes prompt, for `prompted`")
+  parser.add_argument("--vote-share", type=float, default=0.5, help="of the vote in a mask's probability, likewise")
   parser.add_argument("--count", type=int, help="the first so many scans")
   parser.add_argument("--seconds", type=float, default=600.0, help="begin no scan after so long")
   parser.add_argument("--out", type=Path, default=Path("out/masks"))
@@ -69,7 +73,7 @@ def main() -> None:
     boxes = label_boxes(person) if finder is None else finder.boxes(person)
     for way in missing:
       began = time.perf_counter()
-      labels = paint(way, person, boxes, crops, finder is None)
+      labels = paint(way, person, boxes, crops, finder is None, arguments)
       seconds = time.perf_counter() - began
       rows = evaluate_case(person.name, None, labels, person.labels, person.values, expected=("masks",))
       dice = {row.organ: row.dice for row in rows if row.present}
@@ -103,12 +107,25 @@ class Finder:
     return pipeline.localize(self._network, self._bank, person.scan, organs=organs, settings=self._search)
 
 
-def paint(way: str, person: Template, boxes: Mapping[str, Any], crops: dict[str, list], is_label: bool) -> Any:
+def paint(
+  way: str,
+  person: Template,
+  boxes: Mapping[str, Any],
+  crops: dict[str, list],
+  is_label: bool,
+  arguments: argparse.Namespace,
+) -> Any:
   """A label map of the organs in `boxes`."""
-  if way == "templates":
+  if way in ("templates", "prompted"):
     inside = {organ: each.parts for organ, each in boxes.items() if each.verdict != OUTSIDE}
     values = {organ: each.value for organ, each in boxes.items()}
-    array = paint_by_templates(person.scan, inside, crops, values, exact=list(boxes) if is_label else ())
+    exact = list(boxes) if is_label else ()
+    if way == "templates":
+      array = paint_by_templates(person.scan, inside, crops, values, exact=exact)
+    else:
+      voted = dict(votes(person.scan, inside, crops, exact=exact))
+      predictor = pipeline.predictor_of(arguments.model)
+      array = paint_from_votes(person.scan, voted, values, predictor, arguments.vote_share)
     return LabelMap(array, person.scan.grid, values)
   if way == "slices":
     if not is_label:

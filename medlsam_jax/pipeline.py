@@ -31,10 +31,11 @@ from medlsam_jax.platform import device
 from medlsam_jax.progress import Progress
 from medlsam_jax.sam.clean_up import clean_labels
 from medlsam_jax.sam.predictor import Predictor, operands_of
+from medlsam_jax.sam.prompted_volume import paint_from_votes
 from medlsam_jax.sam.propagation import PropagationSettings
 from medlsam_jax.sam.segmentation_settings import LITEMEDSAM, PRESETS, SegmentationSettings
 from medlsam_jax.sam.volume import paint_volume
-from medlsam_jax.template_masks.masks import VoteSettings, paint_by_templates
+from medlsam_jax.template_masks.masks import VoteSettings, paint_by_templates, votes
 from medlsam_jax.template_masks.organ_crops import OrganCrop
 
 Settings = TypeVar("Settings")
@@ -42,9 +43,10 @@ _PREDICTOR = "predictor"
 PAINTER = "litemedsam"
 """Network that paints where none is named and no template has a mask of the organ."""
 
-Masks = Literal["auto", "templates", "network"]
-"""Where masks come from: the templates' own, brought into the scan; a network prompted by boxes; or `auto`: theirs for
-each organ that the templates have a mask of, unless a network is named."""
+Masks = Literal["auto", "templates", "network", "prompted"]
+"""Where masks come from: the templates' own, brought into the scan; a network prompted by boxes; a network that the
+templates' masks prompt slice by slice (`prompted`: one fine-tuned to it, as released none is any good at it); or
+`auto`: the templates' own for each organ that they have a mask of, unless a network is named."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,14 +130,16 @@ def segment(
       of view stays empty.
     model: a network of the SAM family: name or file as for `load`, or one that is loaded, or a `Predictor` of one's own
       settings. Compiled programs are kept over many scans. None: LiteMedSAM, and only where no template has a mask.
-    masks: `templates`, `network`, or `auto`: templates for the organs that they have a mask of, if `model` is None.
+    masks: `templates`, `network`, `prompted` (see `Masks`), or `auto`: templates for the organs that they have a mask
+      of, if `model` is None.
     bank: whose templates have the masks; None: those of the bank that `found` was found with.
     settings: of the network: a preset, `litemedsam` or `medlsam`, or settings of one's own.
     propagation: whether the network's masks lead on to the next slice, and the planes to cut; None: boxes alone, axial
       slices.
-    vote: how templates' masks become one; None takes what was measured best.
+    vote: how templates' masks become one, and what they count beside a network that they prompt; None takes what was
+      measured best.
     clean_up: besides, keep each organ's largest piece only and fill its holes.
-    progress: called with what is done and in all: templates laid over organs, then slices.
+    progress: called with what is done and in all: templates laid over organs, then slices (prompted, then boxed).
 
   Returns:
     Label map on the scan's grid, `labels["liver"]` being a mask; every organ of `found` is among its names.
@@ -155,14 +159,18 @@ def segment(
   crops = crops_of(found, model is None, masks, bank)
   by_vote = {organ: parts for organ, parts in inside.items() if organ in crops}
   by_network = {organ: parts for organ, parts in inside.items() if organ not in crops}
-  painted = []
-  if by_vote:
-    by_hand = [organ for organ, each in found.items() if each.verdict == GIVEN]
+  painted, by_hand = [], [organ for organ, each in found.items() if each.verdict == GIVEN]
+  painter = PAINTER if model is None else model
+  if by_vote and masks == "prompted":
+    vote, predictor = vote or VoteSettings(), predictor_of(painter)
+    voted = dict(votes(scan, by_vote, crops, vote, progress, by_hand))
+    painted.append(paint_from_votes(scan, voted, values, predictor, vote.vote_share, settings, progress))
+  elif by_vote:
     painted.append(paint_by_templates(scan, by_vote, crops, values, vote, progress, by_hand))
-    if clean_up:
-      clean_labels(painted[0], True, True)
+  if by_vote and clean_up:
+    clean_labels(painted[0], True, True)
   if by_network or not by_vote:
-    predictor = predictor_of(PAINTER if model is None else model)
+    predictor = predictor_of(painter)
     painted.append(paint_volume(scan, by_network, values, predictor, settings, propagation, progress))
   # the network fills what the templates left
   array = painted[0] if len(painted) == 1 else np.where(painted[0] > 0, *painted)

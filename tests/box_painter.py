@@ -23,7 +23,7 @@ class BoxPainter(Predictor):
     self.slices += len(images)
     return list(images)
 
-  def decode(self, embedding, boxes):
+  def decode(self, embedding, boxes, masks=None):
     centre = np.arange(64) + 0.5
     inside = [
       np.minimum(np.minimum(centre - x0, x1 - centre)[None], np.minimum(centre - y0, y1 - centre)[:, None])

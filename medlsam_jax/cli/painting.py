@@ -42,18 +42,21 @@ class Painter:
     """Loads the network, where one is named or it alone is to paint.
 
     Raises:
-      ConfigError: an option of the network with `--masks templates`, or no templates with it.
+      ConfigError: an option of the network with `--masks templates`, or no templates with it or with `prompted`; an
+        option of boxes with `prompted`.
       WeightsError: the network cannot be used.
       TemplateError: with `--boxes`, the bank cannot be used.
     """
     named = network_option(arguments, settings)
     if named and arguments.masks == "templates":
       raise ConfigError(f"{named} is about the network that paints; with --masks templates none does: leave one away")
-    if arguments.masks == "templates" and arguments.boxes is not None and arguments.bank is None:
-      raise ConfigError("--masks templates needs the templates: give --bank FILE beside --boxes")
-    masks: pipeline.Masks = "network" if named else arguments.masks or "auto"
+    if arguments.masks in ("templates", "prompted") and arguments.boxes is not None and arguments.bank is None:
+      raise ConfigError(f"--masks {arguments.masks} needs the templates: give --bank FILE beside --boxes")
+    if arguments.masks == "prompted" and (arguments.propagate or arguments.axes):
+      raise ConfigError("--masks prompted asks in every axial slice; leave --propagate and --axes away")
+    masks: pipeline.Masks = "network" if named and arguments.masks != "prompted" else arguments.masks or "auto"
     painter = cls(arguments, settings, terminal, masks)
-    if masks == "network":
+    if masks in ("network", "prompted"):
       painter.network = painter._predictor()
     if arguments.boxes is not None and arguments.bank is not None:
       painter.bank = _bank(arguments, terminal)
@@ -69,7 +72,9 @@ class Painter:
       labels = pipeline.segment(
         scan,
         findings,
-        self.network if self.masks == "network" else None,  # else it is the one that `segment` takes itself
+        self.network
+        if self.masks in ("network", "prompted")
+        else None,  # else it is the one that `segment` takes itself
         masks=self.masks,
         bank=self.bank,
         settings=self.settings.segmentation,
@@ -86,15 +91,16 @@ class Painter:
   def _provenance(self, by_templates: list[str], by_network: list[str]) -> Sections:
     how: Sections = {"settings": {}, "networks": {}, "painted": {}}
     if by_templates:
-      how["painted"]["templates"] = by_templates
+      how["painted"]["prompted" if self.masks == "prompted" else "templates"] = by_templates
       how["settings"]["masks"] = provenance.of_settings(self.settings.masks)
       if self.bank is not None:
         how["bank"] = provenance.of_bank(self.bank, str(self.arguments.bank or self.arguments.templates))
-    if by_network and self.network is not None:
+    if by_network:
       how["painted"]["network"] = by_network
+      how["settings"]["propagation"] = provenance.of_settings(self.settings.propagation)
+    if (by_network or self.masks == "prompted") and self.network is not None:
       how["networks"]["segmentation"] = provenance.of_painter(self.network)
       how["settings"]["segmentation"] = provenance.of_settings(self.settings.segmentation)
-      how["settings"]["propagation"] = provenance.of_settings(self.settings.propagation)
     return how
 
 

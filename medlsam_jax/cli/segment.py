@@ -50,10 +50,11 @@ def add_painting(group: options.Options) -> None:
   """`--masks`, `--model`, `--dtype`, `--preset`, `--propagate`, `--axes`, `--clean-up`."""
   group.add_argument(
     "--masks",
-    choices=("auto", "templates", "network"),
+    choices=("auto", "templates", "network", "prompted"),
     help="templates: their own masks, laid over the scan where the organ was found; network: --model, prompted by the "
-    "boxes; auto: templates for the organs that they have a mask of, unless an option of the network is given "
-    "(default: auto)",
+    "boxes; prompted: --model, prompted by the templates' masks slice by slice, if it was fine-tuned to that (`medlsam "
+    "finetune --bank`); auto: templates for the organs that they have a mask of, unless an option of the network is "
+    "given (default: auto)",
   )
   group.add_argument(
     "--model",

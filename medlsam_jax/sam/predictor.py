@@ -135,6 +135,11 @@ class Predictor:
     return self.variant.image_size
 
   @property
+  def window_cells(self) -> int:
+    """Edge of the part of an embedding that the decoder was tuned to see around a mask prompt; 0: all of it."""
+    return int(self.network.header.get("window_cells", 0))
+
+  @property
   def low_size(self) -> int:
     """Edge of low-resolution logits and mask prompts."""
     return 4 * self.variant.grid
@@ -147,7 +152,7 @@ class Predictor:
     """
     return self._compilations
 
-  def encode(self, images: Float[np.ndarray, "n s s 3"]) -> list[Float[Array, "g g c"]]:
+  def encode(self, images: Float[np.ndarray, "n s s 3"]) -> list[Float[Array, "h w c"]]:
     """One embedding per image, left on the device; images scaled as `variant.pixels` says.
 
     Raises:
@@ -166,13 +171,17 @@ class Predictor:
     return embeddings
 
   def decode(
-    self, embedding: Float[Array, "g g c"], boxes: Num[np.ndarray, "k 4"]
-  ) -> tuple[Float[np.ndarray, "k 4*g 4*g"], Float[np.ndarray, " k"]]:
+    self,
+    embedding: Float[Array, "h w c"] | Float[np.ndarray, "h w c"],
+    boxes: Num[np.ndarray, "k 4"],
+    masks: Float[np.ndarray, "k 4*h 4*w"] | None = None,
+  ) -> tuple[Float[np.ndarray, "k 4*h 4*w"], Float[np.ndarray, " k"]]:
     """Mask logits (inside where > 0) and predicted IoU for each box on one image.
 
     Args:
-      embedding: of `encode`.
+      embedding: of `encode`; or the upper left part of one, where boxes and masks lie in it.
       boxes: (x0, y0, x1, y1) pixels of the network's image.
+      masks: besides, logits of a mask for each.
 
     Raises:
       InputError: a box is not finite, has no area, or lies outside the image.
@@ -183,7 +192,8 @@ class Predictor:
     for number, box in enumerate(boxes):
       check_box(box, f"box {number}", self.image_size, self.image_size)
     labels = np.tile(np.array([BOX_LOW, BOX_HIGH], np.int32), (len(boxes), 1))
-    logits, quality = self._run(embedding, boxes.reshape(-1, 2, 2), labels, None, False)
+    prompts = None if masks is None else np.asarray(masks, np.float32)[..., None]
+    logits, quality = self._run(embedding, boxes.reshape(-1, 2, 2), labels, prompts, False)
     return logits[:, 0], quality[:, 0]
 
   def encode_levels(self, levels: UInt8[np.ndarray, "n s s"], fit: ImageFit) -> Float[Array, "batch g g c"]:
@@ -318,11 +328,16 @@ class Predictor:
     yield from self._runs(image.embedding, points, labels, None, multimask)
 
   def _run(
-    self, embedding: Array, points: np.ndarray, labels: np.ndarray, masks: np.ndarray | None, multimask: bool
+    self,
+    embedding: Array | np.ndarray,
+    points: np.ndarray,
+    labels: np.ndarray,
+    masks: np.ndarray | None,
+    multimask: bool,
   ) -> tuple[np.ndarray, np.ndarray]:
     """Every prompt through programs of fixed sizes."""
-    count = 3 if multimask else 1
-    logits = np.zeros((len(points), count, self.low_size, self.low_size), np.float32)
+    count, (rows, columns, _) = 3 if multimask else 1, embedding.shape
+    logits = np.zeros((len(points), count, 4 * rows, 4 * columns), np.float32)
     quality = np.zeros((len(points), count), np.float32)
     for run in self._runs(embedding, points, labels, masks, multimask):
       some = slice(run.first, run.first + run.count)

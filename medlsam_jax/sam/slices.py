@@ -173,6 +173,16 @@ class ImageFit:
     rows, columns = self.back_matrices(*logits.shape)
     return rows @ np.asarray(logits, np.float32) @ columns.T
 
+  def to_low(self, plane: Float[np.ndarray, "row column"], low: int, beyond: float) -> Float32[np.ndarray, "low low"]:
+    """Values of the slice's pixels at the centres of `low` pixels an edge of the image, linear; `beyond` the slice."""
+    down, across = (
+      _forth_matrix(size, self.image_size, filled, low)
+      for size, filled in zip((self.rows, self.columns), self.fitted, strict=True)
+    )
+    answer = np.full((low, low), beyond, np.float32)
+    answer[: len(down), : len(across)] = down @ np.asarray(plane, np.float32) @ across.T
+    return answer
+
   def back_matrices(
     self, low_rows: int, low_columns: int
   ) -> tuple[Float32[np.ndarray, "row low"], Float32[np.ndarray, "column low"]]:
@@ -233,6 +243,14 @@ def _reached(
 def _span(hit: Bool[np.ndarray, " n"]) -> slice:
   where = np.flatnonzero(hit)
   return slice(where[0], where[-1] + 1) if len(where) else slice(0, 0)
+
+
+@functools.lru_cache(maxsize=32)
+def _forth_matrix(size: int, image: int, fitted: int, low: int) -> Float32[np.ndarray, "filled slice"]:
+  """What each low-resolution pixel that the slice fills draws from the slice's pixels, along one axis."""
+  centres = (np.arange(low) + 0.5) * (image / low)
+  place = np.clip(centres[centres < fitted] * (size / fitted) - 0.5, 0, size - 1)
+  return _frozen(np.maximum(0, 1 - np.abs(place[:, None] - np.arange(size))))
 
 
 @functools.lru_cache(maxsize=32)

@@ -8,7 +8,7 @@ is put together (`evidence`).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from medlsam_jax.template_masks.evidence import around_kernels, combined
 from medlsam_jax.template_masks.lattices import Lattice
 from medlsam_jax.template_masks.organ_crops import OrganCrop, intensity_of, sample_intensity
 from medlsam_jax.template_masks.registration import NODES, gaussian, moved, register
+from medlsam_jax.template_masks.votes import Vote
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +45,15 @@ class VoteSettings:
   box_error_mm: float = 4.5
   """Mean error of the faces of a search's box: the more of an organ's size that is, the nearer to their own size
   templates are laid over it. A box of the user's own counts as exact."""
+  vote_share: float = 0.5
+  """Where the vote prompts a network (`--masks prompted`), its own part in a mask's probability."""
 
   def __post_init__(self) -> None:
     for name, value in dataclasses.asdict(self).items():
       if not 0 <= value < 1000:
         raise ConfigError(f"masks.{name} {value}: give 0 or more")
+    if self.vote_share > 1:
+      raise ConfigError(f"masks.vote_share {self.vote_share}: a share is at most 1")
     if self.similarity_mm <= 0 or self.margin_mm <= 0:
       raise ConfigError("masks.similarity_mm and masks.margin_mm must be above 0")
 
@@ -164,6 +169,28 @@ def paint_by_templates(
   Raises:
     InputError: a box with NaN.
   """
+  array = np.zeros(scan.array.shape, np.min_scalar_type(max((values[organ] for organ in boxes), default=0)))
+  labels = lattices.turned(array, scan.grid)
+  best = np.full(labels.shape, 0.5, np.float32)
+  for organ, vote in votes(scan, boxes, crops, settings, progress, exact):
+    more = vote.share > best[vote.window]
+    best[vote.window][more] = vote.share[more]
+    labels[vote.window][more] = values[organ]
+  return array
+
+
+def votes(
+  scan: Volume,
+  boxes: Mapping[str, Sequence[Box]],
+  crops: Mapping[str, Sequence[OrganCrop]],
+  settings: VoteSettings | None = None,
+  progress: Progress | None = None,
+  exact: Collection[str] = (),
+) -> Iterator[tuple[str, Vote]]:
+  """Each organ that has a box, with how likely it is where, along the working grid's directions.
+
+  Arguments and errors are those of `paint_by_templates`.
+  """
   settings = settings or VoteSettings()
   asked = {organ: parts for organ, parts in boxes.items() if parts}
   count, done = sum(len(crops[organ]) for organ in asked), 0
@@ -174,16 +201,11 @@ def paint_by_templates(
     if progress is not None:
       progress(done, count)
 
-  array = np.zeros(scan.array.shape, np.min_scalar_type(max((values[organ] for organ in boxes), default=0)))
-  labels = lattices.turned(array, scan.grid)
-  best = np.full(labels.shape, 0.5, np.float32)
+  shape = lattices.turned(scan.array, scan.grid).shape
   for organ, parts in asked.items():
     likely, lattice = organ_probability(scan, _around(parts), crops[organ], settings, organ in exact, tell)
-    window, shares = lattices.spread(likely, lattice, labels.shape)
-    more = shares > best[window]
-    best[window][more] = shares[more]
-    labels[window][more] = values[organ]
-  return array
+    (z, y, x), share = lattices.spread(likely, lattice, shape)
+    yield organ, Vote((z.start, y.start, x.start), share)
 
 
 def _around(parts: Sequence[Box]) -> Box:

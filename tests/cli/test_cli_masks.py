@@ -99,6 +99,27 @@ def test_templates_alone_and_an_option_of_the_network_contradict(medlsam, search
   assert result.code == 2 and said in result.err
 
 
+def test_templates_prompt_a_network(medlsam, painter, search, one_query, tmp_path):
+  words = ["segment", *search, "--query", one_query]
+  assert medlsam(*words, "--out", tmp_path / "out", "--masks", "prompted", "--masks.vote_share", 0.25).code == 0
+  origin = origin_of(tmp_path / "out")
+  assert (
+    origin["painted"] == {"prompted": ["beta", "alpha"]} and origin["networks"]["segmentation"]["sha256"] == "0" * 64
+  )
+  assert origin["settings"]["masks"]["vote_share"] == 0.25 and "propagation" not in origin["settings"]
+  assert medlsam(*words, "--out", tmp_path / "alone", "--masks", "templates").code == 0
+  prompted, alone = (nibabel.load(tmp_path / out / "q0_seg.nii.gz").get_fdata() for out in ("out", "alone"))
+  assert (prompted > 0).any() and not np.array_equal(prompted, alone)
+
+
+@pytest.mark.parametrize(
+  ("words", "said"), [(["--axes", "all"], "leave --propagate and --axes away"), (["--masks.vote_share", "2"], "share")]
+)
+def test_what_a_prompted_network_cannot_do_is_refused(medlsam, painter, search, one_query, tmp_path, words, said):
+  result = medlsam("segment", *search, "--query", one_query, "--out", tmp_path / "out", "--masks", "prompted", *words)
+  assert result.code == 2 and said in result.err
+
+
 def test_templates_are_needed_beside_boxes(medlsam, one_query, tmp_path):
   (tmp_path / "mine.json").write_text(json.dumps({"organs": {"beta": {"box_vox": [[1, 1, 1], [4, 4, 4]]}}}))
   words = ["--boxes", tmp_path / "mine.json", "--query", one_query, "--out", tmp_path / "out", "--masks", "templates"]

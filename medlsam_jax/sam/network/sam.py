@@ -93,29 +93,35 @@ class Sam(nn.Module):
 
   def decode(
     self,
-    embedding: Float[Array, "b g g c"],
+    embedding: Float[Array, "b h w c"],
     points: Float[Array, "k p 2"] | None = None,
     labels: Int[Array, "k p"] | None = None,
     boxes: Float[Array, "k 4"] | None = None,
     masks: Float[Array, "k edge edge 1"] | None = None,
     multimask: bool = False,
-  ) -> tuple[Float[Array, "k m 4*g 4*g"], Float[Array, "k m"]]:
-    """Mask logits and predicted IoU of `k` prompts on one image (`b` = 1) or on an image each."""
+  ) -> tuple[Float[Array, "k m 4*h 4*w"], Float[Array, "k m"]]:
+    """Mask logits and predicted IoU of `k` prompts on one image (`b` = 1) or on an image each.
+
+    An embedding of fewer cells is the upper left part of a whole one, and so are masks then.
+    """
     sparse, dense = self.prompt_encoder(points, labels, boxes, masks)
-    return self.mask_decoder(embedding, self.prompt_encoder.image_positions(), sparse, dense, multimask)
+    return self.mask_decoder(embedding, self._positions(embedding), sparse, dense, multimask)
 
   def decode_tokens(
     self,
-    embedding: Float[Array, "b g g c"],
+    embedding: Float[Array, "b h w c"],
     points: Float[Array, "k t 2"],
     labels: Int[Array, "k t"],
     masks: Float[Array, "k edge edge 1"] | None = None,
     multimask: bool = False,
-  ) -> tuple[Float[Array, "k m 4*g 4*g"], Float[Array, "k m"]]:
+  ) -> tuple[Float[Array, "k m 4*h 4*w"], Float[Array, "k m"]]:
     """`decode` with every prompt as labelled points (`prompt_encoder.BOX_LOW` and its like), filled up by `ABSENT`."""
     sparse, dense, present = self.prompt_encoder.as_tokens(points, labels, masks)
-    positions = self.prompt_encoder.image_positions()
-    return self.mask_decoder(embedding, positions, sparse, dense, multimask, present)
+    return self.mask_decoder(embedding, self._positions(embedding), sparse, dense, multimask, present)
+
+  def _positions(self, embedding: Float[Array, "b h w c"]) -> Float[Array, "1 h w c"]:
+    _, rows, columns, _ = embedding.shape
+    return self.prompt_encoder.image_positions()[:, :rows, :columns]
 
   def __call__(
     self, images: Float[Array, "n s s 3"], boxes: Float[Array, "n 4"], train: bool = False
