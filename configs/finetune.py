@@ -12,6 +12,10 @@ medlsam finetune --config configs/finetune.py:distill --workdir runs/distill --n
     A TinyViT image encoder, on the embeddings of a ViT of the family (computed once), as MobileSAM's was: for
     accelerators. The decoder stays: start from a network whose decoder was made for the teacher's embeddings, or train
     it after with the first mode.
+medlsam finetune --config configs/finetune.py:prompted --workdir runs/prompted --bank organs.safetensors
+    --data.scans=train/ --data.validation=held_out/
+    Mask decoder and prompt encoder, prompted as `segment --masks prompted` does: in each slice by what the templates of
+    a bank say of an organ. FIGURES
 medlsam finetune --config configs/finetune.py:smoke --workdir /tmp/smoke
     Two steps of LiteMedSAM's decoder on a phantom: shows that everything runs.
 """
@@ -24,7 +28,7 @@ from medlsam_jax.sam.finetuning.settings import FinetuneSettings
 
 
 def get_config(mode: str = "decoder") -> ConfigDict:
-  """The config of one mode: `decoder`, `medsam`, `lora`, `distill` or `smoke`."""
+  """The config of one mode: `decoder`, `medsam`, `lora`, `distill`, `prompted` or `smoke`."""
   config = ConfigDict(dataclasses.asdict(FinetuneSettings()))
   config.name = f"finetuned_{mode}"
   if mode == "medsam":
@@ -40,11 +44,16 @@ def get_config(mode: str = "decoder") -> ConfigDict:
     config.data.windows = ("soft_tissue", "lung", "brain", "bone")
     config.optimizer.update(learning_rate=1e-3, total_steps=20_000, warmup_steps=500)
     config.checkpoint.every_steps, config.validate_every_steps = 1000, 1000
+  elif mode == "prompted":
+    config.train, config.data.prompts, config.data.window_cells = "prompts", "templates", 32
+    config.loss.bce = 10.0  # most of a window is background; at 1 it counts nothing beside Dice
+    config.optimizer.update(learning_rate=3e-4)
   elif mode == "smoke":
     config.data.update(phantoms=1, validation_phantoms=1, slice_step=24, validation_slice_step=40, images_per_step=2)
     config.data.organs = ("liver", "spleen")
     config.optimizer.update(total_steps=2, warmup_steps=1)
     config.log_every_steps = 1
   elif mode != "decoder":
-    raise ValueError(f"configs/finetune.py has no mode '{mode}'; it has: decoder, medsam, lora, distill, smoke")
+    known = "decoder, medsam, lora, distill, prompted, smoke"
+    raise ValueError(f"configs/finetune.py has no mode '{mode}'; it has: {known}")
   return config.lock()

@@ -27,10 +27,15 @@ from medlsam_jax.network import Network, Variables
 from medlsam_jax.sam.network import published as sam
 from medlsam_jax.sam.network.layers import fold_batch_norm
 from medlsam_jax.sam.network.sam import VARIANTS, Sam
+from medlsam_jax.sam.weight_changes import changed
 
 PACKAGED = {"open": "medlam_open.safetensors", "tiny": "medlam_tiny.safetensors"}
 """Networks that are in the package: `open`, which has learned from real scans of many people and is the default, and
 `tiny`, a quick one for tests and trials."""
+
+CHANGES_OF = "changes_of"
+"""In the header of a file that holds changes (`sam.weight_changes`): name or file of the weights that they are made to;
+with `_sha256` behind it, their hash."""
 
 _MOST_CHANNELS, _LARGEST_EDGE = 4096, 1024
 """Larger numbers in a header are damage, and must not decide how much memory is taken."""
@@ -56,6 +61,8 @@ def load(path_or_name: str | os.PathLike[str], kind: str | None = None, for_trai
   path, source = _find(path_or_name)
   if is_ours(path):
     variables, header = read_weights(path)
+    if CHANGES_OF in header:
+      variables, header = _changed(variables, header, source)
     if kind not in (None, header["kind"]):
       raise WeightsError(f"{source}: wanted kind {kind}, but the file is {header['kind']}")
     module = _module_of(header, source)
@@ -68,6 +75,17 @@ def load(path_or_name: str | os.PathLike[str], kind: str | None = None, for_trai
     module, variables = module.clone(folded=True), jax.jit(fold_batch_norm)(variables)
   variables = jax.device_put(variables)
   return Network(module, variables, header["kind"], source, header)
+
+
+def _changed(changes: Variables, header: dict[str, str], source: str) -> tuple[Variables, dict[str, str]]:
+  """The variables that a file of changes speaks of, and its header with what it leaves to theirs."""
+  path, name = _find(header[CHANGES_OF])
+  variables, base = read_weights(path)
+  if CHANGES_OF in base or base["kind"] != header["kind"]:
+    raise WeightsError(f"{source}: changes of {header['kind']} weights, which {name} are not")
+  if header.get(f"{CHANGES_OF}_sha256") != Network(_module_of(base, name), variables, base["kind"], name).sha256:
+    raise WeightsError(f"{source}: changes of other weights than {name} has here; get those, or fine-tune again")
+  return changed(variables, changes, source), {**base, **header}
 
 
 def convert(

@@ -12,7 +12,11 @@ from medlsam_jax.errors import ConfigError
 from medlsam_jax.installation import install_hint
 
 if TYPE_CHECKING:
+  from etils import epath
+
   from medlsam_jax.cli.terminal import Terminal
+  from medlsam_jax.network import Network, Variables
+  from medlsam_jax.sam.finetuning.settings import FinetuneSettings
 
 
 def add_to(commands: options.Commands) -> None:
@@ -31,15 +35,28 @@ def add_to(commands: options.Commands) -> None:
     "--config",
     default="configs/finetune.py:decoder",
     metavar="FILE.py[:MODE]",
-    help="settings; modes of configs/finetune.py are decoder, medsam, lora, distill and smoke (default: "
+    help="settings; modes of configs/finetune.py are decoder, medsam, lora, distill, prompted and smoke (default: "
     "configs/finetune.py:decoder)",
   )
   parser.add_argument(
     "--workdir", required=True, metavar="DIR", help="folder of the run, or an address such as gs://bucket/run"
   )
   options.add_reading(parser, "the scans of --data.scans")
+  parser.add_argument(
+    "--bank",
+    metavar="FILE_OR_NAME",
+    help="with --data.prompts=templates: the templates whose masks ask; each scan is searched and voted on once, and "
+    "the votes are kept in WORKDIR/votes",
+  )
+  parser.add_argument(
+    "--localizer", default="open", metavar="NAME_OR_FILE", help="the bank's localization network (default: open)"
+  )
   options.add_quiet(parser)
   parser.set_defaults(run=run, takes_settings=True)
+  # a region's bank that is in the package is built as `segment --bank` builds it
+  parser.set_defaults(
+    templates=None, organs=None, labels=None, save_bank=None, mode=None, interval_mm=None, template_edge=None
+  )
 
 
 def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
@@ -48,6 +65,7 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   from medlsam_jax.cli import settings as config
 
   try:
+    from medlsam_jax.cli import template_votes
     from medlsam_jax.sam.finetuning import recipe
     from medlsam_jax.sam.finetuning.scores_file import VALIDATION_FILE, read_scores
     from medlsam_jax.sam.finetuning.setting_checks import check_finetuning
@@ -65,6 +83,7 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
     FinetuneSettings(), arguments.config, [*arguments.rest, *options.reading_settings(arguments)]
   )
   check_finetuning(settings)
+  check_bank(arguments, settings)
   workdir = run_folder.at(arguments.workdir)
   run_folder.require_writable_run(workdir)
   cluster.connect(settings.cluster)
@@ -74,6 +93,8 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
       networks_and_banks.fetch(name, terminal)
       networks.append(load(name, for_training=True))
   main = cluster.is_main()
+  if arguments.bank is not None and main:
+    template_votes.make(arguments, settings, workdir, terminal)
   with terminal.bar("preparing") as bar, contextlib.ExitStack() as stack:
     records = stack.enter_context(contextlib.closing(Records(workdir, settings))) if main else None
 
@@ -94,7 +115,39 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
     with run_folder.whole_file(weights) as part:
       write_weights(part, variables, header)
     terminal.result(f"weights: {weights} ({which(header, settings.checkpoint.best_metric)})")
+    if settings.changes_rank:
+      path = write_changes(settings, networks[0], variables, header, workdir)
+      terminal.result(f"changes: {path} (of rank {settings.changes_rank}, to be loaded where {settings.network} is)")
   return 0
+
+
+def write_changes(
+  settings: FinetuneSettings, network: Network, variables: Variables, header: Mapping[str, str], workdir: epath.Path
+) -> epath.Path:
+  """The file of what training changed, beside the weights of `network`."""
+  from medlsam_jax.io.weights.weights_file import write_weights
+  from medlsam_jax.loading import CHANGES_OF
+  from medlsam_jax.sam.weight_changes import changes
+  from medlsam_jax.train import run_folder
+
+  path = workdir / f"{settings.name}.changes.safetensors"
+  origin = {CHANGES_OF: settings.network, f"{CHANGES_OF}_sha256": network.sha256}
+  with run_folder.whole_file(path) as part:
+    write_weights(part, changes(network.variables, variables, settings.changes_rank), {**header, **origin})
+  return path
+
+
+def check_bank(arguments: argparse.Namespace, settings: FinetuneSettings) -> None:
+  """Refuses a bank without `--data.prompts=templates`, and that without a bank or a folder of votes.
+
+  Raises:
+    ConfigError: as said.
+  """
+  by_templates = settings.data.prompts == "templates"
+  if arguments.bank is not None and not by_templates:
+    raise ConfigError("--bank is for --data.prompts=templates; give both, or neither")
+  if by_templates and arguments.bank is None and not settings.data.votes:
+    raise ConfigError("--data.prompts=templates: give --bank, the templates that ask; or their votes, --data.votes=DIR")
 
 
 def which(header: Mapping[str, str], metric: str) -> str:

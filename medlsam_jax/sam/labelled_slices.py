@@ -5,8 +5,9 @@ Scans stay in memory, about six bytes a voxel; images are made when they are ask
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Integer, Num, UInt8
@@ -64,6 +65,10 @@ class Shown:
   organs: tuple[str, ...]
 
 
+Asked = Callable[[int, int], Collection[str]]
+"""Number of a scan and index of a slice -> organs to ask for there."""
+
+
 class LabelledSlices:
   """Images by position.
 
@@ -95,19 +100,36 @@ class LabelledSlices:
       raise ConfigError(f"data.windows {list(windows)}, data.slice_step {step}: known windows are {list(WINDOWS_HU)}")
     self.scans, self.pixels, self.low_size = list(scans), pixels, low_size
     self.fits = [fit(scan.hu.shape[1], scan.hu.shape[2]) for scan in scans]
-    self.items: list[Shown] = []
-    for number, (scan, own) in enumerate(zip(self.scans, self.fits, strict=True)):
-      x, y = own.scale_xy
-      least = least_pixels / (x * y) * (own.image_size / AREA_FRAME) ** 2
-      for index in range(0, len(scan.hu), step):
-        areas = count_labels(scan.labels[index][None])
-        organs = tuple(organ for organ, value in scan.values.items() if areas.get(value, 0) >= max(least, 1))
+    self._windows, self._step, self._least_pixels = tuple(windows), step, least_pixels
+    self.items = self._items(self._large)
+
+  def asking(self, asked: Asked) -> LabelledSlices:
+    """The same scans, with other organs to ask for in each slice than those that have enough pixels in it."""
+    other = copy.copy(self)
+    other.items = self._items(asked)
+    return other
+
+  def _items(self, asked: Asked) -> list[Shown]:
+    items = []
+    for number, scan in enumerate(self.scans):
+      for index in range(0, len(scan.hu), self._step):
+        chosen = asked(number, index)
+        organs = tuple(organ for organ in scan.values if organ in chosen)
         plane = scan.hu[index]
-        for name in windows if organs else ():
+        for name in self._windows if organs else ():
           low, high = WINDOWS_HU[name]
           # one grey throughout shows nothing
           if plane.max() > low and plane.min() < high:
-            self.items.append(Shown(number, index, (low, high), organs))
+            items.append(Shown(number, index, (low, high), organs))
+    return items
+
+  def _large(self, number: int, index: int) -> list[str]:
+    """Organs that have enough pixels in a slice."""
+    scan, fit = self.scans[number], self.fits[number]
+    x, y = fit.scale_xy
+    least = self._least_pixels / (x * y) * (fit.image_size / AREA_FRAME) ** 2
+    areas = count_labels(scan.labels[index][None])
+    return [organ for organ, value in scan.values.items() if areas.get(value, 0) >= max(least, 1)]
 
   def __len__(self) -> int:
     return len(self.items)
@@ -151,10 +173,23 @@ class LabelledSlices:
 
   def box(self, item: Shown, organ: str, rng: np.random.Generator | None = None, jitter_px: int = 0) -> Box2D:
     """Tight box in pixels of the network's image, its edges moved outward by up to `jitter_px` of `AREA_FRAME`."""
+    return self.prompt(item, tight_edges(self.mask(item, organ)), rng, jitter_px)
+
+  def prompt(
+    self,
+    item: Shown,
+    edges: Float[np.ndarray, "4"],
+    rng: np.random.Generator | None = None,
+    jitter_px: int = 0,
+    margin_px: float = 0.0,
+  ) -> Box2D:
+    """Edges in pixels of the slice as `box` gives those of a mask; without `rng` each is moved by `margin_px`."""
     fit = self.fit_of(item)
-    box = np.floor(fit.box_to_image(tight_edges(self.mask(item, organ))))
-    if rng is not None and jitter_px:
-      reach = rng.integers(0, round(jitter_px * fit.image_size / AREA_FRAME) + 1, 4)
+    box, per_px = np.floor(fit.box_to_image(edges)), fit.image_size / AREA_FRAME
+    if rng is None:
+      box = box + margin_px * per_px * np.array((-1, -1, 1, 1))
+    elif jitter_px:
+      reach = rng.integers(0, round(jitter_px * per_px) + 1, 4)
       box = box + reach * (-1, -1, 1, 1)
     rows, columns = fit.fitted
     low = np.clip(box[:2], 0, (columns - 1, rows - 1))

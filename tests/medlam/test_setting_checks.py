@@ -73,7 +73,7 @@ def test_our_own_configs_pass(mode):
   check_pretraining(resolve(PretrainSettings(), f"configs/medlam.py:{mode}", []))
 
 
-@pytest.mark.parametrize("mode", ["decoder", "medsam", "lora", "distill", "smoke"])
+@pytest.mark.parametrize("mode", ["decoder", "medsam", "lora", "distill", "prompted", "smoke"])
 def test_our_own_fine_tuning_configs_pass(mode):
   from medlsam_jax.cli.settings import resolve
   from medlsam_jax.sam.finetuning.settings import FinetuneSettings

@@ -94,3 +94,12 @@ def test_labels_are_laid_on_the_voxels_of_their_scan():
   shifted = Volume(labels.array, Grid(labels.grid.shape, labels.affine + np.eye(4)[3] * 0.5), "a_seg")
   with pytest.raises(InputError, match="a_seg: the label map is on another grid"):
     LabelledScan.of("a", scan, shifted, VALUES)
+
+
+def test_other_organs_can_be_asked_for_than_those_that_are_there():
+  made = slices()
+  asked = made.asking(lambda scan, index: ["small", "no such organ"] if index == 0 else [])
+  assert [(item.index, item.organs) for item in asked.items] == [(0, ("small",))]
+  assert len(made) == 2 and made.asking(made._large).items == made.items
+  margin = made.prompt(made.items[1], np.array([10, 5, 30, 15]), margin_px=3) - made.box(made.items[1], "large")
+  assert margin.tolist() == [-3, -3, 3, 3]

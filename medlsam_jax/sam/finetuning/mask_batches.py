@@ -10,13 +10,15 @@ from jaxtyping import Bool, Float, Float32
 
 from medlsam_jax import notices
 from medlsam_jax.errors import ConfigError, InputError
-from medlsam_jax.io.templates import read_templates
+from medlsam_jax.io.templates import Template, read_templates
 from medlsam_jax.phantom.people import make_phantom
 from medlsam_jax.sam.finetuning.settings import FinetuneDataSettings
 from medlsam_jax.sam.finetuning.slice_order import SliceOrder
+from medlsam_jax.sam.finetuning.template_questions import TemplateQuestions
 from medlsam_jax.sam.labelled_slices import LabelledScan, LabelledSlices
 from medlsam_jax.sam.network.sam import SamVariant
 from medlsam_jax.sam.slices import ImageFit
+from medlsam_jax.sam.template_prompts import Window
 
 VALIDATION_SEED = 10**6
 """First phantom seed of validation."""
@@ -30,6 +32,8 @@ class MaskBatch(NamedTuple):
   boxes: Float32[np.ndarray, "n 4"]
   """(x0, y0, x1, y1) pixels of the network's image."""
   truth: Bool[np.ndarray, "n low low"]
+  masks: Float32[np.ndarray, "n low low"] | None = None
+  """Logits of mask prompts, where there are any."""
 
 
 class MaskSource:
@@ -43,8 +47,9 @@ class MaskSource:
     seed: int,
     rows: range,
     steps: int,
+    questions: TemplateQuestions | None = None,
   ):
-    self._slices, self._embeddings, self._settings = slices, embeddings, settings
+    self._slices, self._embeddings, self._settings, self._questions = slices, embeddings, settings, questions
     self._seed, self._steps = seed, steps
     self._order = SliceOrder(len(slices), settings.images_per_step, seed, rows)
 
@@ -52,14 +57,26 @@ class MaskSource:
     return self._steps
 
   def __getitem__(self, step: int) -> MaskBatch:
-    inputs, boxes, truth = [], [], []
+    inputs, boxes, truth, masks = [], [], [], []
+    jitter_px = self._settings.jitter_px
     for place, chosen in self._order.of_step(step):
       item, rng = self._slices.items[chosen], np.random.default_rng([self._seed, 1, place])
       organ = item.organs[rng.integers(len(item.organs))]
-      inputs.append(self._slices.image(item) if self._embeddings is None else self._embeddings[chosen])
-      boxes.append(self._slices.box(item, organ, rng, self._settings.jitter_px))
-      truth.append(self._slices.low_mask(item, organ))
-    return MaskBatch(np.stack(inputs), np.stack(boxes), np.stack(truth))
+      shown = self._slices.image(item) if self._embeddings is None else self._embeddings[chosen]
+      answer = self._slices.low_mask(item, organ)
+      if self._questions is None:
+        box = self._slices.box(item, organ, rng, jitter_px)
+      else:
+        box, mask = self._questions.drawn(self._slices, item, organ, rng, jitter_px)
+        if self._settings.window_cells:
+          fit, grid = self._slices.fit_of(item), len(shown)
+          window = Window.around(box, self._settings.window_cells, grid, fit.image_size // grid)
+          shown, box, mask, answer = window.cell(shown), window.box(box), window.low(mask), window.low(answer)
+        masks.append(mask)
+      inputs.append(shown)
+      boxes.append(box)
+      truth.append(answer)
+    return MaskBatch(np.stack(inputs), np.stack(boxes), np.stack(truth), np.stack(masks) if masks else None)
 
 
 def slices_to_learn(data: FinetuneDataSettings, variant: SamVariant) -> LabelledSlices:
@@ -127,21 +144,29 @@ def _slices(
   return LabelledSlices(scans, fit, variant.pixels, 4 * variant.grid, windows, step, least_pixels)
 
 
+def labelled(entries: tuple[str, ...], data: FinetuneDataSettings) -> list[Template]:
+  """The scans with label maps of folders and lists.
+
+  Raises:
+    InputError: a scan cannot be used.
+  """
+  read = [
+    each
+    for entry in entries
+    for each in read_templates(entry, data.organs or None, series=data.series or None, hu_offset=data.hu_offset or None)
+  ]
+  return [each for each in read if each.labels is not None and each.values]
+
+
 def _scans(entries: tuple[str, ...], data: FinetuneDataSettings) -> list[LabelledScan]:
-  labelled = []
-  for entry in entries:
-    for each in read_templates(
-      entry, data.organs or None, series=data.series or None, hu_offset=data.hu_offset or None
-    ):
-      if each.labels is not None and each.values:
-        labelled.append(LabelledScan.of(each.name, each.scan, each.labels, each.values))
-  return labelled
+  people = labelled(entries, data)
+  return [LabelledScan.of(each.name, each.scan, each.labels, each.values) for each in people if each.labels is not None]
 
 
 def _phantoms(first_seed: int, count: int, organs: tuple[str, ...]) -> list[LabelledScan]:
-  labelled = []
+  scans = []
   for seed in range(first_seed, first_seed + count):
     made = make_phantom(seed)
     values = {organ: value for organ, value in made.names.items() if not organs or organ in organs}
-    labelled.append(LabelledScan.of(f"phantom_{seed}", made.scan, made.labels, values))
-  return labelled
+    scans.append(LabelledScan.of(f"phantom_{seed}", made.scan, made.labels, values))
+  return scans

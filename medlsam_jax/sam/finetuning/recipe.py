@@ -23,6 +23,13 @@ from medlsam_jax.sam.finetuning.scores_file import VALIDATION_FILE, forget_score
 from medlsam_jax.sam.finetuning.setting_checks import check_finetuning
 from medlsam_jax.sam.finetuning.settings import FinetuneSettings
 from medlsam_jax.sam.finetuning.step import Batch, FineTuning, TuneState
+from medlsam_jax.sam.finetuning.template_questions import FOLDER as VOTES
+from medlsam_jax.sam.finetuning.template_questions import (
+  TemplateQuestions,
+  questions_to_learn,
+  questions_to_validate,
+)
+from medlsam_jax.sam.finetuning.trained_parts import EMBEDDED
 from medlsam_jax.sam.labelled_slices import LabelledSlices
 from medlsam_jax.sam.network.sam import Sam
 from medlsam_jax.train import loop, sharding
@@ -86,8 +93,15 @@ def make_recipe(
   progress("reading scans")
   learnt = slices_to_learn(settings.data, module.variant)
   held_out = slices_to_validate(settings.data, module.variant, learnt)
-  source = _source(tuning, learnt, directory, progress, bar)
-  validate = None if held_out is None else _validation(tuning, held_out, directory, progress, bar)
+  questions = held_out_questions = None
+  if settings.data.prompts == "templates":
+    progress("reading the templates' votes")
+    folder = epath.Path(settings.data.votes) if settings.data.votes else directory / VOTES
+    questions, learnt = questions_to_learn(learnt, folder)
+    if held_out is not None:
+      held_out_questions, held_out = questions_to_validate(held_out, folder)
+  source = _source(tuning, learnt, questions, directory, progress, bar)
+  validate = None if held_out is None else _validation(tuning, held_out, held_out_questions, directory, progress, bar)
   return Recipe(
     settings,
     tuning.mesh,
@@ -103,7 +117,12 @@ def make_recipe(
 
 
 def _source(
-  tuning: FineTuning, learnt: LabelledSlices, directory: epath.Path, progress: Callable[[str], None], bar: Progress
+  tuning: FineTuning,
+  learnt: LabelledSlices,
+  questions: TemplateQuestions | None,
+  directory: epath.Path,
+  progress: Callable[[str], None],
+  bar: Progress,
 ) -> Source[Batch]:
   """Batches to learn from; embeddings that stay as they are get computed, or read, first."""
   settings, network, module, teacher = tuning.settings, tuning.network, tuning.module, tuning.teacher
@@ -117,10 +136,10 @@ def _source(
     per_step = settings.data.images_per_step
     return EmbeddingSource(learnt, module.variant, seen, wanted, per_step, settings.seed, rows, steps)
   embeddings = None
-  if settings.train == "decoder":
+  if settings.train in EMBEDDED:
     progress("encoding slices")
     embeddings = embeddings_of(module, network.variables, network.sha256, learnt, directory, bar)
-  return MaskSource(learnt, embeddings, settings.data, settings.seed, rows, steps)
+  return MaskSource(learnt, embeddings, settings.data, settings.seed, rows, steps, questions)
 
 
 def _module(network: Network, settings: FinetuneSettings, teacher: Network | None) -> Sam:
@@ -128,7 +147,7 @@ def _module(network: Network, settings: FinetuneSettings, teacher: Network | Non
     raise WeightsError(f"{network.source}: a {network.kind} network has no masks to train; give one such as litemedsam")
   if network.module.folded:
     raise WeightsError(f"{network.source}: its batch norm is folded; load it with for_training=True")
-  module = network.module.clone(dtype=jnp.dtype(settings.dtype), remat=settings.train != "decoder")
+  module = network.module.clone(dtype=jnp.dtype(settings.dtype), remat=settings.train not in EMBEDDED)
   if settings.train == "distill":
     check_pair(module, teacher, settings.teacher)
   elif teacher is not None or settings.teacher:
@@ -159,26 +178,35 @@ def _header(tuning: FineTuning, trained: loop.Trained[TuneState]) -> dict[str, s
     "trained_part": settings.train,
     "trained_steps": str(trained.step),
     **({} if teacher is None else {"distilled_from": teacher.sha256}),
+    **({"window_cells": str(settings.data.window_cells)} if settings.data.window_cells else {}),
     **{name: f"{value:.6g}" for name, value in trained.metrics.items()},
   }
 
 
 def _validation(
-  tuning: FineTuning, slices: LabelledSlices, directory: epath.Path, progress: Callable[[str], None], bar: Progress
+  tuning: FineTuning,
+  slices: LabelledSlices,
+  questions: TemplateQuestions | None,
+  directory: epath.Path,
+  progress: Callable[[str], None],
+  bar: Progress,
 ) -> Callable[[int, TuneState], dict[str, float]]:
   """Scores a state, and keeps every score in `VALIDATION_FILE`."""
-  if tuning.settings.train == "decoder":
+  data = tuning.settings.data
+  if tuning.settings.train in EMBEDDED:
     progress("encoding held-out slices")
     network = tuning.network
     kept = embeddings_of(tuning.module, network.variables, network.sha256, slices, directory, bar)
-    scorer = MaskValidation(tuning.module, slices, lambda variables, number: kept[number])
+    scorer = MaskValidation(
+      tuning.module, slices, lambda variables, number: kept[number], questions, data.vote_share, data.window_cells
+    )
   else:
     encode = make_encoder(tuning.module)
 
     def embedding_of(variables: PyTree, number: int) -> Array:
       return encode(variables, jnp.asarray(slices.image(slices.items[number]))[None])[0]
 
-    scorer = MaskValidation(tuning.module, slices, embedding_of)
+    scorer = MaskValidation(tuning.module, slices, embedding_of, questions, data.vote_share, data.window_cells)
   path = directory / VALIDATION_FILE
 
   def validate(step: int, state: TuneState) -> dict[str, float]:

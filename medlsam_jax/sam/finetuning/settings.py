@@ -7,6 +7,8 @@ from typing import Literal
 
 from medlsam_jax.train.settings import CheckpointSettings, OptimizerSettings, RunSettings
 
+Prompts = Literal["boxes", "templates"]
+
 
 @dataclasses.dataclass(frozen=True)
 class FinetuneDataSettings:
@@ -29,6 +31,20 @@ class FinetuneDataSettings:
   windows: tuple[str, ...] = ("soft_tissue",)
   """CT windows that slices are shown through, each making an image (`labelled_slices.WINDOWS_HU`); validation uses the
   first."""
+  prompts: Prompts = "boxes"
+  """What asks for an organ in a slice: its own box, or the templates' vote by box and mask, from found boxes and from
+  the labels' own moved at random (`medlsam finetune --bank`); the slices are then those in which a vote sees an
+  organ."""
+  votes: str = ""
+  """Folder of the votes of all scans; empty: WORKDIR/votes."""
+  vote_jitter_mm: float = 5.6
+  """Standard deviation by which faces of the labels' own boxes are moved for votes to learn from; 0: found boxes
+  alone."""
+  window_cells: int = 0
+  """Edge of the part of an embedding, around the box, that the decoder sees with templates' votes; 0: all of it. A
+  window of 32 of LiteMedSAM's 64 cells is a quarter of the work."""
+  vote_share: float = 0.5
+  """Of the vote in a mask's probability when held-out scans are scored (`segment --masks.vote_share`)."""
   slice_step: int = 1
   """Every how manyth slice is used."""
   validation_slice_step: int = 1
@@ -59,14 +75,18 @@ class FinetuneSettings(RunSettings):
   name: str = "finetuned"
   network: str = "litemedsam"
   """Where to start: name or file of a network of the SAM family."""
-  train: Literal["decoder", "model", "lora", "distill"] = "decoder"
-  """`decoder`: the mask decoder, image embeddings being computed once. `model`: image encoder and mask decoder, as
+  train: Literal["decoder", "prompts", "model", "lora", "distill"] = "decoder"
+  """`decoder`: the mask decoder, image embeddings being computed once. `prompts`: likewise, and the prompt encoder,
+  which makes something of masks. `model`: image encoder and mask decoder, as
   MedSAM was. `lora`: the mask decoder, and low-rank updates of the encoder's attention. `distill`: a TinyViT image
-  encoder alone, on the embeddings of `teacher`, which are computed once. The prompt encoder stays."""
+  encoder alone, on the embeddings of `teacher`, which are computed once."""
   teacher: str = ""
   """With `distill`, name or file of the network whose embeddings are learned, of as many channels: medsam, for
   instance."""
   lora_rank: int = 4
+  changes_rank: int = 0
+  """Besides the whole weights, WORKDIR/NAME.changes.safetensors is written: what changed, kernels by matrices of that
+  rank, in half precision, to be loaded where `network` is at hand; 0: it is not."""
   batch_norm: Literal["frozen", "updated"] = "frozen"
   """Statistics of batch norm in an encoder that is trained."""
   dtype: Literal["float32", "bfloat16"] = "float32"

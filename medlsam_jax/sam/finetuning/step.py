@@ -48,8 +48,9 @@ class FineTuning:
     key = jax.random.key(settings.seed)
     trained, frozen = trained_parts.split(network.params, settings.train, settings.lora_rank, key)
     host = jax.device_get((trained, frozen, network.variables.get("batch_stats")))
+    embedded = settings.train in trained_parts.EMBEDDED
     self._start, self.frozen, self._stats = (sharding.put_replicated(tree, mesh) for tree in host)
-    self.updates_stats = settings.batch_norm == "updated" and settings.train != "decoder" and self._stats is not None
+    self.updates_stats = settings.batch_norm == "updated" and not embedded and self._stats is not None
     self._optimizer = make_optimizer(settings.optimizer)
 
   def start(self) -> TuneState:
@@ -85,7 +86,7 @@ def _compiled_step(settings: FinetuneSettings, module: Sam) -> Callable[..., tup
     params = trained_parts.joined(trained, frozen)
     variables = {"params": params} if stats is None else {"params": params, "batch_stats": stats}
     inputs = jnp.asarray(batch.inputs, jnp.float32)
-    if settings.train == "decoder":
+    if settings.train in trained_parts.EMBEDDED:
       embedding = inputs
     elif updates:
       embedding, changed = module.apply(variables, inputs, True, method="encode", mutable=["batch_stats"])
@@ -95,7 +96,8 @@ def _compiled_step(settings: FinetuneSettings, module: Sam) -> Callable[..., tup
     if isinstance(batch, EmbeddingBatch):
       total, metrics = embedding_loss(embedding, batch)
       return total, (metrics, stats)
-    answer = module.apply({"params": params}, embedding, boxes=batch.boxes, method="decode")
+    masks = None if batch.masks is None else jnp.asarray(batch.masks)[..., None]
+    answer = module.apply({"params": params}, embedding, boxes=batch.boxes, masks=masks, method="decode")
     logits, iou = cast(tuple[Array, Array], answer)
     total, metrics = mask_loss(logits[:, 0], iou[:, 0], jnp.asarray(batch.truth), settings.loss)
     return total, (metrics, stats)

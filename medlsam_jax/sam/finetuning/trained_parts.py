@@ -15,11 +15,14 @@ Params = dict[str, PyTree]
 LORA = "lora"
 TRAINED = {
   "decoder": ("mask_decoder",),
+  "prompts": ("mask_decoder", "prompt_encoder"),
   "model": ("mask_decoder", "image_encoder"),
   LORA: ("mask_decoder",),
   "distill": ("image_encoder",),
 }
 """Parts that change as a whole, by what is trained."""
+EMBEDDED = ("decoder", "prompts")
+"""With these the image encoder stays as it is, so that embeddings are computed once."""
 _ATTENTION = re.compile(r"(^|/)(qkv/kernel|attention/qkv_kernel)$")
 """Kernels of queries, keys and values in ViT and in TinyViT."""
 
