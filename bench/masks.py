@@ -50,7 +50,7 @@ def main() -> None:
   parser.add_argument("--network", default="open", help="that finds, with --boxes found")
   parser.add_argument("--search", default="vote")
   parser.add_argument("--bank", type=Path, help="built before from these templates, with --boxes found")
-  parser.add_argument("--model", default=pipeline.PAINTER, help="that votes prompt, for `prompted`")
+  parser.add_argument("--model", default=pipeline.PROMPTED, help="that votes prompt, for `prompted`")
   parser.add_argument("--vote-share", type=float, default=0.5, help="of the vote in a mask's probability, likewise")
   parser.add_argument("--count", type=int, help="the first so many scans")
   parser.add_argument("--seconds", type=float, default=600.0, help="begin no scan after so long")

@@ -29,9 +29,15 @@ from medlsam_jax.sam.network.layers import fold_batch_norm
 from medlsam_jax.sam.network.sam import VARIANTS, Sam
 from medlsam_jax.sam.weight_changes import changed
 
-PACKAGED = {"open": "medlam_open.safetensors", "tiny": "medlam_tiny.safetensors"}
-"""Networks that are in the package: `open`, which has learned from real scans of many people and is the default, and
-`tiny`, a quick one for tests and trials."""
+PACKAGED = {
+  "open": "medlam_open.safetensors",
+  "tiny": "medlam_tiny.safetensors",
+  "litemedsam-prompted": "litemedsam_prompted.safetensors",
+}
+"""Networks that are in the package: `open`, which has learned from real scans of many people and is the default;
+`tiny`, a quick one for tests and trials; and what makes `litemedsam` one that templates' masks prompt."""
+BELONGS_TO = {"litemedsam-prompted": "litemedsam"}
+"""Of those, the ones that are changes of published weights, which are needed besides."""
 
 CHANGES_OF = "changes_of"
 """In the header of a file that holds changes (`sam.weight_changes`): name or file of the weights that they are made to;
@@ -45,7 +51,8 @@ def load(path_or_name: str | os.PathLike[str], kind: str | None = None, for_trai
   """A network with its weights.
 
   Args:
-    path_or_name: `open` or `tiny` (in the package); the name of published weights that are in the user's cache, such as
+    path_or_name: `open` or `tiny` (in the package), or `litemedsam-prompted` (likewise, but for `litemedsam`, whose
+      changes it is); the name of published weights that are in the user's cache, such as
       `litemedsam` (`medlsam weights get litemedsam` puts them there); one of our files; or a published checkpoint
       (.pth, .tar, .safetensors), which is converted in memory.
     kind: refuse any other kind; needed for a ViT-B checkpoint that may be SAM's or MedSAM's.

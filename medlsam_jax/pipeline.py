@@ -43,9 +43,13 @@ _PREDICTOR = "predictor"
 PAINTER = "litemedsam"
 """Network that paints where none is named and no template has a mask of the organ."""
 
+PROMPTED = "litemedsam-prompted"
+"""Network that templates' masks prompt where none is named."""
+
 Masks = Literal["auto", "templates", "network", "prompted"]
 """Where masks come from: the templates' own, brought into the scan; a network prompted by boxes; a network that the
-templates' masks prompt slice by slice (`prompted`: one fine-tuned to it, as released none is any good at it); or
+templates' masks prompt slice by slice (`prompted`: one fine-tuned to it, as released none is any good at it), both
+having a say; or
 `auto`: the templates' own for each organ that they have a mask of, unless a network is named."""
 
 
@@ -129,7 +133,8 @@ def segment(
     found: of `localize`, or boxes of the user's own (`read_boxes`, `Finding.of_boxes`). An organ outside the field
       of view stays empty.
     model: a network of the SAM family: name or file as for `load`, or one that is loaded, or a `Predictor` of one's own
-      settings. Compiled programs are kept over many scans. None: LiteMedSAM, and only where no template has a mask.
+      settings. Compiled programs are kept over many scans. None: LiteMedSAM, and only where no template has a mask;
+      with `masks="prompted"` the one of the package that was fine-tuned to it.
     masks: `templates`, `network`, `prompted` (see `Masks`), or `auto`: templates for the organs that they have a mask
       of, if `model` is None.
     bank: whose templates have the masks; None: those of the bank that `found` was found with.
@@ -160,9 +165,8 @@ def segment(
   by_vote = {organ: parts for organ, parts in inside.items() if organ in crops}
   by_network = {organ: parts for organ, parts in inside.items() if organ not in crops}
   painted, by_hand = [], [organ for organ, each in found.items() if each.verdict == GIVEN]
-  painter = PAINTER if model is None else model
   if by_vote and masks == "prompted":
-    vote, predictor = vote or VoteSettings(), predictor_of(painter)
+    vote, predictor = vote or VoteSettings(), predictor_of(PROMPTED if model is None else model)
     voted = dict(votes(scan, by_vote, crops, vote, progress, by_hand))
     painted.append(paint_from_votes(scan, voted, values, predictor, vote.vote_share, settings, progress))
   elif by_vote:
@@ -170,7 +174,7 @@ def segment(
   if by_vote and clean_up:
     clean_labels(painted[0], True, True)
   if by_network or not by_vote:
-    predictor = predictor_of(painter)
+    predictor = predictor_of(PAINTER if model is None else model)
     painted.append(paint_volume(scan, by_network, values, predictor, settings, propagation, progress))
   # the network fills what the templates left
   array = painted[0] if len(painted) == 1 else np.where(painted[0] > 0, *painted)
@@ -229,7 +233,7 @@ def predictor_of(model: str | os.PathLike[str] | Network | Predictor, dtype: str
   return predictor_of(_loaded(os.fspath(model), path.stat().st_mtime_ns if path.is_file() else 0), dtype)
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=2)
 def _loaded(name: str, changed_ns: int) -> Network:
   return load(name)
 

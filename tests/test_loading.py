@@ -208,6 +208,17 @@ def test_networks_are_in_the_package(name, most_mb, width):
   assert network.kind == "medlam" and network.module.base_channels == width
 
 
+def test_changes_in_the_package_name_weights_that_can_be_fetched(monkeypatch, tmp_path):
+  monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+  assert loading.BELONGS_TO.keys() <= loading.PACKAGED.keys()
+  for name, base in loading.BELONGS_TO.items():
+    path, _ = loading._find(name)
+    header = loading.read_weights(path)[1]
+    assert header[loading.CHANGES_OF] == base in PUBLISHED and path.stat().st_size < 2 << 20
+    with pytest.raises(WeightsError, match=f"medlsam weights get {base}"):
+      loading.load(name)
+
+
 def test_a_packaged_network_that_is_missing_says_how_to_mend_it(monkeypatch, tmp_path):
   monkeypatch.setattr(loading.importlib.resources, "files", lambda _: tmp_path)
   with pytest.raises(WeightsError, match="lacks the network open; install the package again"):

@@ -12,11 +12,10 @@ from medlsam_jax.errors import ConfigError
 from medlsam_jax.installation import install_hint
 
 if TYPE_CHECKING:
-  from etils import epath
-
   from medlsam_jax.cli.terminal import Terminal
   from medlsam_jax.network import Network, Variables
   from medlsam_jax.sam.finetuning.settings import FinetuneSettings
+  from medlsam_jax.train.run_folder import Folder
 
 
 def add_to(commands: options.Commands) -> None:
@@ -122,8 +121,8 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def write_changes(
-  settings: FinetuneSettings, network: Network, variables: Variables, header: Mapping[str, str], workdir: epath.Path
-) -> epath.Path:
+  settings: FinetuneSettings, network: Network, variables: Variables, header: Mapping[str, str], workdir: Folder
+) -> Folder:
   """The file of what training changed, beside the weights of `network`."""
   from medlsam_jax.io.weights.weights_file import write_weights
   from medlsam_jax.loading import CHANGES_OF

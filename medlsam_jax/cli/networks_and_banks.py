@@ -209,10 +209,11 @@ def predictor_of(model: str, terminal: Terminal, dtype: str | None = None) -> Pr
 
 
 def fetch(name: str, terminal: Terminal) -> None:
-  """Brings published weights of that name into the user's cache, once; does nothing for files."""
+  """Brings published weights of that name, or those that it belongs to, into the user's cache, once; no files."""
   from medlsam_jax import loading
   from medlsam_jax.io.weights.fetch import PUBLISHED, cached_weights
 
+  name = loading.BELONGS_TO.get(name, name)
   if name not in PUBLISHED or cached_weights(name).is_file():
     return
   terminal.say(f"fetching the published weights {name} ({PUBLISHED[name].licence}), once")

@@ -17,7 +17,7 @@ from medlsam_jax.io.labels import LabelMap
 from medlsam_jax.io.packaged_banks import NAMES
 from medlsam_jax.loading import load
 from medlsam_jax.medlam.bank.bank import Bank
-from medlsam_jax.pipeline import PAINTER, PipelineSettings
+from medlsam_jax.pipeline import PAINTER, PROMPTED, PipelineSettings
 from medlsam_jax.sam.predictor import Predictor
 from medlsam_jax.sam.propagation import PropagationSettings
 from medlsam_jax.sam.segmentation_settings import LITEMEDSAM
@@ -68,13 +68,14 @@ class Painter:
     rest = [organ for organ in findings if organ not in crops]
     if rest and self.network is None:
       self.network = self._predictor()
+    # else `segment` takes those that it would take itself, of which `prompted` may need two
+    named = self.arguments.model or self.arguments.dtype
+    is_named = self.masks == "network" or (self.masks == "prompted" and named)
     with self.terminal.bar(f"{title}: segmenting") as report:
       labels = pipeline.segment(
         scan,
         findings,
-        self.network
-        if self.masks in ("network", "prompted")
-        else None,  # else it is the one that `segment` takes itself
+        self.network if is_named else None,
         masks=self.masks,
         bank=self.bank,
         settings=self.settings.segmentation,
@@ -86,7 +87,8 @@ class Painter:
 
   def _predictor(self) -> Predictor:
     arguments = self.arguments
-    return networks_and_banks.predictor_of(arguments.model or PAINTER, self.terminal, arguments.dtype)
+    name = PROMPTED if self.masks == "prompted" else PAINTER
+    return networks_and_banks.predictor_of(arguments.model or name, self.terminal, arguments.dtype)
 
   def _provenance(self, by_templates: list[str], by_network: list[str]) -> Sections:
     how: Sections = {"settings": {}, "networks": {}, "painted": {}}

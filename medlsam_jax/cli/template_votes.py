@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from etils import epath
 
 from medlsam_jax import pipeline
 from medlsam_jax.cli import networks_and_banks
@@ -29,7 +28,7 @@ from medlsam_jax.sam.labelled_slices import LabelledScan
 from medlsam_jax.template_masks.masks import votes
 from medlsam_jax.template_masks.votes import Vote
 from medlsam_jax.template_masks.votes_file import FOUND, JITTERED, file_name, read_votes, write_votes
-from medlsam_jax.train.run_folder import folder_of_a_run, local_copy, whole_file
+from medlsam_jax.train.run_folder import Folder, at, folder_of_a_run, local_copy, whole_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +81,7 @@ class _Maker:
     return boxes
 
 
-def make(arguments: argparse.Namespace, settings: FinetuneSettings, workdir: epath.Path, terminal: Terminal) -> None:
+def make(arguments: argparse.Namespace, settings: FinetuneSettings, workdir: Folder, terminal: Terminal) -> None:
   """Makes the files of votes that are not there yet, for the scans of a run.
 
   Raises:
@@ -96,7 +95,7 @@ def make(arguments: argparse.Namespace, settings: FinetuneSettings, workdir: epa
   if not bank.crops:
     raise TemplateError(f"{arguments.bank}: its templates have no masks to vote with; build it from label maps")
   maker = _Maker(network, bank, data, settings.seed)
-  folder = epath.Path(data.votes) if data.votes else workdir / FOLDER
+  folder = at(data.votes) if data.votes else workdir / FOLDER
   people = [(person, True) for person in labelled(data.scans, data)]
   people += [(person, False) for person in labelled(data.validation, data)]
   made_from = maker.made_from
@@ -113,7 +112,7 @@ def make(arguments: argparse.Namespace, settings: FinetuneSettings, workdir: epa
     bar(len(people), len(people))
 
 
-def _is_made(path: epath.Path, made_from: str) -> bool:
+def _is_made(path: Folder, made_from: str) -> bool:
   if not path.exists():
     return False
   try:

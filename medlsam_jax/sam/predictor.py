@@ -152,7 +152,7 @@ class Predictor:
     """
     return self._compilations
 
-  def encode(self, images: Float[np.ndarray, "n s s 3"]) -> list[Float[Array, "h w c"]]:
+  def encode(self, images: Float[np.ndarray, "n s s 3"]) -> list[Float[Array, "g g c"]]:
     """One embedding per image, left on the device; images scaled as `variant.pixels` says.
 
     Raises:

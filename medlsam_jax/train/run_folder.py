@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TypeAlias
 
 import fsspec
 from etils import epath
@@ -16,8 +17,10 @@ from etils import epath
 from medlsam_jax.errors import OutputError
 from medlsam_jax.io.atomic import atomically, folder_for, require_writable
 
+Folder: TypeAlias = epath.Path
 
-def at(place: epath.PathLike) -> epath.Path:
+
+def at(place: epath.PathLike) -> Folder:
   """A run's folder."""
   return epath.Path(place)
 
