@@ -42,7 +42,8 @@ def read_votes(path: Path) -> tuple[dict[str, dict[str, Vote]], str]:
     InputError: the file is missing, truncated or another.
   """
   try:
-    with np.load(path) as file:
+    # opened here: numpy leaves a damaged archive open
+    with path.open("rb") as opened, np.load(opened) as file:
       votes: dict[str, dict[str, Vote]] = {}
       for name in file:
         if name.endswith("/share"):

@@ -101,5 +101,5 @@ def test_other_organs_can_be_asked_for_than_those_that_are_there():
   asked = made.asking(lambda scan, index: ["small", "no such organ"] if index == 0 else [])
   assert [(item.index, item.organs) for item in asked.items] == [(0, ("small",))]
   assert len(made) == 2 and made.asking(made._large).items == made.items
-  margin = made.prompt(made.items[1], np.array([10, 5, 30, 15]), margin_px=3) - made.box(made.items[1], "large")
+  margin = made.prompt(made.items[1], np.array([10.0, 5, 30, 15]), margin_px=3) - made.box(made.items[1], "large")
   assert margin.tolist() == [-3, -3, 3, 3]
