@@ -345,7 +345,12 @@ class Predictor:
     return logits, quality
 
   def _runs(
-    self, embedding: Array, points: np.ndarray, labels: np.ndarray, masks: np.ndarray | None, multimask: bool
+    self,
+    embedding: Array | np.ndarray,
+    points: np.ndarray,
+    labels: np.ndarray,
+    masks: np.ndarray | None,
+    multimask: bool,
   ) -> Iterator[Answers]:
     first = 0
     for size in _runs(len(points)):
