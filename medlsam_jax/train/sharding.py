@@ -108,9 +108,10 @@ def local_rows(groups: int, mesh: Mesh) -> range:
 
 
 def put_batch(local: AnyBatch, groups: int, mesh: Mesh) -> AnyBatch:
-  """This process's rows of a batch, a named tuple of arrays, as arrays over all devices."""
+  """This process's rows of a batch, a named tuple of arrays, as arrays over all devices; a field may be None."""
   place = batch_sharding(mesh)
-  return type(local)(*(jax.make_array_from_process_local_data(place, a, (groups, *a.shape[1:])) for a in local))
+  rows = jax.tree.map(lambda a: jax.make_array_from_process_local_data(place, a, (groups, *a.shape[1:])), tuple(local))
+  return type(local)(*rows)
 
 
 def put_replicated(tree: PyTree, mesh: Mesh) -> PyTree:
