@@ -21,5 +21,9 @@ class OutputError(MedlsamError):
   """A result cannot be written."""
 
 
+class DeviceError(MedlsamError):
+  """The device cannot do the work: its memory is full, however little it is given at once."""
+
+
 class ConfigError(MedlsamError):
   """A setting is unknown, of the wrong type or out of range."""

@@ -30,6 +30,11 @@ Precision = Literal["highest", "default"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
+MORE_MEMORY = (
+  "end what else uses the device, or let a program there take only what it needs: XLA_PYTHON_CLIENT_PREALLOCATE=false; "
+  "JAX_PLATFORMS=cpu does without it"
+)
+"""What to do where a device's memory is full."""
 _IMAGES_AT_ONCE = 16
 _PEAK_TFLOP_S = {
   # NVIDIA's data sheets, dense
@@ -165,6 +170,11 @@ def slices_together(name: str | None = None) -> bool:
 def compiler_options_for_one_run(name: str) -> dict[str, int] | None:
   """Of a program that runs once and briefly: a CPU would optimise dozens of random draws for half a minute."""
   return {"xla_backend_optimization_level": 0} if name == "cpu" else None
+
+
+def memory_is_full(error: Exception) -> bool:
+  """Whether an error of a program says that the device's memory did not suffice."""
+  return "RESOURCE_EXHAUSTED" in str(error)
 
 
 def may_have_accelerator() -> bool:

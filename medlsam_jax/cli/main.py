@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from medlsam_jax import platform
 from medlsam_jax.cli import (
   bank,
   convert,
@@ -102,6 +103,9 @@ def _run(arguments: argparse.Namespace) -> int:
       return STOPPED_BY + terminal.stopped if terminal.stopped else INTERRUPTED
     if isinstance(error, MedlsamError):
       terminal.error(str(error))
+      return BAD_INPUT
+    if platform.memory_is_full(error):
+      terminal.error(f"the device's memory is full ({platform.MORE_MEMORY}): {str(error).splitlines()[0]}")
       return BAD_INPUT
     raise
 

@@ -23,7 +23,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
-from medlsam_jax import notices
+from medlsam_jax import notices, platform
 from medlsam_jax.errors import ConfigError, InputError, OutputError, WeightsError
 from medlsam_jax.train.recipe import Json, State
 from medlsam_jax.train.run_folder import folder_of_a_run
@@ -36,7 +36,6 @@ HIGHER_IS_BETTER = ("_iou", "_dice")
 _STATE, _CONFIG, _POSITION = "state", "config", "loader"
 ASIDE = ".damaged"
 """Ending of the folder of a checkpoint that cannot be read."""
-_NO_MEMORY = "RESOURCE_EXHAUSTED"
 Result = TypeVar("Result")
 
 
@@ -207,7 +206,7 @@ def _tried(read: Callable[[], Result]) -> tuple[Result | None, str]:
     except (MemoryError, ConfigError):
       raise
     except Exception as error:
-      if _NO_MEMORY in str(error):
+      if platform.memory_is_full(error):
         raise
       reason = _first_line(error)
     finally:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float32, Int
+from jaxtyping import Array, Bool, Float, Float32, Int
 
 from medlsam_jax import label_boxes, notices, working_grid
 from medlsam_jax.errors import TemplateError
@@ -259,9 +259,8 @@ def run(
     done += known
     if known:
       tell(done, total)
-    patches = Patches.of(prepared, padded)
     try:
-      for some, computed in _computed(prepared, patches, np.array(missing, int).reshape(-1, 3), edge):
+      for some, computed in _computed(network, padded, np.array(missing, int).reshape(-1, 3), edge):
         outputs.add(some, *computed)
         done += len(some)
         tell(done, total)
@@ -287,10 +286,25 @@ def _gathered(outputs: TemplateOutputs, points: Int[np.ndarray, "points 3"]) -> 
 
 
 def _computed(
+  network: Network, padded: Float[np.ndarray, "z y x"], centres: Int[np.ndarray, "n 3"], edge: int
+) -> Iterator[tuple[Int[np.ndarray, "some 3"], Outputs]]:
+  """Points with the network's outputs there, some at a time; fewer at a time while memory is short."""
+  done = 0
+  while done < len(centres):
+    prepared = programs.prepare(network, OPERANDS)
+    try:
+      for some, outputs in _in_calls(prepared, Patches.of(prepared, padded), centres[done:], edge):
+        done += len(some)
+        yield some, outputs
+    except jax.errors.JaxRuntimeError as error:
+      programs.less_at_once(network, error)
+
+
+def _in_calls(
   network: programs.Prepared, patches: Patches, centres: Int[np.ndarray, "n 3"], edge: int
 ) -> Iterator[tuple[Int[np.ndarray, "some 3"], Outputs]]:
-  """Points with the network's outputs there, some at a time."""
-  size = programs.POINTS_PER_CALL
+  """The same with as many at a time as the network is prepared for."""
+  size = network.patches_per_call
   chunks = [centres[first : first + size] for first in range(0, len(centres), size)]
   begun = fetched(network, chunks, lambda some: _outputs(network, patches, some, edge), _CALLS_AHEAD)
   for some, (position, taps) in begun:
@@ -302,6 +316,6 @@ def _outputs(
   network: programs.Prepared, patches: Patches, centres: Int[np.ndarray, "some 3"], edge: int
 ) -> tuple[Float32[Array, "m 3"], dict[int, Float32[Array, "m k k k c"]]]:
   """Of one call, on the device; what comes after the last centre means nothing."""
-  size = programs.POINTS_PER_CALL
+  size = network.patches_per_call
   used = jax.device_put(np.arange(size) < len(centres))
   return programs.template_outputs(network, patches.at(centres, size), used, network.module.feature_scales, edge)

@@ -81,20 +81,26 @@ def fetched(
     yield from zip([item for item, _ in waiting], jax.device_get([outputs for _, outputs in waiting]), strict=True)
 
 
-def calls(centres: Int[np.ndarray, "points 3"], settings: SearchSettings, templates: int = 1) -> Iterator[Call]:
-  """All points, in calls of `programs.POINTS_PER_CALL` patches.
+def calls(
+  centres: Int[np.ndarray, "points 3"],
+  settings: SearchSettings,
+  templates: int = 1,
+  size: int = programs.POINTS_PER_CALL,
+) -> Iterator[Call]:
+  """All points, in calls of `size` patches.
 
   Args:
     centres: of `patch_centres`.
     settings: who shares patches.
     templates: that each point is compared with.
+    size: `Prepared.patches_per_call`.
   """
   seats = 1
   if settings.shared_patches:
     seats = max(POINTS_PER_SHARED_PATCH // templates, 1)
   elif settings.organ_patches:
     seats = POINTS_PER_ORGAN_PATCH
-  groups, size = _groups(centres, seats), programs.POINTS_PER_CALL
+  groups = _groups(centres, seats)
   for first in range(0, len(groups), size):
     chosen = groups[first : first + size]
     patch, seat = (np.concatenate(part) for part in zip(*map(_seats, range(len(chosen)), chosen), strict=True))

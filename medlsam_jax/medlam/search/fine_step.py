@@ -48,12 +48,12 @@ def settle(
 
   def run(call: Call) -> tuple[Array, Array]:
     given = jax.device_put((call.used, {stride: call.seated(volume) for stride, volume in taps.items()}))
-    return programs.best_moves(network, patches.at(call.centres, programs.POINTS_PER_CALL), *given)
+    return programs.best_moves(network, patches.at(call.centres, network.patches_per_call), *given)
 
   for step in range(settings.steps):
     centres = patch_centres(voxels, patches.padded.shape, settings, counts)
     moved, done = np.zeros_like(voxels), step * len(voxels)
-    for call, (moves, similarity) in fetched(network, calls(centres, settings), run):
+    for call, (moves, similarity) in fetched(network, calls(centres, settings, size=network.patches_per_call), run):
       moved[call.rows] = centres[call.rows] + call.of(moves)
       scores[call.rows] = call.of(similarity)
       done += len(call.rows)

@@ -16,15 +16,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from medlsam_jax import platform
-from medlsam_jax.errors import WeightsError
+from medlsam_jax import notices, platform
+from medlsam_jax.errors import DeviceError, WeightsError
 from medlsam_jax.geometry import PATCH_EDGE
 from medlsam_jax.medlam.network.medlam import MedLAM, MedLAMOutput
 from medlsam_jax.medlam.search import correlation, nodes
 from medlsam_jax.network import Network, Variables
 
 POINTS_PER_CALL = 6
-"""Patches per call of the programs; shorter batches are padded, and on a CPU the padding is skipped.
+"""Patches per call of the programs, where the device's memory suffices; shorter batches are padded, and on a CPU the
+padding is skipped.
 
 On every platform: the points of an organ, so that little of a call is padding. At full resolution they are 1.6 million
 voxels, of which a GPU with 132 processors has twelve thousand for each.
@@ -38,7 +39,9 @@ B = TypeVar("B")
 
 
 @functools.partial(
-  jax.tree_util.register_dataclass, data_fields=("variables",), meta_fields=("module", "patches_together")
+  jax.tree_util.register_dataclass,
+  data_fields=("variables",),
+  meta_fields=("module", "patches_together", "patches_per_call"),
 )
 @dataclasses.dataclass(frozen=True)
 class Prepared:
@@ -49,6 +52,7 @@ class Prepared:
   """On the device."""
   patches_together: bool
   """The patches of a call go through the network together, not one after the other."""
+  patches_per_call: int = POINTS_PER_CALL
 
   @property
   def dtype(self) -> jax.typing.DTypeLike:
@@ -76,7 +80,29 @@ def prepare(network: Network, dtype: str = "float32") -> Prepared:
   if name not in network.ready:
     # named, because arrays that are on another device already would stay there
     network.ready[name] = jax.device_put(network.variables, device)
-  return Prepared(module.clone(dtype=jnp.dtype(dtype)), network.ready[name], platform.patches_together())
+  at_once = network.ready.get(_at_once_on(device), POINTS_PER_CALL)
+  return Prepared(module.clone(dtype=jnp.dtype(dtype)), network.ready[name], platform.patches_together(), at_once)
+
+
+def less_at_once(network: Network, error: Exception) -> None:
+  """After a call for which the device's memory did not suffice: `prepare` gives half the patches a call from now on.
+
+  Raises:
+    DeviceError: it was a single patch.
+    Exception: `error` itself, where it says something else.
+  """
+  if not platform.memory_is_full(error):
+    raise error
+  device = platform.device()
+  before: int = network.ready.get(_at_once_on(device), POINTS_PER_CALL)
+  if before == 1:
+    raise DeviceError(f"the memory of {device} does not suffice for a single patch ({platform.MORE_MEMORY})") from error
+  network.ready[_at_once_on(device)] = before // 2
+  notices.warn(f"the memory of {device} is full: from now on {before // 2} patches are searched at once, not {before}")
+
+
+def _at_once_on(device: jax.Device) -> str:
+  return f"search: patches a call on {device}"
 
 
 @jax.jit

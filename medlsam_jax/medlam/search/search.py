@@ -82,7 +82,7 @@ def find(
     name, scan = scan.source, working_grid.to_working_grid(scan, bank.convention)
   elif scan.grid.convention != bank.convention:
     raise ConfigError(f"the scan is on a {scan.grid.convention} working grid, the bank on a {bank.convention} one")
-  prepared = programs.prepare(network, settings.operands)
+  programs.prepare(network)  # refuses a network that cannot localize before anything is worked out
   padded = working_grid.pad_for_patches(scan.intensity)
   places = draw_starts(padded, key, settings.agents, name) if starts is None else given_starts(starts, padded, name)
   besides = moved(places, padded.shape) if starts is None else ()
@@ -91,7 +91,7 @@ def find(
     return {}
   if settings.shapes and any(organ.places is None for organ in organs):
     notices.warn("the bank does not say where its points lie, so that shapes cannot be held against it: build it again")
-  look = _Search(prepared, organs, scan.grid, settings, thresholds)
+  look = _Search(network, organs, scan.grid, settings, thresholds)
   findings = look(padded, places, progress=progress)
   calibration = doubt.calibration_of(network)
   if calibration is not None:
@@ -115,7 +115,7 @@ def _turned(
 class _Search:
   """Organs looked for in one scan; called with the scan as it is, and turned."""
 
-  network: programs.Prepared
+  network: Network
   organs: Sequence[OrganBank]
   grid: WorkingGrid
   settings: SearchSettings
@@ -124,10 +124,13 @@ class _Search:
   def __call__(
     self, padded: Float[np.ndarray, "z y x"], starts: Int[np.ndarray, "agents 3"], progress: Progress | None = None
   ) -> dict[str, Finding]:
-    """Coarse and fine step for all organs, judged by thresholds."""
-    patches = Patches.of(self.network, padded)
-    targets = self._coarse(patches, starts)
-    voxels, scores, votes = settle(self.network, patches, targets.voxels, self.organs, self.settings, progress)
+    """Coarse and fine step for all organs, judged by thresholds; with fewer patches at once while memory is short."""
+    while True:
+      try:
+        targets, (voxels, scores, votes) = self._places(padded, starts, progress)
+        break
+      except jax.errors.JaxRuntimeError as error:
+        programs.less_at_once(self.network, error)
     findings, start = {}, 0
     for organ in self.organs:
       rows = slice(start, start := start + len(organ.mean_positions))
@@ -147,10 +150,19 @@ class _Search:
       )
     return findings
 
-  def _coarse(self, patches: Patches, starts: Int[np.ndarray, "agents 3"]) -> _Targets:
+  def _places(
+    self, padded: Float[np.ndarray, "z y x"], starts: Int[np.ndarray, "agents 3"], progress: Progress | None
+  ) -> tuple[_Targets, tuple[Num[np.ndarray, "points 3"], Float[np.ndarray, " points"] | None, Votes | None]]:
+    """Where the coarse step sends the points, and what the fine step says of them (`settle`)."""
+    network = programs.prepare(self.network, self.settings.operands)
+    patches = Patches.of(network, padded)
+    targets = self._coarse(network, patches, starts)
+    return targets, settle(network, patches, targets.voxels, self.organs, self.settings, progress)
+
+  def _coarse(self, network: programs.Prepared, patches: Patches, starts: Int[np.ndarray, "agents 3"]) -> _Targets:
     """Unified anatomical mapping: `start + range * tanh(template - query)`, by the mean of the agents and by each."""
     template_positions = np.concatenate([organ.mean_positions for organ in self.organs])
-    queries = jax.device_get(programs.positions(self.network, patches.at(starts)))
+    queries = jax.device_get(programs.positions(network, patches.at(starts)))
     starts_mm = starts * WORKING_SPACING_MM
     mean_start_mm, mean_query = starts_mm.mean(0), queries.mean(0)
     together = mean_start_mm + offset_mm(template_positions, mean_query)

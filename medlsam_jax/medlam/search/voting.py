@@ -74,12 +74,13 @@ def settle(
 
   def run(call: Call) -> tuple[Array, Array, Array]:
     given = jax.device_put((call.seated(shown), {stride: call.seated(volume) for stride, volume in taps.items()}))
-    cubes = patches.at(call.centres, programs.POINTS_PER_CALL)
+    cubes = patches.at(call.centres, network.patches_per_call)
     return programs.template_moves(network, cubes, *given, round(settings.reach_mm / WORKING_SPACING_MM))
 
   for step in range(settings.steps):
     centres, done = patch_centres(voxels, patches.padded.shape, settings, counts), step * count
-    for call, (moves, similarity, whole) in fetched(network, calls(centres, settings, templates), run):
+    all_calls = calls(centres, settings, templates, network.patches_per_call)
+    for call, (moves, similarity, whole) in fetched(network, all_calls, run):
       own = shown[call.rows]
       places[call.rows] = np.where(own[..., None], centres[call.rows][:, None] + call.of(moves), np.nan)
       scores[call.rows], best[call.rows] = np.where(own, call.of(similarity), np.nan), call.of(whole)
