@@ -23,7 +23,7 @@ from medlsam_jax.network import Network, Variables
 from medlsam_jax.sam.network.layers import fold_batch_norm
 from medlsam_jax.sam.network.prompt_encoder import BOX_HIGH, BOX_LOW
 from medlsam_jax.sam.network.sam import Sam
-from medlsam_jax.sam.prompts import Prompt, check_box, check_image, check_prompt, tokens_of
+from medlsam_jax.sam.prompts import Prompt, check_box, check_image, check_prompt, prompts_of, tokens_of
 from medlsam_jax.sam.slices import ImageFit, Pixels, scaled_levels
 
 BOX_COUNTS = (1, 4, 16)
@@ -193,7 +193,8 @@ class Predictor:
       check_box(box, f"box {number}", self.image_size, self.image_size)
     labels = np.tile(np.array([BOX_LOW, BOX_HIGH], np.int32), (len(boxes), 1))
     prompts = None if masks is None else np.asarray(masks, np.float32)[..., None]
-    logits, quality = self._run(embedding, boxes.reshape(-1, 2, 2), labels, prompts, False)
+    runs = self._runs(embedding, boxes.reshape(-1, 2, 2), labels, prompts, False)
+    logits, quality = _together(runs, len(boxes), 1, embedding.shape)
     return logits[:, 0], quality[:, 0]
 
   def encode_levels(self, levels: UInt8[np.ndarray, "n s s"], fit: ImageFit) -> Float[Array, "batch g g c"]:
@@ -265,7 +266,8 @@ class Predictor:
       if chosen:
         points, labels = tokens_of([prompts[index] for index in chosen], image.fit)
         masks = np.stack([np.asarray(prompts[i].mask, np.float32) for i in chosen])[..., None] if masked else None
-        logits[chosen], quality[chosen] = self._run(image.embedding, points, labels, masks, multimask)
+        runs = self._runs(image.embedding, points, labels, masks, multimask)
+        logits[chosen], quality[chosen] = _together(runs, len(chosen), count, image.embedding.shape)
     return logits, quality
 
   def set_image(self, image: UInt8[np.ndarray, "row column *3"]) -> None:
@@ -305,7 +307,7 @@ class Predictor:
     """
     if self._current is None:
       raise InputError("no image yet: call set_image first")
-    prompts, several = _prompts(point_coords, point_labels, box, mask_input)
+    prompts, several = prompts_of(point_coords, point_labels, box, mask_input)
     low, quality = self.answer(self._current, prompts, multimask_output)
     if not several:
       low, quality = low[0], quality[0]
@@ -327,23 +329,6 @@ class Predictor:
     points, labels = tokens_of(prompts, image.fit)
     yield from self._runs(image.embedding, points, labels, None, multimask)
 
-  def _run(
-    self,
-    embedding: Array | np.ndarray,
-    points: np.ndarray,
-    labels: np.ndarray,
-    masks: np.ndarray | None,
-    multimask: bool,
-  ) -> tuple[np.ndarray, np.ndarray]:
-    """Every prompt through programs of fixed sizes."""
-    count, (rows, columns, _) = 3 if multimask else 1, embedding.shape
-    logits = np.zeros((len(points), count, 4 * rows, 4 * columns), np.float32)
-    quality = np.zeros((len(points), count), np.float32)
-    for run in self._runs(embedding, points, labels, masks, multimask):
-      some = slice(run.first, run.first + run.count)
-      logits[some], quality[some] = run.logits[: run.count], run.quality[: run.count]
-    return logits, quality
-
   def _runs(
     self,
     embedding: Array | np.ndarray,
@@ -352,6 +337,7 @@ class Predictor:
     masks: np.ndarray | None,
     multimask: bool,
   ) -> Iterator[Answers]:
+    """Every prompt through programs of fixed sizes."""
     first = 0
     for size in _runs(len(points)):
       some = slice(first, first + size)
@@ -361,46 +347,16 @@ class Predictor:
       first += size
 
 
-def _prompts(
-  points: np.ndarray | None, labels: np.ndarray | None, box: np.ndarray | None, masks: np.ndarray | None
-) -> tuple[list[Prompt], bool]:
-  """Arguments of `predict` as prompts, and whether they are several."""
-  points, labels = _numbers(points, "point_coords"), _numbers(labels, "point_labels")
-  box, masks = _numbers(box, "box"), _numbers(masks, "mask_input")
-  if masks is not None and masks.ndim != 3:
-    raise InputError(f"mask_input of shape {masks.shape}; give low-resolution logits with an axis in front")
-  many_points = points is not None and points.ndim == 3
-  if points is not None and not many_points and not points.size and not np.size(labels if labels is not None else 0):
-    points = labels = None  # no points are none, beside a box
-  parts = {
-    "points": (points, many_points),
-    "labels": (labels, many_points),
-    "box": (box, box is not None and box.ndim == 2),
-    "mask": (masks, masks is not None and len(masks) != 1),
-  }
-  counts = {len(part) for part, many in parts.values() if many and part is not None}
-  if len(counts) > 1:
-    raise InputError(f"prompts of different numbers: {sorted(counts)} points, boxes or masks")
-  single = {name: part for name, (part, many) in parts.items() if not many}
-  only = single.get("mask")
-  if only is not None:
-    single["mask"] = only[0]
-  total = counts.pop() if counts else 1
-  each = [{n: p[i] for n, (p, many) in parts.items() if many and p is not None} for i in range(total)]
-  return [Prompt(**single, **own) for own in each], any(many for _, many in parts.values())
-
-
-def _numbers(part: object, name: str) -> np.ndarray | None:
-  """An argument of `predict` as an array."""
-  if part is None:
-    return None
-  try:
-    array = np.asarray(part)
-  except ValueError as error:
-    raise InputError(f"{name}: rows of different lengths; give one array of numbers") from error
-  if array.dtype.kind not in "iufb":
-    raise InputError(f"{name}: values of type {array.dtype}; give numbers")
-  return array
+def _together(
+  runs: Iterator[Answers], prompts: int, count: int, cells: tuple[int, ...]
+) -> tuple[Float[np.ndarray, "k m low_rows low_columns"], Float[np.ndarray, "k m"]]:
+  """Logits and quality of all runs on the host: `count` masks a prompt, four pixels along a cell of the embedding."""
+  logits = np.zeros((prompts, count, 4 * cells[0], 4 * cells[1]), np.float32)
+  quality = np.zeros((prompts, count), np.float32)
+  for run in runs:
+    some = slice(run.first, run.first + run.count)
+    logits[some], quality[some] = run.logits[: run.count], run.quality[: run.count]
+  return logits, quality
 
 
 def _runs(boxes: int) -> list[int]:

@@ -140,6 +140,52 @@ def _tokens(prompt: Prompt, fit: ImageFit) -> tuple[np.ndarray, np.ndarray]:
   return places, kinds
 
 
+def prompts_of(
+  points: np.ndarray | None, labels: np.ndarray | None, box: np.ndarray | None, masks: np.ndarray | None
+) -> tuple[list[Prompt], bool]:
+  """Arguments of `Predictor.predict` as prompts, and whether they are several.
+
+  Raises:
+    InputError: they are no numbers, of another shape, or of different numbers.
+  """
+  points, labels = _numbers(points, "point_coords"), _numbers(labels, "point_labels")
+  box, masks = _numbers(box, "box"), _numbers(masks, "mask_input")
+  if masks is not None and masks.ndim != 3:
+    raise InputError(f"mask_input of shape {masks.shape}; give low-resolution logits with an axis in front")
+  many_points = points is not None and points.ndim == 3
+  if points is not None and not many_points and not points.size and not np.size(labels if labels is not None else 0):
+    points = labels = None  # no points are none, beside a box
+  parts = {
+    "points": (points, many_points),
+    "labels": (labels, many_points),
+    "box": (box, box is not None and box.ndim == 2),
+    "mask": (masks, masks is not None and len(masks) != 1),
+  }
+  counts = {len(part) for part, many in parts.values() if many and part is not None}
+  if len(counts) > 1:
+    raise InputError(f"prompts of different numbers: {sorted(counts)} points, boxes or masks")
+  single = {name: part for name, (part, many) in parts.items() if not many}
+  only = single.get("mask")
+  if only is not None:
+    single["mask"] = only[0]
+  total = counts.pop() if counts else 1
+  each = [{n: p[i] for n, (p, many) in parts.items() if many and p is not None} for i in range(total)]
+  return [Prompt(**single, **own) for own in each], any(many for _, many in parts.values())
+
+
+def _numbers(part: object, name: str) -> np.ndarray | None:
+  """An argument of `predict` as an array."""
+  if part is None:
+    return None
+  try:
+    array = np.asarray(part)
+  except ValueError as error:
+    raise InputError(f"{name}: rows of different lengths; give one array of numbers") from error
+  if array.dtype.kind not in "iufb":
+    raise InputError(f"{name}: values of type {array.dtype}; give numbers")
+  return array
+
+
 def stability_score(logits: Float[np.ndarray, "*n row column"], offset: float = 1.0) -> Float[np.ndarray, "*n"]:
   """How little a mask changes with its threshold: pixels above `offset` over those above `-offset`, 0 without any.
 

@@ -8,10 +8,13 @@ import pytest
 from medlsam_jax import loading
 from medlsam_jax.geometry import Grid, Volume
 from medlsam_jax.io.templates import Template
+from medlsam_jax.medlam.bank.bank import Bank
 from medlsam_jax.network import Network
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 VALUES = {"liver": 1, "kidney": 2}
+LIVER = ((3, 4, 5), (16, 12, 14))
+KIDNEY = ((20, 8, 4), (23, 12, 9))
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +60,18 @@ def make_template():
     )
 
   return make
+
+
+@pytest.fixture(scope="module")
+def templates(make_template):
+  """Two people, the second of whom has a kidney, too."""
+  return [make_template("a", liver=LIVER), make_template("b", 1, liver=LIVER, kidney=KIDNEY)]
+
+
+@pytest.fixture(scope="module")
+def bank(network, templates) -> Bank:
+  """Their whole organs."""
+  return Bank.build(network, templates, "WPL", convention="consistent")
 
 
 @pytest.fixture

@@ -14,8 +14,6 @@ from medlsam_jax.medlam.search.patches import Patches
 from medlsam_jax.medlam.search.search_settings import PRESETS, SearchSettings
 from medlsam_jax.working_grid import pad_for_patches
 
-LIVER = ((3, 4, 5), (16, 12, 14))
-KIDNEY = ((20, 8, 4), (23, 12, 9))
 WAYS = {
   "exact": SearchSettings((4,), agents=2),
   "twice": SearchSettings((4,), agents=2, steps=2),
@@ -23,16 +21,6 @@ WAYS = {
   "vote": SearchSettings((4,), agents=2, centred=True, templates="each"),
   "vote-fast": dataclasses.replace(PRESETS["vote-fast"], feature_scales=(4,), agents=2),
 }
-
-
-@pytest.fixture(scope="module")
-def templates(make_template):
-  return [make_template("a", liver=LIVER), make_template("b", 1, liver=LIVER, kidney=KIDNEY)]
-
-
-@pytest.fixture(scope="module")
-def bank(network, templates) -> Bank:
-  return Bank.build(network, templates, "WPL", convention="consistent")
 
 
 @pytest.fixture

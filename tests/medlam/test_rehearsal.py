@@ -7,19 +7,10 @@ import pytest
 
 from medlsam_jax import platform
 from medlsam_jax.errors import WeightsError
-from medlsam_jax.medlam.bank.bank import Bank, edge_of
+from medlsam_jax.medlam.bank.bank import edge_of
 from medlsam_jax.medlam.search import programs, search
 from medlsam_jax.medlam.search.rehearsal import Rehearsal
 from medlsam_jax.medlam.search.search_settings import PRESETS
-
-LIVER = ((3, 4, 5), (16, 12, 14))
-KIDNEY = ((20, 8, 4), (23, 12, 9))
-
-
-@pytest.fixture(scope="module")
-def bank(network, make_template) -> Bank:
-  templates = [make_template("a", liver=LIVER), make_template("b", 1, liver=LIVER, kidney=KIDNEY)]
-  return Bank.build(network, templates, "WPL", convention="consistent")
 
 
 @pytest.mark.parametrize("preset", ["exact", "vote-fast"])

@@ -81,11 +81,6 @@ def test_virtual_patients_equal_the_published_program(network, mode):
 
 
 @pytest.fixture(scope="module")
-def templates(make_template):
-  return [make_template("a", liver=LIVER), make_template("b", 1, liver=LIVER, kidney=KIDNEY)]
-
-
-@pytest.fixture(scope="module")
 def bank(network, templates) -> Bank:
   return Bank.build(network, templates, "WPL")
 

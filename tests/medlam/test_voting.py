@@ -11,18 +11,7 @@ from medlsam_jax.medlam.search.search_settings import PRESETS, SearchSettings
 from medlsam_jax.working_grid import pad_for_patches, to_working_grid
 
 LIVER = ((3, 4, 5), (16, 12, 14))
-KIDNEY = ((20, 8, 4), (23, 12, 9))
 EACH = SearchSettings(feature_scales=(4,), agents=2, centred=True, templates="each")
-
-
-@pytest.fixture(scope="module")
-def templates(make_template):
-  return [make_template("a", liver=LIVER), make_template("b", 1, liver=LIVER, kidney=KIDNEY)]
-
-
-@pytest.fixture(scope="module")
-def bank(network, templates) -> Bank:
-  return Bank.build(network, templates, "WPL", convention="consistent")
 
 
 def test_a_template_finds_its_own_points_exactly_and_weighs_most(network, make_template):

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
+from finetuning_runs import LITE, changed, settings
 from flax.traverse_util import flatten_dict
 from sam_weights import tiny_network
 
@@ -18,60 +19,15 @@ from medlsam_jax.network import Network
 from medlsam_jax.notices import MedlsamWarning
 from medlsam_jax.sam.finetuning import mask_batches, mask_loss, recipe, scores_file, step
 from medlsam_jax.sam.finetuning.distillation import cell_matrix
-from medlsam_jax.sam.finetuning.settings import FinetuneSettings, MaskLossSettings
+from medlsam_jax.sam.finetuning.settings import MaskLossSettings
 from medlsam_jax.sam.network.image_encoder import ViTSizes
-from medlsam_jax.sam.network.sam import DecoderSizes, Sam, SamVariant
-from medlsam_jax.sam.network.tiny_vit import TinyViTSizes
+from medlsam_jax.sam.network.sam import Sam, SamVariant
 from medlsam_jax.sam.slices import ImageFit
 from medlsam_jax.train import checkpoint, loop
 from medlsam_jax.train.sigterm import Stopped
-from medlsam_jax.typed_settings import from_mapping
 
 # every 20th slice of the small queries misses an organ
 pytestmark = pytest.mark.filterwarnings("ignore:data.validation shows nothing of gamma")
-
-LITE = SamVariant(
-  "lite-tiny", 32, TinyViTSizes((8, 8, 8, 8), (1, 1, 1, 1), (2, 2, 2, 2), (4, 4, 4, 4), neck=16), "unit",
-  DecoderSizes(2, 16, 16),
-)  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def lite():
-  """A TinyViT member of the family, random."""
-  import jax.numpy as jnp
-
-  module = Sam(LITE)
-  variables = jax.jit(lambda key: module.init(key, jnp.zeros((1, 32, 32, 3)), jnp.zeros((1, 4))))(jax.random.key(1))
-  return Network(module, dict(variables), "litemedsam", "lite-tiny", {"kind": "litemedsam"})
-
-
-def settings(templates, queries=None, **fields):
-  data = {"scans": [str(templates)], "slice_step": 12, "validation_slice_step": 20, "images_per_step": 2,
-          "least_pixels": 1.0, "threads": 1, "validation": [str(queries)] if queries else []}  # fmt: skip
-  values = {
-    "optimizer": {
-      "kind": "adamw",
-      "total_steps": 3,
-      "learning_rate": 1e-3,
-      "decay": "constant",
-      "l2": 0.01,
-      "warmup_steps": 0,
-      "clip_norm": 0.0,
-    },
-    "checkpoint": {"every_steps": 100, "best_metric": "validation_dice"},
-    "log_every_steps": 1,
-    **{name: value for name, value in fields.items() if name != "data"},
-    "data": data | fields.get("data", {}),
-  }
-  return from_mapping(FinetuneSettings, values)
-
-
-def changed(before, after):
-  """First two parts of the names of all tensors that differ."""
-  first, second = (flatten_dict(tree, sep="/") for tree in (before, after))
-  assert first.keys() == second.keys()
-  return {"/".join(n.split("/")[:2]) for n in first if not np.array_equal(np.asarray(first[n]), np.asarray(second[n]))}
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
-from test_finetuning import LITE, changed, lite, settings  # noqa: F401  a fixture
+from finetuning_runs import LITE, changed, settings
 
 from medlsam_jax.errors import ConfigError, InputError
 from medlsam_jax.sam.finetuning import mask_batches, recipe
@@ -80,7 +80,7 @@ def test_what_no_vote_sees_is_not_asked_for_in_training_but_counts_when_held_out
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:data.validation shows nothing of gamma")
-def test_prompt_encoder_and_decoder_learn_from_votes(people, tmp_path, mini_templates, mini_queries, lite):  # noqa: F811
+def test_prompt_encoder_and_decoder_learn_from_votes(people, tmp_path, mini_templates, mini_queries, lite):
   said = {}
   optimizer = {"kind": "adamw", "total_steps": 3, "learning_rate": 3e-3, "decay": "constant", "l2": 0.01,
                "warmup_steps": 0, "clip_norm": 0.0}  # fmt: skip
@@ -98,7 +98,7 @@ def test_prompt_encoder_and_decoder_learn_from_votes(people, tmp_path, mini_temp
   assert header["window_cells"] == "4"
 
 
-def test_missing_votes_and_votes_that_see_nothing_are_told(people, tmp_path, mini_templates, lite):  # noqa: F811
+def test_missing_votes_and_votes_that_see_nothing_are_told(people, tmp_path, mini_templates, lite):
   learnt, _, folder = people
   asked = chosen(mini_templates)
   with pytest.raises(InputError, match=r"t0.*votes are not in .*none.*--bank"):
@@ -121,6 +121,6 @@ def test_missing_votes_and_votes_that_see_nothing_are_told(people, tmp_path, min
     ({"train": "prompts", "batch_norm": "updated"}, "batch_norm updated: with train prompts"),
   ],
 )
-def test_settings_that_templates_cannot_go_with_are_refused(tmp_path, lite, fields, words):  # noqa: F811
+def test_settings_that_templates_cannot_go_with_are_refused(tmp_path, lite, fields, words):
   with pytest.raises(ConfigError, match=words):
     recipe.run(chosen(tmp_path / "scans", **fields), lite, tmp_path / "run")
