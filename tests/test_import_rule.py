@@ -21,7 +21,7 @@ LEVEL = {
   "medlam": 5, "sam": 5,
   "sam3d": 6,
   "loading": 7, "pipeline": 7,
-  "evaluation": 8,
+  "evaluation": 8, "cohort": 8,
   "cli": 9,
 }  # fmt: skip
 FILE_LIBRARIES = {"nibabel", "pydicom", "grain", "ml_collections"}

@@ -7,16 +7,18 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from medlsam_jax.cli import options
+from medlsam_jax.cli import cohort, options
 
 if TYPE_CHECKING:
   from medlsam_jax.cli.many_scans import Summary
   from medlsam_jax.cli.painting import Painter
+  from medlsam_jax.cli.results import Make, Read
   from medlsam_jax.cli.search import Search
   from medlsam_jax.cli.terminal import Terminal
   from medlsam_jax.finding import Finding
   from medlsam_jax.io.scan_result import ScanResult
   from medlsam_jax.io.scans import ListedScan
+  from medlsam_jax.pipeline import PipelineSettings
 
 
 def add_to(commands: options.Commands) -> None:
@@ -28,9 +30,11 @@ def add_to(commands: options.Commands) -> None:
     "  medlsam segment --templates templates/ --query patient_ct.nii.gz\n"
     "  writes out/patient_seg.nii.gz, out/patient_boxes.json, out/patient_boxes.mrk.json (3D Slicer) and\n"
     "  out/patient_preview.png. After correcting a box in one of the two box files:\n"
-    "  medlsam segment --boxes out/patient_boxes.json --query patient_ct.nii.gz --out corrected/",
+    "  medlsam segment --boxes out/patient_boxes.json --query patient_ct.nii.gz --out corrected/\n"
+    + cohort.EXAMPLE.format(command="segment"),
   )
-  options.add_query(parser)
+  options.add_query(parser, required=False)
+  cohort.add_to(parser)
   options.add_organs(parser)
   options.add_search(parser)
   group = parser.add_argument_group("how they are painted")
@@ -92,7 +96,10 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   from medlsam_jax.io.atomic import require_writable
   from medlsam_jax.io.scans import list_scans
 
+  cohort.settle(arguments)
   settings = settings_of(arguments)
+  if arguments.list is not None:
+    return _run_list(arguments, settings, terminal)
   if arguments.boxes is not None:
     own_boxes.check_boxes(arguments)
   else:
@@ -104,6 +111,28 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   painter = Painter.prepare(arguments, settings, terminal)
   search = Search.prepare(arguments, settings, terminal) if arguments.boxes is None else None
   return segment_all(arguments, queries, search, painter, terminal).exit_code
+
+
+def _run_list(arguments: argparse.Namespace, settings: PipelineSettings, terminal: Terminal) -> int:
+  from medlsam_jax.cli import networks_and_banks
+  from medlsam_jax.cli.painting import Painter
+  from medlsam_jax.cli.search import Search
+  from medlsam_jax.cohort.run import opened
+  from medlsam_jax.errors import ConfigError
+  from medlsam_jax.io.scans import list_scans
+
+  if arguments.boxes is not None:
+    raise ConfigError("--boxes is for one scan: give it by --query")
+  networks_and_banks.check_search(arguments)
+  scans = list_scans(arguments.list)
+  with opened(arguments.out, cohort.options_of(arguments)) as folder:
+    painter = Painter.prepare(arguments, settings, terminal)
+    search = Search.prepare(arguments, settings, terminal)
+    made_by = cohort.made_by(arguments, search, painter)
+    make = _maker(arguments, search, painter, terminal)
+    report = cohort.run_cohort(arguments, folder, scans, make, made_by, True, terminal)
+  search.finish(bool(report.failed))
+  return report.exit_code
 
 
 def segment_all(
@@ -118,9 +147,17 @@ def segment_all(
 
   Without a search the boxes are those of `--boxes`.
   """
+  from medlsam_jax.cli.results import make_all
+
+  summary = make_all(arguments, queries, _maker(arguments, search, painter, terminal), True, terminal, then)
+  if search is not None:
+    search.finish(bool(summary.failed))
+  return summary
+
+
+def _maker(arguments: argparse.Namespace, search: Search | None, painter: Painter, terminal: Terminal) -> Make:
   from medlsam_jax import platform
   from medlsam_jax.cli import own_boxes, painting
-  from medlsam_jax.cli.results import Read, make_all
   from medlsam_jax.io.scan_result import ScanResult
 
   if search is not None:
@@ -140,7 +177,4 @@ def segment_all(
     labels, how = here.run(scan, findings, title)
     return ScanResult(listed.name, scan, findings, labels), painting.merged(provenance, how)
 
-  summary = make_all(arguments, queries, make, True, terminal, then)
-  if search is not None:
-    search.finish(bool(summary.failed))
-  return summary
+  return make

@@ -1,0 +1,149 @@
+"""Which scans of a list a run has to do, by what the manifest says and what lies in the folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medlsam_jax import display
+from medlsam_jax.cohort import manifest
+from medlsam_jax.cohort.identity import Glance, glance_at, identity_of
+from medlsam_jax.cohort.manifest import Manifest, Record
+from medlsam_jax.errors import InputError
+from medlsam_jax.io import scan_result
+from medlsam_jax.io.scans import ListedScan
+
+
+@dataclasses.dataclass
+class Plan:
+  """What to do, what is done, and why."""
+
+  todo: list[ListedScan] = dataclasses.field(default_factory=list)
+  done: list[str] = dataclasses.field(default_factory=list)
+  failed: dict[str, str] = dataclasses.field(default_factory=dict)
+  """Scans that failed before and are left alone, and why they did."""
+  again: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+  """Scans by the reason for which they are done again."""
+
+  def sentences(self) -> list[str]:
+    """What a user should know of it."""
+    said = [f"{display.count(len(names), 'scan')} done again ({display.some(names, 3)}): {why}"
+            for why, names in self.again.items()]  # fmt: skip
+    if self.failed:
+      said.append(f"{display.count(len(self.failed), 'scan')} failed before, left alone (--retry-failed tries again)")
+    return said
+
+
+def plan(
+  scans: Sequence[ListedScan],
+  folder: Path,
+  known: Manifest,
+  made_by: Mapping[str, Any],
+  segmented: bool,
+  retry_failed: bool = False,
+) -> Plan:
+  """Settles for each scan whether its result is there: of the same input, made with the same.
+
+  Files whose size and time are as recorded are taken to be the same; of others the content is compared.
+
+  Args:
+    made_by: what results depend on beside the scan.
+    segmented: whether label maps belong to a result.
+
+  Raises:
+    InputError: the folder has the results of another scan of the same name.
+  """
+  result, name = Plan(), manifest.name_of(made_by)
+  for scan in scans:
+    record = known.records.get(scan.name)
+    if record is None:
+      if any(path.exists() for path in scan_result.result_paths(folder, scan.name, segmented)):
+        result.again.setdefault("results that no record speaks of", []).append(scan.name)
+      result.todo.append(scan)
+      continue
+    if record.state == "failed":
+      why = "tried again" if retry_failed else _failed_differently(scan, record, name)
+    else:
+      why = _not_the_same(scan, record, folder, known, made_by, segmented)
+    if why:
+      result.again.setdefault(why, []).append(scan.name)
+      result.todo.append(scan)
+    elif record.state == "failed":
+      result.failed[scan.name] = record.error
+    else:
+      result.done.append(scan.name)
+  return result
+
+
+def place_of(scan: ListedScan) -> str:
+  """The scan's path as records have it."""
+  return os.path.abspath(scan.path)
+
+
+def _failed_differently(scan: ListedScan, record: Record, name: str) -> str:
+  """Why a scan that failed may not fail now; empty for no reason."""
+  if record.made_by != name:
+    return "they failed with other settings"
+  try:
+    now = None if scan.wrong else glance_at(scan.path)
+  except InputError:
+    now = None
+  return "" if _same(now, record.input) else "their files are other ones than those that failed"
+
+
+def _not_the_same(
+  scan: ListedScan, record: Record, folder: Path, known: Manifest, made_by: Mapping[str, Any], segmented: bool
+) -> str:
+  """Why a scan that is done has to be done again; empty for no reason."""
+  if scan.wrong:
+    return "their files cannot be found any more"
+  moved = record.path != place_of(scan)
+  if moved or not _same(glance_at(scan.path), record.input):
+    assert record.input is not None
+    same = identity_of(scan.path).sha256 == record.input.sha256
+    if moved and not same:
+      raise InputError(
+        f"{scan}: {folder} has results of another scan of that name, {scan.name} ({record.path}); choose another --out "
+        "or rename one"
+      )
+    if not same:
+      return "their files have changed"
+  if record.made_by != manifest.name_of(made_by):
+    return f"made with other settings ({differences(known.made_by.get(record.made_by), made_by)})"
+  if not all(path.exists() for path in scan_result.result_paths(folder, scan.name, segmented)):
+    return "their results are not all there"
+  return ""
+
+
+def _same(now: Glance | None, then: Glance | None) -> bool:
+  if now is None or then is None:
+    return now is then
+  return (now.bytes, now.files, now.changed_ns) == (then.bytes, then.files, then.changed_ns)
+
+
+def differences(then: Mapping[str, Any] | None, now: Mapping[str, Any]) -> str:
+  """What two sets of settings differ in, in a few words."""
+  if then is None:
+    return "which the manifest does not name"
+  before, after = _flat(then), _flat(now)
+  names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+  said = [f"{name} {_short(before.get(name))}, now {_short(after.get(name))}" for name in names]
+  return "; ".join(said[:3]) + (f" and {len(said) - 3} more" if len(said) > 3 else "")
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+  result = dict[str, Any]()
+  for name, value in values.items():
+    if isinstance(value, Mapping):
+      result |= _flat(value, f"{above}{name}.")
+    else:
+      result[above + name] = value
+  return result
+
+
+def _short(value: object) -> str:
+  text = str(value)
+  return text if len(text) <= 16 else text[:12] + "..."

@@ -1,0 +1,239 @@
+"""A cohort's run: what is not done yet goes through the stages, and a record is written of each scan as it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import json
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from medlsam_jax import platform
+from medlsam_jax.cohort import manifest, throughput
+from medlsam_jax.cohort.identity import Identity, glance_at
+from medlsam_jax.cohort.lock import Shard, locked
+from medlsam_jax.cohort.manifest import Manifest, ManifestWriter, Record
+from medlsam_jax.cohort.plan import Plan, place_of, plan
+from medlsam_jax.cohort.reader import Limits, NoReaderError, Reader, UnreadableError
+from medlsam_jax.cohort.stages import Outcome, Stages, Work
+from medlsam_jax.cohort.throughput import Throughput
+from medlsam_jax.errors import InputError, MedlsamError, OutputError
+from medlsam_jax.geometry import Volume
+from medlsam_jax.io.atomic import folder_for
+from medlsam_jax.io.scan_result import ScanResult
+from medlsam_jax.io.scans import ListedScan, ReadingOptions
+
+Make = Callable[[ListedScan, Volume], tuple[ScanResult, Mapping[str, object]]]
+"""Gives a scan's result and where it comes from; called in a thread for each device."""
+
+_Made: TypeAlias = tuple[ScanResult, Mapping[str, object]]
+_NOBODY_CAN_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE}
+"""Errors that the next scan would meet as well."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CohortOptions:
+  """How a run goes about a list."""
+
+  limits: Limits = dataclasses.field(default_factory=Limits)
+  shard: Shard | None = None
+  retry_failed: bool = False
+  readers: int | None = None
+  """Processes that read; None: one for each device, on a machine with accelerators two."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Ended:
+  """A scan that ended in this run, for whoever tells it."""
+
+  record: Record
+  number: int
+  """Of those that ended."""
+  total: int
+  """That there were to do."""
+  defect: str = ""
+  """A traceback, where the program itself is at fault."""
+
+
+@dataclasses.dataclass
+class CohortReport:
+  """What became of a list, this run and those before."""
+
+  done: list[str] = dataclasses.field(default_factory=list)
+  kept: list[str] = dataclasses.field(default_factory=list)
+  """That were done before."""
+  failed: dict[str, str] = dataclasses.field(default_factory=dict)
+  """By name, of this run and those before, and why."""
+  doubtful: dict[str, str] = dataclasses.field(default_factory=dict)
+  """Of this run: why nothing in them is called found."""
+  throughput: Throughput | None = None
+  """None where there was nothing to do."""
+
+  @property
+  def exit_code(self) -> int:
+    """1 if any scan failed, in this run or before."""
+    return 1 if self.failed else 0
+
+
+class Cohort:
+  """A folder of results that is ours alone while the block of `opened` runs."""
+
+  def __init__(self, folder: Path, options: CohortOptions, known: Manifest, book: ManifestWriter) -> None:
+    self.folder, self.options, self.known, self._book = folder, options, known, book
+
+  def plan(self, scans: Sequence[ListedScan], made_by: Mapping[str, Any], segmented: bool) -> Plan:
+    """What there is to do of a list, or of this shard of it.
+
+    Raises:
+      InputError: the folder has the results of another scan of the same name.
+    """
+    shard = self.options.shard
+    mine = scans if shard is None else scans[shard.number - 1 :: shard.count]
+    return plan(mine, self.folder, self.known, _plain(made_by), segmented, self.options.retry_failed)
+
+  def run(
+    self,
+    planned: Plan,
+    made_by: Mapping[str, Any],
+    make: Make,
+    reading: ReadingOptions | None = None,
+    tell: Callable[[Ended], None] | None = None,
+  ) -> CohortReport:
+    """Does what is planned. Each scan is recorded when its files are there, or when it failed.
+
+    Args:
+      made_by: what results depend on beside the scan; what `plan` was given.
+      make: a scan's result.
+      reading: how scans are read.
+      tell: hears of each scan as it ends.
+
+    Raises:
+      OutputError: nothing can be written any more.
+    """
+    report = CohortReport(kept=planned.done, failed=dict(planned.failed))
+    if not planned.todo:
+      return report
+    made_by = _plain(made_by)
+    name = manifest.name_of(made_by)
+    if name not in self.known.made_by:
+      self._book.says(made_by)
+    work = self._work(planned.todo, make, reading or ReadingOptions())
+    with Stages(work, planned.todo) as stages:
+      report.throughput = Throughput(max(len(work.devices), 1))
+      self._collect(stages, name, len(planned.todo), report, tell)
+    return report
+
+  def _work(self, todo: Sequence[ListedScan], make: Make, reading: ReadingOptions) -> Work[_Made, _Written]:
+    devices = platform.devices_for(len(todo))
+    count = self.options.readers or max(len(devices), 1) * (1 if platform.backend() == "cpu" else 2)
+    readers = [Reader(reading, self.options.limits) for _ in range(min(count, len(todo)))]
+    return Work(readers, make, self._write, devices)
+
+  def _write(self, made: _Made) -> _Written:
+    result, provenance = made
+    result.write(self.folder, provenance)
+    verdicts = {organ: each.verdict for organ, each in result.findings.items()}
+    return _Written(verdicts, result.scan.doubts)
+
+  def _collect(
+    self,
+    stages: Stages[_Made, _Written],
+    name: str,
+    total: int,
+    report: CohortReport,
+    tell: Callable[[Ended], None] | None,
+  ) -> None:
+    assert report.throughput is not None
+    said = time.monotonic()
+    for number, outcome in enumerate(stages, 1):
+      _raise_what_ends_all(outcome)
+      record = _record(outcome, name, self.known.records.get(outcome.scan.name))
+      self._book.add(record)
+      self.known.records[record.scan] = record
+      report.throughput.add(outcome)
+      if record.state == "failed":
+        report.failed[record.scan] = record.error
+      else:
+        report.done.append(record.scan)
+        if record.doubts:
+          report.doubtful[record.scan] = "; ".join(each.removeprefix(f"{outcome.scan}: ") for each in record.doubts)
+      if tell is not None:
+        tell(Ended(record, number, total, _defect(outcome.error)))
+      if number == total or time.monotonic() - said > throughput.WRITE_EVERY_S:
+        throughput.append(self.folder, report.throughput.numbers())
+        said = time.monotonic()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Written:
+  """What is left of a result when its files are there."""
+
+  verdicts: Mapping[str, str]
+  doubts: tuple[str, ...]
+
+
+@contextlib.contextmanager
+def opened(out: str | os.PathLike[str], options: CohortOptions) -> Iterator[Cohort]:
+  """A folder of results, new or from earlier runs, for this run alone.
+
+  Raises:
+    OutputError: another run works on it, or it cannot be written.
+    InputError: its manifest is of another version.
+  """
+  with folder_for(out) as folder, locked(folder, options.shard):
+    known = manifest.read_folder(folder)
+    with manifest.writer(folder, options.shard) as book:
+      yield Cohort(folder, options, known, book)
+
+
+def _plain(made_by: Mapping[str, Any]) -> dict[str, Any]:
+  """As it comes out of a file."""
+  return json.loads(json.dumps(made_by))
+
+
+def _raise_what_ends_all(outcome: Outcome[_Written]) -> None:
+  error = outcome.error
+  if error is None:
+    return
+  if isinstance(error, NoReaderError) or not isinstance(error, Exception):
+    raise error  # the latter is Ctrl-C that met a thread
+  if isinstance(error, OutputError) and getattr(error.__cause__, "errno", None) in _NOBODY_CAN_WRITE:
+    raise OutputError(f"{error}. Make room, and the same command goes on from here") from error
+
+
+def _record(outcome: Outcome[_Written], name: str, before: Record | None) -> Record:
+  scan, about, error = outcome.scan, outcome.about, outcome.error
+  identity = about.identity if about is not None else getattr(error, "identity", None)
+  if identity is None and not scan.wrong:
+    with contextlib.suppress(InputError):  # to tell later whether the file is another one
+      identity = Identity(**dataclasses.asdict(glance_at(scan.path)), sha256="")
+  return Record(
+    scan.name,
+    place_of(scan),
+    "done" if outcome.result is not None else "failed",
+    name,
+    identity,
+    {} if outcome.result is None else outcome.result.verdicts,
+    () if outcome.result is None else outcome.result.doubts,
+    "" if error is None else _reason(error).removeprefix(f"{scan}: "),
+    {stage: round(seconds, 3) for stage, seconds in outcome.seconds.items()},
+    None if about is None else about.body_mm,
+    1 if before is None else before.tries + 1,
+    datetime.now(UTC).isoformat(timespec="microseconds"),
+  )
+
+
+def _reason(error: BaseException) -> str:
+  return str(error) if isinstance(error, MedlsamError) else f"a defect of medlsam: {type(error).__name__}: {error}"
+
+
+def _defect(error: BaseException | None) -> str:
+  if error is None or (isinstance(error, MedlsamError) and not isinstance(error, UnreadableError)):
+    return ""
+  return error.defect if isinstance(error, UnreadableError) else "".join(traceback.format_exception(error))

@@ -1,0 +1,177 @@
+"""Reading, device work and writing beside each other, with a bound on the scans that are in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from medlsam_jax import platform
+from medlsam_jax.cohort.reader import About, ReadingStopped
+from medlsam_jax.geometry import Volume
+from medlsam_jax.io.scans import ListedScan
+
+if TYPE_CHECKING:
+  import jax
+
+Made = TypeVar("Made")
+Result = TypeVar("Result")
+Read = Callable[[ListedScan], tuple[Volume, About]]
+STAGES = ("read", "wait", "device", "write")
+_LOOK_S = 0.1
+"""How often a stage that waits looks whether it is to stop."""
+
+
+@dataclasses.dataclass(eq=False)
+class Outcome(Generic[Result]):
+  """What became of a scan, without its voxels."""
+
+  scan: ListedScan
+  about: About | None = None
+  """None where it could not be read."""
+  result: Result | None = None
+  """What `write` made of it."""
+  error: BaseException | None = None
+  seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+  """By stage; `wait` is the time between reading and a free device."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Work(Generic[Made, Result]):
+  """What is done with a scan, in three stages."""
+
+  readers: Sequence[Read]
+  """Each for a thread of its own."""
+  make: Callable[[ListedScan, Volume], Made]
+  """On the device of its thread."""
+  write: Callable[[Made], Result]
+  """Gets what `make` gave; gives what is worth keeping in memory of it."""
+  devices: Sequence[jax.Device] = ()
+  """Each with a thread of its own; empty: one thread on the usual device."""
+
+  @property
+  def in_memory(self) -> int:
+    """Scans that are in memory at once, at most: one with each reader, and for each device one at work, one that is
+    ready for it or being written."""
+    return len(self.readers) + 2 * max(len(self.devices), 1)
+
+
+class Stages(Generic[Made, Result]):
+  """Runs `Work` over scans, in threads; gives outcomes as they come, in any order. A context manager."""
+
+  def __init__(self, work: Work[Made, Result], scans: Sequence[ListedScan]) -> None:
+    self._work, self._count = work, len(scans)
+    self._scans, self._scans_lock = iter(scans), threading.Lock()
+    self._room = threading.Semaphore(work.in_memory)
+    self._stop = threading.Event()
+    self._to_make: queue.Queue[tuple[Outcome[Result], Volume, float]] = queue.Queue()
+    self._to_write: queue.Queue[tuple[Outcome[Result], Made]] = queue.Queue()
+    self._outcomes: queue.Queue[Outcome[Result]] = queue.Queue()
+    devices: Sequence[jax.Device | None] = work.devices or [None]
+    self._threads = [
+      *(threading.Thread(target=self._reading, args=(read,), name="reading", daemon=True) for read in work.readers),
+      *(threading.Thread(target=self._making, args=(each,), name="device", daemon=True) for each in devices),
+      threading.Thread(target=self._writing, name="writing", daemon=True),
+    ]
+
+  def __enter__(self) -> Stages[Made, Result]:
+    for thread in self._threads:
+      thread.start()
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    self.stop()
+
+  def stop(self) -> None:
+    """Ends the threads: what is on a device or being written is waited for, nothing else is begun."""
+    self._stop.set()
+    for read in self._work.readers:
+      if close := getattr(read, "close", None):
+        close()
+    for thread in self._threads:
+      thread.join()
+
+  def __iter__(self) -> Iterator[Outcome[Result]]:
+    for _ in range(self._count):
+      while True:
+        # in short waits, so that a signal is heeded
+        with contextlib.suppress(queue.Empty):
+          outcome = self._outcomes.get(timeout=_LOOK_S)
+          break
+      yield outcome
+
+  def _reading(self, read: Read) -> None:
+    while self._has_room():
+      with self._scans_lock:
+        scan = next(self._scans, None)
+      if scan is None:
+        self._room.release()
+        return
+      outcome: Outcome[Result] = Outcome(scan)
+      try:
+        with _timed(outcome, "read"):
+          volume, outcome.about = read(scan)
+      except ReadingStopped:
+        return
+      except BaseException as error:
+        self._ended(outcome, error)
+      else:
+        self._to_make.put((outcome, volume, time.monotonic()))
+        del volume  # or this thread would hold it while it reads the next
+
+  def _has_room(self) -> bool:
+    while not self._stop.is_set():
+      if self._room.acquire(timeout=_LOOK_S):
+        return True
+    return False
+
+  def _making(self, device: jax.Device | None) -> None:
+    with contextlib.nullcontext() if device is None else platform.on(device):
+      while (item := self._next(self._to_make)) is not None:
+        outcome, volume, since = item
+        outcome.seconds["wait"] = time.monotonic() - since
+        try:
+          with _timed(outcome, "device"):
+            made = self._work.make(outcome.scan, volume)
+        except BaseException as error:
+          self._ended(outcome, error)
+        else:
+          self._to_write.put((outcome, made))
+          del made
+        del item, volume
+
+  def _writing(self) -> None:
+    while (item := self._next(self._to_write)) is not None:
+      outcome, made = item
+      try:
+        with _timed(outcome, "write"):
+          outcome.result = self._work.write(made)
+      except BaseException as error:
+        self._ended(outcome, error)
+      else:
+        self._ended(outcome, None)
+      del item, made
+
+  def _next(self, of: queue.Queue) -> tuple | None:  # type: ignore[type-arg]
+    while not self._stop.is_set():
+      with contextlib.suppress(queue.Empty):
+        return of.get(timeout=_LOOK_S)
+    return None
+
+  def _ended(self, outcome: Outcome[Result], error: BaseException | None) -> None:
+    outcome.error = error
+    self._room.release()
+    self._outcomes.put(outcome)
+
+
+@contextlib.contextmanager
+def _timed(outcome: Outcome[Result], stage: str) -> Iterator[None]:
+  begun = time.monotonic()
+  try:
+    yield
+  finally:
+    outcome.seconds[stage] = time.monotonic() - begun
