@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
-from medlsam_jax import display
+from medlsam_jax import display, platform
 from medlsam_jax.errors import OutputError, WeightsError
 from medlsam_jax.geometry import Convention
 from medlsam_jax.io.weights.fetch import PUBLISHED, Progress, cached_weights, digest_of, fetch_published, known_kind
@@ -64,8 +64,10 @@ def load(path_or_name: str | os.PathLike[str], kind: str | None = None, for_trai
 
   Raises:
     WeightsError: the file is missing, damaged, unsafe, of another kind, or does not fill the network exactly.
+    DeviceError: none of the devices that the environment asks for can be used.
   """
   path, source = _find(path_or_name)
+  platform.require_devices()
   if is_ours(path):
     variables, header = read_weights(path)
     if CHANGES_OF in header:

@@ -12,15 +12,18 @@ Importing this loads no JAX: the command line sets the memory before.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import importlib.util
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Concatenate, Literal, ParamSpec, Protocol, TypeVar
 
 from medlsam_jax import notices
+from medlsam_jax.errors import DeviceError
 
 if TYPE_CHECKING:
   import jax
@@ -35,6 +38,8 @@ MORE_MEMORY = (
   "JAX_PLATFORMS=cpu does without it"
 )
 """What to do where a device's memory is full."""
+_NO_START = ("DNN library initialization failed", "CUDNN_STATUS_INTERNAL_ERROR", "CUDNN_STATUS_NOT_INITIALIZED")
+"""In errors of a GPU on which another program has left no memory for cuDNN, or whose driver is none for it."""
 _IMAGES_AT_ONCE = 16
 _PEAK_TFLOP_S = {
   # NVIDIA's data sheets, dense
@@ -61,10 +66,76 @@ class Computes(Protocol):
 Computing = TypeVar("Computing", bound=Computes)
 
 
+@functools.cache
+def require_devices() -> None:
+  """Lets JAX find its devices, and says once why all runs on the CPU where a GPU or TPU was meant to be used.
+
+  Whatever asks JAX for its devices first does it through this: networks are loaded, meshes made.
+
+  Raises:
+    DeviceError: none of those that `JAX_PLATFORMS` names can be used.
+  """
+  import jax
+
+  with _complaints() as told:
+    try:
+      found = jax.devices()
+    except (RuntimeError, AssertionError) as error:
+      wanted = os.environ.get("JAX_PLATFORMS", "")
+      reason = "; ".join([*map(_first_line, told), *filter(None, str(error).splitlines()[:1])])
+      raise DeviceError(
+        f"JAX_PLATFORMS={wanted}: no such device can be used ({reason}); with JAX_PLATFORMS=cpu all runs on the CPU"
+      ) from error
+  if found[0].platform == "cpu" and (told or may_have_accelerator()):
+    reason = "; ".join(map(_first_line, told)) or "its plugin for JAX is installed, but finds no device"
+    notices.warn(
+      f"all runs on the CPU, no GPU or TPU can be used: {reason}. JAX_PLATFORMS=cpu in the environment says that this "
+      "is meant"
+    )
+  else:
+    for record in told:
+      logging.getLogger(record.name).handle(record)
+
+
+@contextlib.contextmanager
+def _complaints() -> Iterator[list[logging.LogRecord]]:
+  """What JAX logs meanwhile about its devices, kept from the terminal: tracebacks of a dozen lines among it."""
+  logger, told = logging.getLogger("jax._src.xla_bridge"), list[logging.LogRecord]()
+  handler, before = _Listener(told), logger.propagate
+  logger.addHandler(handler)
+  logger.propagate = False
+  try:
+    yield told
+  finally:
+    logger.removeHandler(handler)
+    logger.propagate = before
+
+
+class _Listener(logging.Handler):
+  """Keeps warnings and errors."""
+
+  def __init__(self, told: list[logging.LogRecord]) -> None:
+    super().__init__(logging.WARNING)
+    self._told = told
+
+  def emit(self, record: logging.LogRecord) -> None:
+    """Keeps one."""
+    self._told.append(record)
+
+
+def _first_line(record: logging.LogRecord) -> str:
+  """What was logged or, where an error was, that and what it came from."""
+  error = record.exc_info[1] if record.exc_info else None
+  if error is None:
+    return " ".join(record.getMessage().split()).rstrip(".")
+  return " because of ".join(" ".join(str(each).split()).rstrip(".") for each in (error, error.__cause__) if each)
+
+
 def backend() -> str:
   """Name of the backend that runs programs: `cpu`, `gpu` or `tpu`. Not for use while tracing."""
   import jax
 
+  require_devices()
   return jax.default_backend()
 
 
@@ -72,6 +143,7 @@ def device() -> jax.Device:
   """The device that takes what is not told where to go: of this thread, where one was set for it."""
   import jax
 
+  require_devices()
   chosen = jax.default_device.value
   return chosen if isinstance(chosen, jax.Device) else jax.local_devices(backend=chosen)[0]
 
@@ -174,7 +246,38 @@ def compiler_options_for_one_run(name: str) -> dict[str, int] | None:
 
 def memory_is_full(error: Exception) -> bool:
   """Whether an error of a program says that the device's memory did not suffice."""
-  return "RESOURCE_EXHAUSTED" in str(error)
+  return any(word in str(error) for word in ("RESOURCE_EXHAUSTED", "CUDA_ERROR_OUT_OF_MEMORY"))
+
+
+def fewer(error: Exception, before: int, what: str) -> int:
+  """How much to give the device at once after a call of `before` for which its memory did not suffice: half.
+
+  Said in a line; `what` is their name, of which a device is given several at once.
+
+  Raises:
+    DeviceError: it was a single one.
+    Exception: `error` itself, where it says something else.
+  """
+  if not memory_is_full(error):
+    raise error
+  if before == 1:
+    raise DeviceError(f"the memory of {device()} is full, {what} going there singly already ({MORE_MEMORY})") from error
+  notices.warn(f"the memory of {device()} is full: from now on {before // 2} {what} go there at once, not {before}")
+  return before // 2
+
+
+def explained(error: Exception) -> str:
+  """What the device has refused and what to do about it, in a line; empty where an error says something else."""
+  said = str(error)
+  first = next(iter(said.splitlines()), "")
+  if memory_is_full(error):
+    return f"the device's memory is full ({MORE_MEMORY}): {first}"
+  if any(word in said for word in _NO_START):
+    return (
+      f"the GPU's libraries do not start: its memory is taken ({MORE_MEMORY}), or its driver and they do not go "
+      f"together: {first}"
+    )
+  return ""
 
 
 def may_have_accelerator() -> bool:

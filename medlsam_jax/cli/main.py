@@ -104,8 +104,8 @@ def _run(arguments: argparse.Namespace) -> int:
     if isinstance(error, MedlsamError):
       terminal.error(str(error))
       return BAD_INPUT
-    if platform.memory_is_full(error):
-      terminal.error(f"the device's memory is full ({platform.MORE_MEMORY}): {str(error).splitlines()[0]}")
+    if refused := platform.explained(error):
+      terminal.error(refused)
       return BAD_INPUT
     raise
 

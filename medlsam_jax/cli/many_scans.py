@@ -163,6 +163,10 @@ def run_over(
         terminal.error(_about(name, scan, str(error)))
       except Exception as error:
         terminal.stop_if_asked()
+        if refused := platform.explained(error):
+          summary.failed[name] = refused
+          terminal.error(f"{name}: {refused}")
+          continue
         summary.failed[name] = f"a defect of medlsam: {type(error).__name__}: {error}"
         terminal.trace(traceback.format_exc())
         terminal.error(f"{name}: {summary.failed[name]}; please report it with the lines above")

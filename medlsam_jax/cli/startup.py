@@ -28,6 +28,11 @@ _JAX_SETTINGS = {
   "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
   "JAX_COMPILATION_CACHE_MAX_SIZE": str(COMPILED_LIMIT_BYTES),
 }
+_READ_ONLY = {
+  "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1e9",  # as long as no program takes: none is written
+  "JAX_COMPILATION_CACHE_MAX_SIZE": "-1",  # a limit is kept by files that say when each was used
+  "JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": "none",
+}
 
 
 def prepare(warn: Callable[[str], None], training: bool = False) -> None:
@@ -63,21 +68,42 @@ def keep_compiled_programs(warn: Callable[[str], None]) -> None:
   Where the folder cannot be written the command goes on without, which `warn` is told once.
   """
   wanted = os.environ.get(COMPILED_VARIABLE)
-  if _JAX_FOLDER in os.environ or wanted == "off":
+  if named := os.environ.get(_JAX_FOLDER):
+    _check_named(named, warn)
+    return
+  if wanted == "off":
     return
   folder = compiled_folder(wanted)
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-    tempfile.TemporaryFile(dir=folder).close()
-  except OSError as error:
+  if reason := _refused(folder):
     warn(
-      f"{folder}: compiled programs cannot be kept there ({error.strerror or error}), so that every command compiles "
-      f"anew; set {COMPILED_VARIABLE} to another folder, or to off"
+      f"{folder}: compiled programs cannot be kept there ({reason}), so that every command compiles anew; set "
+      f"{COMPILED_VARIABLE} to another folder, or to off"
     )
     return
   os.environ[_JAX_FOLDER] = str(folder)
   for name, value in _JAX_SETTINGS.items():
     os.environ.setdefault(name, value)
+
+
+def _check_named(folder: str, warn: Callable[[str], None]) -> None:
+  """Keeps JAX from trying to write where it cannot, a warning for each program: what is there is only read."""
+  reason = "" if "://" in folder else _refused(Path(folder))
+  if not reason:
+    return
+  warn(f"{_JAX_FOLDER}={folder}: compiled programs cannot be kept there ({reason}); those that are there are used")
+  os.environ |= _READ_ONLY
+  if not os.path.isdir(folder):
+    del os.environ[_JAX_FOLDER]
+
+
+def _refused(folder: Path) -> str:
+  """Why a folder cannot be made or written; empty where it can."""
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=folder).close()
+  except OSError as error:
+    return error.strerror or str(error)
+  return ""
 
 
 def compiled_folder(wanted: str | None = None) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import threading
@@ -164,7 +165,8 @@ class Terminal:
     seen: set[str] = set()
 
     def show(message: Warning | str, *_: object, **__: object) -> None:
-      text = str(message)
+      # of the cache of compiled programs (a full disk): one line, not one for each of them
+      text = re.sub(r"(compilation cache entry) for '\w+'", r"\1", str(message))
       if text not in seen:
         seen.add(text)
         self.warn(text)

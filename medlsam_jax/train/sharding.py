@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
+from medlsam_jax import platform
 from medlsam_jax.errors import ConfigError
 from medlsam_jax.train.settings import MeshSettings
 
@@ -30,7 +31,9 @@ def make_mesh(settings: MeshSettings, devices: Sequence[jax.Device] | None = Non
 
   Raises:
     ConfigError: the devices cannot be laid out so.
+    DeviceError: none of those that the environment asks for can be used.
   """
+  platform.require_devices()
   devices = jax.devices() if devices is None else devices
   data = settings.data or len(devices) // max(settings.model, 1)
   if settings.model < 1 or data < 1 or data * settings.model != len(devices):

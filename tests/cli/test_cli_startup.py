@@ -4,15 +4,18 @@ import json
 import os
 import subprocess
 import sys
+import warnings
+from unittest import mock
 
 import pytest
 
 from medlsam_jax.cli import startup
+from medlsam_jax.cli.terminal import Terminal
 
 
 @pytest.fixture
 def quiet_environment(monkeypatch, tmp_path):
-  for name in (startup.COMPILED_VARIABLE, "JAX_COMPILATION_CACHE_DIR", *startup._JAX_SETTINGS):
+  for name in (startup.COMPILED_VARIABLE, "JAX_COMPILATION_CACHE_DIR", *startup._JAX_SETTINGS, *startup._READ_ONLY):
     # set first, so that what the code under test writes is taken back as well
     monkeypatch.setenv(name, "")
     monkeypatch.delenv(name)
@@ -42,6 +45,30 @@ def test_folder_that_cannot_be_written_is_said_and_done_without(quiet_environmen
   told = []
   startup.keep_compiled_programs(told.append)
   assert len(told) == 1 and "MEDLSAM_COMPILED" in told[0] and "JAX_COMPILATION_CACHE_DIR" not in os.environ
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_folder_of_jaxs_own_setting_that_cannot_be_written_is_said_and_only_read(
+  quiet_environment, monkeypatch, there
+):
+  (quiet_environment / "file").write_text("")
+  folder = quiet_environment / ("kept" if there else "file/kept")
+  if there:
+    folder.mkdir()
+    monkeypatch.setattr(startup.tempfile, "TemporaryFile", mock.Mock(side_effect=PermissionError(13, "Denied")))
+  monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder))
+  told = []
+  startup.keep_compiled_programs(told.append)
+  assert len(told) == 1 and str(folder) in told[0] and "compiled programs cannot be kept" in told[0]
+  assert float(os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"]) > 1e6
+  assert ("JAX_COMPILATION_CACHE_DIR" in os.environ) == there
+
+
+def test_a_disk_that_fills_up_is_one_line_and_not_one_for_each_program(capsys):
+  with Terminal().warnings_as_lines():
+    for name in ("jit_run", "jit_cut"):
+      warnings.warn(f"Error writing persistent compilation cache entry for '{name}': OSError: no space", stacklevel=1)
+  assert capsys.readouterr().err.count("no space") == 1
 
 
 def test_a_process_with_jax_keeps_its_settings(quiet_environment):

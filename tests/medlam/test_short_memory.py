@@ -41,7 +41,7 @@ def test_a_search_with_little_memory_finds_the_same_with_fewer_patches_at_once(n
   scan = make_template("q", 3).scan
   ample = search.find(network, bank, scan, settings=SETTINGS)["liver"]
   memory["patches"] = 3
-  with pytest.warns(UserWarning, match="from now on 3 patches are searched at once, not 6"):
+  with pytest.warns(UserWarning, match="from now on 3 patches go there at once, not 6"):
     scarce = search.find(network, bank, scan, settings=SETTINGS)["liver"]
   np.testing.assert_array_equal(scarce.points, ample.points)
   assert scarce.confidence.similarity == ample.confidence.similarity
@@ -65,7 +65,7 @@ def test_a_bank_built_with_little_memory_is_the_same(network, make_template, mem
 
 def test_memory_for_no_patch_at_all_is_an_error_that_says_what_to_do(network, make_template, memory):
   memory["patches"] = 0
-  with pytest.warns(UserWarning), pytest.raises(DeviceError, match=r"single patch .*XLA_PYTHON_CLIENT_PREALLOCATE"):
+  with pytest.warns(UserWarning), pytest.raises(DeviceError, match=r"singly .*XLA_PYTHON_CLIENT_PREALL"):
     Bank.build(network, [make_template("a", liver=LIVER)], "WPL")
 
 

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from medlsam_jax import notices, platform
-from medlsam_jax.errors import DeviceError, WeightsError
+from medlsam_jax import platform
+from medlsam_jax.errors import WeightsError
 from medlsam_jax.geometry import PATCH_EDGE
 from medlsam_jax.medlam.network.medlam import MedLAM, MedLAMOutput
 from medlsam_jax.medlam.search import correlation, nodes
@@ -91,14 +91,8 @@ def less_at_once(network: Network, error: Exception) -> None:
     DeviceError: it was a single patch.
     Exception: `error` itself, where it says something else.
   """
-  if not platform.memory_is_full(error):
-    raise error
-  device = platform.device()
-  before: int = network.ready.get(_at_once_on(device), POINTS_PER_CALL)
-  if before == 1:
-    raise DeviceError(f"the memory of {device} does not suffice for a single patch ({platform.MORE_MEMORY})") from error
-  network.ready[_at_once_on(device)] = before // 2
-  notices.warn(f"the memory of {device} is full: from now on {before // 2} patches are searched at once, not {before}")
+  name = _at_once_on(platform.device())
+  network.ready[name] = platform.fewer(error, network.ready.get(name, POINTS_PER_CALL), "patches")
 
 
 def _at_once_on(device: jax.Device) -> str:
