@@ -86,13 +86,14 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   measure = probe.callback(settings.probe) if settings.probe_every_steps else None
   with terminal.bar("preparing") as bar, contextlib.ExitStack() as stack:
     report = _reporter(settings.optimizer.total_steps, bar, terminal)
-    if main:
-      records = stack.enter_context(contextlib.closing(Records(workdir, settings)))
+    records = stack.enter_context(contextlib.closing(Records(workdir, settings))) if main else None
+    if records is not None:
       report = _both(records, report)
     profile = Path(workdir / PROFILE) if arguments.profile else None
 
     def tell(shares: dict[str, float]) -> None:
-      terminal.say(goodput.line(shares))
+      lost = (records.lost_steps, records.lost_seconds) if records is not None else ()
+      terminal.say(goodput.line(shares, *lost))
 
     params = recipe.run(settings, workdir, report, bar.title, measure, profile, network, ended=tell)
   if main:

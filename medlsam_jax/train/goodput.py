@@ -15,7 +15,7 @@ class Goodput:
   """Seconds of one program from its start, by what they went into; what is nothing else is productive.
 
   The host's time counts: it waits for the device a step behind, so that work there while the host reads or saves is not
-  counted twice. What a program before this one did after its last checkpoint, which is lost, is not known here.
+  counted twice. What a program before this one did after its last checkpoint, which is lost, `Records` knows.
   """
 
   def __init__(self, began: float, now: Callable[[], float] = time.perf_counter):
@@ -44,6 +44,7 @@ class Goodput:
     return {PRODUCTIVE: 1 - sum(other.values()), **other}
 
 
-def line(shares: dict[str, float]) -> str:
-  """In words, for the end of a run."""
-  return "time: " + ", ".join(f"{share:.1%} {name}" for name, share in shares.items())
+def line(shares: dict[str, float], lost_steps: int = 0, lost_seconds: float = 0.0) -> str:
+  """In words, for the end of a run; with what an earlier program had done and this one did again."""
+  lost = f"; lost before: {lost_steps} steps, {lost_seconds:.0f} s" if lost_steps else ""
+  return "time: " + ", ".join(f"{share:.1%} {name}" for name, share in shares.items()) + lost

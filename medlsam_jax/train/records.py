@@ -31,6 +31,8 @@ class Records:
     self._path = self._directory / METRICS
     self._board: SummaryWriter | None = None
     self._after = contextlib.ExitStack()
+    self.lost_steps, self.lost_seconds = 0, 0.0
+    """What an earlier program reported after the checkpoint that this one goes on from; known from the first report."""
 
   def __call__(self, step: int, metrics: Mapping[str, float]) -> None:
     """Records one report.
@@ -52,7 +54,7 @@ class Records:
     self._directory.mkdir(parents=True, exist_ok=True)
     with whole_file(self._directory / CONFIG) as part:
       part.write_text(json.dumps(dataclasses.asdict(self._settings), indent=1) + "\n")
-    _forget_from(self._path, step)
+    self.lost_steps, self.lost_seconds = _forget_from(self._path, step)
     folder = self._after.enter_context(local_folder(self._directory / TENSORBOARD))
     return SummaryWriter(str(folder), purge_step=step, write_to_disk=True)
 
@@ -63,16 +65,26 @@ class Records:
     self._after.close()
 
 
-def _forget_from(path: epath.Path, step: int) -> None:
-  """Leaves out the lines of a step and of later ones, and what a full disk has cut off."""
+def _forget_from(path: epath.Path, step: int) -> tuple[int, float]:
+  """Leaves out the lines of a step and of later ones, and what a full disk has cut off.
+
+  Returns:
+    How many steps that loses, and their seconds.
+  """
   if not path.is_file():
-    return
+    return 0, 0.0
   lines = path.read_bytes().decode(errors="replace").splitlines(keepends=True)
   kept = [line for line in lines if _step_of(line) < step]
   if kept == lines:
-    return
+    return 0, 0.0
   with whole_file(path) as part:
     part.write_text("".join(kept))
+  before, seconds = max(map(_step_of, kept), default=0.0), 0.0
+  last = before
+  for each in (json.loads(line) for line in lines if step <= _step_of(line) < float("inf")):
+    seconds += max(each["step"] - last, 0) * each.get("seconds_per_step", 0.0)
+    last = max(last, each["step"])
+  return int(last - before), seconds
 
 
 def _step_of(line: str) -> float:

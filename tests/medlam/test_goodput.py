@@ -22,6 +22,7 @@ def test_what_is_nothing_else_is_productive():
      "saving": 1 / 26}
   )  # fmt: skip
   assert goodput.line(shares).startswith("time: 69.2% productive, 15.4% preparing, 11.5% compiling, ")
+  assert goodput.line(shares, 30, 61.2) == goodput.line(shares) + "; lost before: 30 steps, 61 s"
 
 
 def test_time_within_a_step_is_productive_and_unnamed():

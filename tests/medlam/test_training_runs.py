@@ -111,12 +111,14 @@ def test_a_run_that_lost_its_newest_checkpoint_goes_on_from_the_one_before_and_r
 ):
   shutil.copytree(unbroken[1], tmp_path, dirs_exist_ok=True)
   (tmp_path / "checkpoints" / "6" / "state" / "_METADATA").unlink()
-  (tmp_path / "metrics.jsonl").write_text("".join(json.dumps({"step": k, "loss": 0.0}) + "\n" for k in range(1, 7)))
+  earlier = [{"step": k, "loss": 0.0, "seconds_per_step": 2.0} for k in range(1, 7)]
+  (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in earlier))
   settings = small_run.settings(checkpoint={"every_steps": 3})
   records = Records(tmp_path, settings)
   with pytest.warns(MedlsamWarning, match=r"step 6: .*going on from step 3"):
     recipe.run(settings, tmp_path, records)
   records.close()
+  assert (records.lost_steps, records.lost_seconds) == (3, 6.0)
   lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
   assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
   assert_same({line["step"]: line["loss"] for line in lines[3:]}, {k: unbroken[0][k] for k in (4, 5, 6)})
