@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from lowered import HOST, PLATFORMS, lowered, products, shaped, text_of
 
 from medlsam_jax import platform
 from medlsam_jax.medlam.network.medlam import MedLAM, init_variables
@@ -24,12 +25,8 @@ from medlsam_jax.medlam.pretraining.crops import Batch
 from medlsam_jax.medlam.pretraining.settings import PretrainSettings
 from medlsam_jax.medlam.pretraining.step import abstract_state, make_step
 from medlsam_jax.medlam.search import programs
-from medlsam_jax.network import Network
 from medlsam_jax.notices import MedlsamWarning
-from medlsam_jax.sam.device_painting import lay
 from medlsam_jax.sam.network.image_encoder import Block
-from medlsam_jax.sam.network.sam import LITEMEDSAM, Sam
-from medlsam_jax.sam.predictor import Predictor
 from medlsam_jax.sam3d import parameters
 from medlsam_jax.sam3d.network.sam3d import Sam3D
 from medlsam_jax.sam3d.network.variants import SAM3D_TINY
@@ -37,45 +34,18 @@ from medlsam_jax.train import sharding
 from medlsam_jax.typed_settings import from_mapping
 
 SCALES, POINTS = (4, 2), programs.POINTS_PER_CALL
-PLATFORMS = ("cuda", "tpu")
 PROGRAMS = ("positions", "template_outputs", "best_moves", "template_moves")
 SOURCES = Path(platform.__file__).parent
 _CONVOLVED = re.compile(r"stablehlo\.convolution\b.*: \(tensor<([\dx]+x\w+)>, ")
-_PRODUCT = re.compile(r"stablehlo\.(convolution|dot_general)\b.*")
 _CONVOLUTION = re.compile(r"stablehlo\.convolution\b.*: \(tensor<\S*x(\w+)>, tensor<\S*x(\w+)>\) -> tensor<\S*x(\w+)>")
 _MADE = re.compile(r"stablehlo\.(\w+)\b.* tensor<([\dx]+)xf32>$", re.MULTILINE)
 _FUSED = {"add", "broadcast_in_dim", "convert", "divide", "maximum", "multiply", "select", "subtract"}
 """What XLA works out on the way from one array in memory to the next."""
-_OPERANDS = re.compile(r": \(tensor<[\dx]*x?(\w+)>, tensor<[\dx]*x?(\w+)>\)")
-
-
-def products(text):
-  """Kind, dtypes of both operands, and whether both are asked to be highest, of every product of a lowered program."""
-  found = []
-  for line in (match.group() for match in _PRODUCT.finditer(text)):
-    kind, operands = re.match(r"stablehlo\.(\w+)", line).group(1), _OPERANDS.search(line).groups()
-    found.append((kind, *operands, line.count("HIGHEST") == 2))
-  return found
-
-
-def text_of(jitted, arguments, target):
-  """A program lowered for a machine that is not at hand. Asking for the backend that traces it fails."""
-  asked = AssertionError("the backend was asked for while tracing")
-  with mock.patch.object(jax, "default_backend", side_effect=asked):
-    return jitted.trace(*arguments).lower(lowering_platforms=(target,)).as_text()
-
-
-def lowered(jitted, arguments, target):
-  return products(text_of(jitted, arguments, target))
 
 
 def convolved(text):
   """Shapes of what convolutions run over, without their kernels."""
   return {tuple(map(int, shape.split("x")[:-1])) for shape in _CONVOLVED.findall(text)}
-
-
-def shaped(*shape, dtype=jnp.float32):
-  return jax.ShapeDtypeStruct(shape, dtype)
 
 
 def search_arguments(name, dtype, backend="gpu"):
@@ -240,40 +210,6 @@ def test_a_fast_search_has_bfloat16_operands_and_asks_for_nothing_of_them(name, 
   assert not any(highest for _, a, _, highest in found if a == "bf16")
 
 
-@pytest.mark.parametrize("target", PLATFORMS)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_predictor_multiplies_as_its_dtype_says(dtype, target):
-  module = Sam(LITEMEDSAM, folded=True)
-  shapes = jax.eval_shape(lambda k: module.init(k, jnp.zeros((1, 256, 256, 3)), jnp.zeros((1, 4))), jax.random.key(0))
-  zeros = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
-  predictor = Predictor(Network(module, zeros, "litemedsam", "<zeros>"), jnp.dtype(dtype))
-  encoded = lowered(predictor._encode, (zeros, shaped(1, 256, 256, 3)), target)
-  prompts = (shaped(64, 64, 256), shaped(1, 2, 2), shaped(1, 2, dtype=jnp.int32), None, False)
-  decoded = lowered(predictor._decode, (zeros, *prompts), target)
-  levels = (shaped(16, 256, 256, dtype=jnp.uint8), shaped(2, dtype=jnp.int32))
-  many_encoded = lowered(predictor._encode_levels, (zeros, *levels), target)
-  among = (shaped(16, 64, 64, 256), shaped(16, dtype=jnp.int32), shaped(16, 2, 2))
-  many_decoded = lowered(predictor._decode_among, (zeros, *among), target)
-  for found in (encoded, decoded, many_encoded, many_decoded):
-    assert len(found) > 10
-    if dtype == "float32":
-      assert {(a, b, highest) for _, a, b, highest in found} == {("f32", "f32", True)}
-    else:
-      assert ("dot_general", "bf16", "bf16", False) in found
-      assert not any(highest for _, a, _, highest in found if a == "bf16")
-
-
-@pytest.mark.parametrize("target", PLATFORMS)
-def test_masks_are_laid_over_slices_in_float32_and_come_back_as_labels(target):
-  low, weights = shaped(16, 256, 256), shaped(512, 256)
-  arguments = (shaped(16, 512, 512), shaped(16, 512, 512, dtype=jnp.uint8), low, shaped(16, dtype=jnp.int32))
-  text = text_of(lay, (*arguments, shaped(16, dtype=jnp.uint8), weights, weights), target)
-  assert set(products(text)) == {("dot_general", "f32", "f32", True)}
-  assert "f64" not in text and "callback" not in text
-  # both results lie where the first two arguments were
-  assert text.count("tf.aliasing_output") == 2
-
-
 @pytest.mark.parametrize(("target", "parts"), [("cpu", 2), ("cuda", 0), ("tpu", 0)])
 def test_all_queries_of_an_image_attend_at_once_but_on_a_cpu(target, parts):
   block = Block(2, 0, 64, jnp.bfloat16)
@@ -340,6 +276,15 @@ def test_the_published_step_multiplies_in_float32_and_another_may_ask_for_less(t
   quick = lowered(*step_of(precision="default"), target)
   assert [each[:3] for each in quick] == [each[:3] for each in exact]
   assert not any(highest for kind, *_, highest in quick if kind == "convolution")
+
+
+@pytest.mark.parametrize("target", PLATFORMS)
+def test_the_published_step_runs_all_views_together_and_never_leaves_the_device(target):
+  text = text_of(*step_of(), target)
+  assert not re.search(HOST, text) and "f64" not in text
+  views = 4  # of two patches
+  assert {(len(shape), shape[0]) for shape in convolved(text)} == {(5, views)}
+  assert text.count("stablehlo.while") == 1  # warps, of a scan's patches in turn
 
 
 @pytest.mark.parametrize(("dtype", "other"), [("float32", "default"), ("bfloat16", "highest")])

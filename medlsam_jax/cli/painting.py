@@ -18,6 +18,8 @@ from medlsam_jax.io.packaged_banks import NAMES
 from medlsam_jax.loading import load
 from medlsam_jax.medlam.bank.bank import Bank
 from medlsam_jax.pipeline import PAINTER, PROMPTED, PipelineSettings
+from medlsam_jax.rehearsal import Rehearsal
+from medlsam_jax.sam import device_painting
 from medlsam_jax.sam.predictor import Predictor
 from medlsam_jax.sam.propagation import PropagationSettings
 from medlsam_jax.sam.segmentation_settings import LITEMEDSAM
@@ -36,6 +38,8 @@ class Painter:
   masks: pipeline.Masks
   network: Predictor | None = None
   bank: Bank | None = None
+  begun: Rehearsal = dataclasses.field(default_factory=Rehearsal)
+  """Programs that are being compiled; painting waits for them, and compiles none of them a second time."""
 
   @classmethod
   def prepare(cls, arguments: argparse.Namespace, settings: PipelineSettings, terminal: Terminal) -> Painter:
@@ -58,6 +62,8 @@ class Painter:
     painter = cls(arguments, settings, terminal, masks)
     if masks in ("network", "prompted"):
       painter.network = painter._predictor()
+    if painter.network is not None and masks == "network" and settings.propagation.mode == "boxes":
+      painter.begun = device_painting.rehearse(painter.network)
     if arguments.boxes is not None and arguments.bank is not None:
       painter.bank = _bank(arguments, terminal)
     return painter
@@ -72,6 +78,7 @@ class Painter:
     named = self.arguments.model or self.arguments.dtype
     is_named = self.masks == "network" or (self.masks == "prompted" and named)
     with self.terminal.bar(f"{title}: segmenting") as report:
+      self.begun.wait()
       labels = pipeline.segment(
         scan,
         findings,

@@ -17,12 +17,13 @@ from medlsam_jax.loading import load
 from medlsam_jax.medlam.bank.bank import Bank
 from medlsam_jax.medlam.bank.kept_outputs import KeptOutputs
 from medlsam_jax.medlam.search.findings import Findings
-from medlsam_jax.medlam.search.rehearsal import Rehearsal
+from medlsam_jax.medlam.search.rehearsal import of_search
 from medlsam_jax.medlam.search.search_settings import DEFAULT as DEFAULT_SEARCH
 from medlsam_jax.medlam.search.search_settings import PRESETS as SEARCH_PRESETS
 from medlsam_jax.network import Network
 from medlsam_jax.pipeline import PipelineSettings
 from medlsam_jax.platform import backend
+from medlsam_jax.rehearsal import Rehearsal
 from medlsam_jax.sam.segmentation_settings import PRESETS
 
 
@@ -80,7 +81,7 @@ class Search:
     network = load(arguments.network)
     begun: list[Rehearsal] = []
     bank, source, kept = networks_and_banks.bank_of(
-      arguments, network, terminal, lambda *known: begun.append(Rehearsal(network, settings.search, *known))
+      arguments, network, terminal, lambda *known: begun.append(of_search(network, settings.search, *known))
     )
     if text := bank.mixed_with(settings.search.operands, backend()):
       terminal.say(text)

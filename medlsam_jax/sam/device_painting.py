@@ -17,9 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer, Num, UInt8
 
+from medlsam_jax import platform
 from medlsam_jax.geometry import Box
 from medlsam_jax.progress import Progress
-from medlsam_jax.sam.predictor import BOX_COUNTS
+from medlsam_jax.rehearsal import Rehearsal
+from medlsam_jax.sam.predictor import BOX_COUNTS, Predictor
 from medlsam_jax.sam.sliced_scan import SlicedScan
 
 BOXES_AT_ONCE = BOX_COUNTS[-1]
@@ -28,6 +30,24 @@ BATCHES_AHEAD = 2
 """Batches that the device has been given before the first of them is asked for."""
 PIXEL_STEP = 128
 """Sides of a slice are filled up to multiples of this, so that scans of about one size share a program."""
+
+
+def rehearse(predictor: Predictor) -> Rehearsal:
+  """Begins to compile the two large programs of `paint_slices`, beside each other. On a CPU nothing is done."""
+  if not platform.slices_together():
+    return Rehearsal()
+  edge, grid = predictor.image_size, predictor.variant.grid
+  fit = predictor.fit_of(edge, edge)
+
+  def encode() -> None:
+    jax.block_until_ready(predictor.encode_levels(np.zeros((1, edge, edge), np.uint8), fit))
+
+  def decode() -> None:
+    embeddings = jnp.zeros((predictor.encode_batch, grid, grid, predictor.variant.encoder.neck), jnp.float32)
+    box = np.array([[0, 0, edge, edge]], np.float32)
+    jax.block_until_ready(predictor.decode_among(embeddings, np.zeros(1, np.int32), box, BOXES_AT_ONCE))
+
+  return Rehearsal(encode, decode)
 
 
 def paint_slices(
@@ -39,11 +59,28 @@ def paint_slices(
 ) -> None:
   """Paints each slice by its boxes alone, as `volume` does on a CPU but for rounding.
 
+  Where the device's memory does not suffice for a batch, all begins anew with batches of half as many slices.
+
   Raises:
     InputError: as `volume.paint_volume`.
+    DeviceError: it does not suffice for a single slice.
   """
+  while True:
+    try:
+      return _paint_batches(scan, boxes, values, labels, progress)
+    except jax.errors.JaxRuntimeError as error:
+      scan.predictor.less_at_once(error)
+
+
+def _paint_batches(
+  scan: SlicedScan,
+  boxes: Mapping[str, Sequence[Box]],
+  values: Mapping[str, int],
+  labels: Integer[np.ndarray, "slice row column"],
+  progress: Progress | None,
+) -> None:
   plan, done = scan.plan(boxes), 0
-  back = _filled_up(scan.fit.back_matrices(scan.predictor.low_size, scan.predictor.low_size))
+  back = filled_up(scan.fit.back_matrices(scan.predictor.low_size, scan.predictor.low_size))
   waiting: collections.deque[tuple[list[int], Array]] = collections.deque()
 
   def fetch() -> None:
@@ -126,7 +163,7 @@ def lay(
   return jax.lax.scan(one, (best, labels), (full, places, values))[0]
 
 
-def _filled_up(
+def filled_up(
   matrices: tuple[Float[np.ndarray, "row low"], Float[np.ndarray, "column low"]],
 ) -> tuple[Float[Array, "more_rows low"], Float[Array, "more_columns low"]]:
   """On the device, with rows of zeros, to whose pixels no mask reaches."""

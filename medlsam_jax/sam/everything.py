@@ -271,14 +271,18 @@ def _measure(
   full = exact(exact(rows, low), columns.T)
   masks = full > 0
   inside, around = (jnp.sum(full > threshold, (1, 2)) for threshold in (offset, -offset))
+  return jnp.packbits(masks, -1), inside / jnp.maximum(around, 1), boxes_of(masks)
+
+
+def boxes_of(masks: Bool[Array, "k row column"]) -> Int[Array, "k 4"]:
+  """Tight boxes of masks in a program, corners inclusive; 0, 0, 0, 0 where a mask is empty."""
   ends = []
   for axis in (1, 2):  # along x, then along y
     hit = masks.any(axis)
     count = hit.shape[1]
     ends.append((jnp.argmax(hit, 1), count - 1 - jnp.argmax(hit[:, ::-1], 1)))
   (x0, x1), (y0, y1) = ends
-  boxes = jnp.where(masks.any((1, 2))[:, None], jnp.stack([x0, y0, x1, y1], 1), 0)
-  return jnp.packbits(masks, -1), inside / jnp.maximum(around, 1), boxes
+  return jnp.where(masks.any((1, 2))[:, None], jnp.stack([x0, y0, x1, y1], 1), 0)
 
 
 def _is_cut(box: Int[np.ndarray, "4"], crop: tuple[int, int, int, int], image_shape: tuple[int, ...]) -> bool:

@@ -8,7 +8,7 @@ trained, and prompts in their own pixels; the first two as users of segment-anyt
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import cast
 
 import jax
@@ -163,12 +163,35 @@ class Predictor:
       raise InputError(f"images of shape {images.shape}; {self.variant.name} takes (n, {edge}, {edge}, 3)")
     if not np.isfinite(images).all():
       raise InputError("an image has NaN or infinite pixels")
+    return self._encoded(self._encode, images)
+
+  def encode_each_level(self, levels: UInt8[np.ndarray, "n s s"], fit: ImageFit) -> list[Float[Array, "g g c"]]:
+    """The same of grey images of the network's size (`fit.to_levels`), which are scaled on the device."""
+    return self._encoded(self._encode_levels, levels, np.array(fit.fitted, np.int32))
+
+  def _encoded(
+    self, encode: Callable[..., Array], images: Num[np.ndarray, "n s s *c"], *given: np.ndarray
+  ) -> list[Float[Array, "g g c"]]:
+    """Embeddings of images, in batches for which the device's memory suffices."""
     embeddings: list[Array] = []
-    for start in range(0, len(images), self.encode_batch):
-      batch = images[start : start + self.encode_batch]
-      encoded = self._encode(self._variables, _padded(batch, self.encode_batch))
+    while len(embeddings) < len(images):
+      batch = images[len(embeddings) : len(embeddings) + self.encode_batch]
+      try:
+        encoded = encode(self._variables, _padded(batch, self.encode_batch), *given)
+      except jax.errors.JaxRuntimeError as error:
+        self.less_at_once(error)
+        continue
       embeddings.extend(encoded[index] for index in range(len(batch)))
     return embeddings
+
+  def less_at_once(self, error: Exception) -> None:
+    """After a call for which the device's memory did not suffice: half the images a call from now on.
+
+    Raises:
+      DeviceError: it was a single image.
+      Exception: `error` itself, where it says something else.
+    """
+    self.encode_batch = platform.fewer(error, self.encode_batch, "images")
 
   def decode(
     self,
@@ -209,7 +232,7 @@ class Predictor:
     self,
     embeddings: Float[Array, "batch g g c"],
     places: Integer[np.ndarray, " k"],
-    boxes: Float[np.ndarray, "k 4"],
+    boxes: Float[np.ndarray, "k 4"] | Float[Array, "{size} 4"],
     size: int,
   ) -> Float[Array, "{size} low low"]:
     """Mask logits of boxes on several images, `k` to be filled up to `size`; on the device, computed or not yet.
@@ -217,11 +240,12 @@ class Predictor:
     Args:
       embeddings: of `encode_levels`.
       places: the image of each box.
-      boxes: (x0, y0, x1, y1) pixels of the network's image; they are not looked at.
+      boxes: (x0, y0, x1, y1) pixels of the network's image, here or on the device; they are not looked at.
       size: boxes of a run: each size has a program of its own.
     """
-    corners = _padded(np.asarray(boxes, np.float32).reshape(-1, 2, 2), size)
-    return self._decode_among(self._variables, embeddings, _padded(np.asarray(places, np.int32), size), corners)
+    filled = boxes if isinstance(boxes, jax.Array) else _padded(np.asarray(boxes, np.float32), size)
+    images = _padded(np.asarray(places, np.int32), size)
+    return self._decode_among(self._variables, embeddings, images, filled.reshape(-1, 2, 2))
 
   def encode_images(self, images: Sequence[np.ndarray]) -> list[EncodedImage]:
     """Images of any sizes, encoded in batches.
@@ -235,8 +259,9 @@ class Predictor:
     checked = [check_image(image) for image in images]
     fits = [self.fit_of(*image.shape[:2]) for image in checked]
     encoded: list[EncodedImage] = []
-    for start in range(0, len(fits), self.encode_batch):
-      some = slice(start, start + self.encode_batch)
+    step = self.encode_batch
+    for start in range(0, len(fits), step):
+      some = slice(start, start + step)
       ready = [fit.to_image(image, self.variant.pixels) for fit, image in zip(fits[some], checked[some], strict=True)]
       encoded.extend(map(EncodedImage, self.encode(np.stack(ready)), fits[some]))
     return encoded

@@ -7,12 +7,12 @@ being markers.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
-from jaxtyping import Array, Bool, Float, Float32, Integer
+from jaxtyping import Array, Float, Float32, Integer
 
 from medlsam_jax.errors import ConfigError
 from medlsam_jax.geometry import DISPLAY_AXIS_CODES, Box
@@ -51,7 +51,7 @@ class PropagationSettings:
 
 
 @dataclasses.dataclass(eq=False)
-class _Organ:
+class Organ:
   """One organ's way through the slices."""
 
   name: str
@@ -61,45 +61,67 @@ class _Organ:
   middle: int
   box: Float[np.ndarray, "4"]
   """Of the middle slice."""
-  edges: Float[np.ndarray, "4"] | None = None
-  """Of the mask in the slice before; None where it was empty."""
-  middle_edges: Float[np.ndarray, "4"] | None = None
-
-  def prompt(self) -> Float[np.ndarray, "4"]:
-    """Box for the next slice."""
-    return self.box if self.edges is None else self.edges
-
-  def learn(self, mask: Bool[np.ndarray, "row column"], index: int) -> None:
-    """Takes the mask of a slice as the lead for the next."""
-    self.edges = tight_edges(mask) if mask.any() else None
-    if index == self.middle:
-      self.middle_edges = self.edges
 
 
-@dataclasses.dataclass(eq=False)
-class _Sweep:
-  """What both sweeps through the slices share."""
+class Sweep(Protocol):
+  """Both ways through the slices: up from the organs' middles, then down."""
 
-  scan: SlicedScan
-  labels: Integer[np.ndarray, "slice row column"]
-  best: Float32[np.ndarray, "slice row column"]
-  """Logit of what is painted."""
-  margin_px: float
+  def visit(self, index: int, embedding: Array | None, organs: Sequence[Organ]) -> None:
+    """Paints the organs that go through a slice, and leads each of them on; None is a slice that holds nothing."""
+    ...
 
-  def visit(self, index: int, embedding: Array | None, organs: Sequence[_Organ]) -> None:
-    """Paints the organs that go through a slice, and leads each of them on."""
+  def turn(self) -> None:
+    """Between the two ways: each organ is led on from its middle slice again."""
+    ...
+
+  def finish(self) -> None:
+    """After the last slice: the label map is painted."""
+    ...
+
+
+class HostSweep:
+  """A slice at a time: the next is asked about when the masks of the one before are here."""
+
+  def __init__(
+    self,
+    scan: SlicedScan,
+    labels: Integer[np.ndarray, "slice row column"],
+    organs: Sequence[Organ],
+    margin_px: float,
+  ) -> None:
+    self._scan, self._labels, self._margin_px = scan, labels, margin_px
+    self._best: Float32[np.ndarray, "slice row column"] = np.zeros(labels.shape, np.float32)
+    # edges of an organ's mask in the slice before, and in its middle; None where it was empty
+    self._edges: dict[str, Float[np.ndarray, "4"] | None] = dict.fromkeys(organ.name for organ in organs)
+    self._middle_edges = dict(self._edges)
+
+  def visit(self, index: int, embedding: Array | None, organs: Sequence[Organ]) -> None:
+    """As `Sweep`."""
     if embedding is None or not organs:
       return
-    boxes = [
-      self.scan.prompts(organ.prompt()[None], None if organ.edges is None else self.margin_px)[0] for organ in organs
-    ]
-    logits, _ = self.scan.predictor.decode(embedding, np.stack(boxes))
+    logits, _ = self._scan.predictor.decode(embedding, np.stack([self._prompt(organ) for organ in organs]))
     for organ, low in zip(organs, logits, strict=True):
-      full = self.scan.fit.from_logits(low)
-      organ.learn(full > 0, index)
-      better = full > self.best[index]
-      self.best[index][better] = full[better]
-      self.labels[index][better] = organ.value
+      full = self._scan.fit.from_logits(low)
+      mask = full > 0
+      self._edges[organ.name] = tight_edges(mask) if mask.any() else None
+      if index == organ.middle:
+        self._middle_edges[organ.name] = self._edges[organ.name]
+      better = full > self._best[index]
+      self._best[index][better] = full[better]
+      self._labels[index][better] = organ.value
+
+  def turn(self) -> None:
+    """As `Sweep`."""
+    self._edges = dict(self._middle_edges)
+
+  def finish(self) -> None:
+    """As `Sweep`."""
+
+  def _prompt(self, organ: Organ) -> Float[np.ndarray, "4"]:
+    edges = self._edges[organ.name]
+    if edges is None:
+      return self._scan.prompts(organ.box[None])[0]
+    return self._scan.prompts(edges[None], self._margin_px)[0]
 
 
 def paint_middle_out(
@@ -109,6 +131,7 @@ def paint_middle_out(
   labels: Integer[np.ndarray, "slice row column"],
   margin_px: float,
   progress: Progress | None,
+  make_sweep: Callable[[SlicedScan, np.ndarray, Sequence[Organ], float], Sweep] = HostSweep,
 ) -> None:
   """Every organ up from its middle slice in one sweep, then down in another; each slice is encoded once.
 
@@ -117,7 +140,7 @@ def paint_middle_out(
   organs = _organs(scan.plan(boxes), values)
   up = sorted({i for organ in organs for i in range(organ.middle, organ.last + 1)})
   down = sorted({i for organ in organs for i in range(organ.first, organ.middle)}, reverse=True)
-  sweep = _Sweep(scan, labels, np.zeros(labels.shape, np.float32), margin_px)
+  sweep = make_sweep(scan, labels, organs, margin_px)
   kept: dict[int, Array | None] = {}
 
   def tell(done: int) -> None:
@@ -130,16 +153,16 @@ def paint_middle_out(
         kept[index] = embedding
       tell(done)
       sweep.visit(index, embedding, [o for o in organs if o.middle <= index <= o.last])
-    for organ in organs:
-      organ.edges = organ.middle_edges
+    sweep.turn()
     rest = scan.embeddings([index for index in down if index not in kept], beside)
     for done, index in enumerate(down, len(up) + 1):
       embedding = kept.pop(index) if index in kept else next(rest)[1]
       tell(done)
       sweep.visit(index, embedding, [o for o in organs if o.first <= index < o.middle])
+  sweep.finish()
 
 
-def _organs(plan: Mapping[int, list[tuple[str, np.ndarray]]], values: Mapping[str, int]) -> list[_Organ]:
+def _organs(plan: Mapping[int, list[tuple[str, np.ndarray]]], values: Mapping[str, int]) -> list[Organ]:
   slices: dict[str, dict[int, np.ndarray]] = {}
   for index, asked in plan.items():
     for organ, edges in asked:
@@ -148,5 +171,5 @@ def _organs(plan: Mapping[int, list[tuple[str, np.ndarray]]], values: Mapping[st
   for organ in (name for name in values if name in slices):
     indices = sorted(slices[organ])
     middle = indices[len(indices) // 2]
-    result.append(_Organ(organ, values[organ], indices[0], indices[-1], middle, slices[organ][middle]))
+    result.append(Organ(organ, values[organ], indices[0], indices[-1], middle, slices[organ][middle]))
   return result

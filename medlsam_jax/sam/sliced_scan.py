@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Array, Float, Integer, Num, UInt8
 
-from medlsam_jax import notices
+from medlsam_jax import notices, platform
 from medlsam_jax.errors import InputError
 from medlsam_jax.geometry import Box, Volume, reorient
 from medlsam_jax.sam.predictor import Predictor
@@ -98,9 +98,14 @@ class SlicedScan:
     Raises:
       InputError: NaN or infinite voxels in a slice.
     """
-    for batch in self._batches(indices, beside, self._image):
+    if platform.slices_together():
+      batches: Iterator[Levels] | Iterator[Images] = self.level_batches(indices, beside)
+      encode: Callable[[np.ndarray], list[Array]] = functools.partial(self.predictor.encode_each_level, fit=self.fit)
+    else:
+      batches, encode = self._batches(indices, beside, self._image), self.predictor.encode
+    for batch in batches:
       images = [image for _, image in batch if image is not None]
-      encoded = iter(self.predictor.encode(np.stack(images)) if images else [])
+      encoded = iter(encode(np.stack(images)) if images else [])
       for index, image in batch:
         yield index, None if image is None else next(encoded)
 

@@ -18,8 +18,9 @@ from medlsam_jax.geometry import Box, Volume
 from medlsam_jax.progress import Progress
 from medlsam_jax.sam import device_painting
 from medlsam_jax.sam.clean_up import clean_labels
+from medlsam_jax.sam.device_propagation import DeviceSweep
 from medlsam_jax.sam.predictor import Predictor
-from medlsam_jax.sam.propagation import AXES, PropagationSettings, paint_middle_out
+from medlsam_jax.sam.propagation import AXES, HostSweep, PropagationSettings, paint_middle_out
 from medlsam_jax.sam.segmentation_settings import LITEMEDSAM, SegmentationSettings
 from medlsam_jax.sam.sliced_scan import SlicedScan
 from medlsam_jax.sam.slices import ImageFit
@@ -65,7 +66,8 @@ def paint_volume(
       paint_slices = device_painting.paint_slices if platform.slices_together() else _paint_slices
       paint_slices(scan, boxes, values, labels, progress)
     else:
-      paint_middle_out(scan, boxes, values, labels, propagation.margin_px, progress)
+      sweep = DeviceSweep if platform.slices_together() else HostSweep
+      paint_middle_out(scan, boxes, values, labels, propagation.margin_px, progress, sweep)
     if settings.largest_component or settings.fill_holes:
       clean_labels(labels, settings.largest_component, settings.fill_holes)
     answers.append(array)

@@ -19,7 +19,7 @@ def test_programs_are_compiled_from_when_the_bank_is_known_and_waited_for(
     def wait(self):
       seen.append("waited")
 
-  monkeypatch.setattr(search, "Rehearsal", Spy)
+  monkeypatch.setattr(search, "of_search", Spy)
   monkeypatch.setattr(template_points, "run", lambda *a, **k: seen.append("built") or run(*a, **k))
   given = ["--bank", mini_bank] if built else ["--templates", mini_templates, "--organs", "alpha", "--mode", "WPL"]
   words = [*given, "--network", small_network_file, "--query", one_query, "--out", tmp_path / "out"]

@@ -6,15 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from lowered import HOST, PLATFORMS, VOLUMES_OF_DOUBLES, text_with_doubles
 
 from medlsam_jax.medlam.network.medlam import MedLAM, init_variables
 from medlsam_jax.medlam.search import patches, programs
 
 SCALES = (4, 2)
 EDGE, POINTS, SEATS = 64, programs.POINTS_PER_CALL, 2
-DOUBLES = r"tensor<(\d+x){3,}f64>"
-"""Volumes in double precision. `jax.image.resize` makes small tables of weights in it where doubles are allowed."""
-HOST = r"callback|infeed|outfeed|stablehlo\.(send|recv)|annotate_device_placement"
 _MODULE = MedLAM(base_channels=1, feature_scales=SCALES)
 
 
@@ -35,27 +33,22 @@ def _arguments(name):
   return (network, patches, jax.ShapeDtypeStruct((POINTS, SEATS), jnp.bool_), taps)
 
 
-def _text(program, arguments, platform):
-  with jax.enable_x64(True):  # so that a stray double would stay one
-    return program.trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
-
-
-@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+@pytest.mark.parametrize("platform", PLATFORMS)
 @pytest.mark.parametrize("name", ["positions", "template_outputs", "best_moves", "template_moves"])
 def test_programs_stay_on_the_device_in_single_precision_and_loop_over_nothing(name, platform):
-  text = _text(getattr(programs, name), _arguments(name), platform)
+  text = text_with_doubles(getattr(programs, name), _arguments(name), platform)
   assert "stablehlo.convolution" in text
-  assert not re.search(DOUBLES, text)
+  assert not re.search(VOLUMES_OF_DOUBLES, text)
   assert not re.search(HOST, text)
   assert "stablehlo.while" not in text
 
 
-@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+@pytest.mark.parametrize("platform", PLATFORMS)
 def test_cutting_patches_stays_on_the_device_too(platform):
   scan, centres = (jax.ShapeDtypeStruct(*each) for each in (((96, 64, 128), jnp.float32), ((POINTS, 3), jnp.int32)))
-  text = _text(patches.cut, (scan, centres), platform)
+  text = text_with_doubles(patches.cut, (scan, centres), platform)
   assert f"tensor<{POINTS}x{EDGE}x{EDGE}x{EDGE}x1xf32>" in text
-  assert not re.search(f"{DOUBLES}|{HOST}|stablehlo.while", text)
+  assert not re.search(f"{VOLUMES_OF_DOUBLES}|{HOST}|stablehlo.while", text)
 
 
 def test_points_of_a_patch_are_compared_in_turn_where_their_maps_would_not_fit(monkeypatch):
@@ -74,5 +67,5 @@ def test_a_double_or_a_callback_would_be_seen():
 
   with jax.enable_x64(True):
     text = jax.jit(bad).lower(jax.ShapeDtypeStruct((2, 2, 2), jnp.float32)).as_text()
-  assert re.search(DOUBLES, text)
+  assert re.search(VOLUMES_OF_DOUBLES, text)
   assert re.search(HOST, text)

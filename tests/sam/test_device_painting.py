@@ -1,5 +1,8 @@
 """Painting on an accelerator, its branch taken on the CPU that is here, against painting as on a CPU."""
 
+import dataclasses
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,11 +10,13 @@ import pytest
 from sam_weights import tiny_network
 
 from medlsam_jax import platform
-from medlsam_jax.errors import InputError
+from medlsam_jax.errors import DeviceError, InputError
 from medlsam_jax.geometry import Box, Grid, Volume
-from medlsam_jax.sam import device_painting
+from medlsam_jax.sam import device_painting, device_propagation
 from medlsam_jax.sam.device_painting import lay
 from medlsam_jax.sam.predictor import Predictor
+from medlsam_jax.sam.propagation import PropagationSettings
+from medlsam_jax.sam.segmentation_settings import LITEMEDSAM
 from medlsam_jax.sam.slices import ImageFit, scaled_levels
 from medlsam_jax.sam.volume import paint_volume
 
@@ -52,20 +57,24 @@ def test_slices_are_painted_as_on_a_cpu(predictor, monkeypatch):
   assert seen == [(3, 7), (6, 7), (7, 7)]
 
 
+class Counted:
+  """NumPy, as a module sees it that fetches arrays from the device."""
+
+  def __init__(self, tell):
+    self.tell = tell
+
+  def __getattr__(self, name):
+    return getattr(np, name)
+
+  def asarray(self, array):
+    self.tell(array)
+    return np.asarray(array)
+
+
 def test_one_array_of_labels_comes_back_for_each_batch(predictor, on_device, monkeypatch):
   fetched = []
-
-  class Counted:
-    """NumPy, as the module sees it."""
-
-    def __getattr__(self, name):
-      return getattr(np, name)
-
-    def asarray(self, array):
-      fetched.append((type(array), array.dtype, array.shape))
-      return np.asarray(array)
-
-  monkeypatch.setattr(device_painting, "np", Counted())
+  counted = Counted(lambda array: fetched.append((type(array), array.dtype, array.shape)))
+  monkeypatch.setattr(device_painting, "np", counted)
   paint_volume(scan(), BOXES, VALUES, predictor)
   (kind,) = {kind for kind, _, _ in fetched}
   assert issubclass(kind, jax.Array)
@@ -105,6 +114,88 @@ def test_the_largest_logit_wins_and_the_earlier_one_where_two_are_equal():
   logits[4] = 99  # its place is beyond the slices
   state = jnp.zeros((2, 2, 2)), jnp.zeros((2, 2, 2), jnp.uint8)
   assert (lay(*state, logits, places, values, *[np.eye(2, dtype=np.float32)] * 2)[1] == labels).all()
+
+
+LED = PropagationSettings("middle-out")
+
+
+@pytest.mark.parametrize("rounding", ["down", "nearest"])
+@pytest.mark.parametrize("at_once", [1, 16])
+def test_masks_lead_on_to_the_next_slice_as_on_a_cpu(predictor, monkeypatch, rounding, at_once):
+  settings = dataclasses.replace(LITEMEDSAM, rounding=rounding)
+  on_cpu = paint_volume(scan(), BOXES, VALUES, predictor, settings, LED)
+  plain = paint_volume(scan(), BOXES, VALUES, predictor, settings)
+  monkeypatch.setattr(platform, "slices_together", lambda: True)
+  monkeypatch.setattr(device_propagation, "BOX_COUNTS", (1, 4, 16)[: 1 if at_once == 1 else 3])
+  painted = paint_volume(scan(), BOXES, VALUES, predictor, settings, LED)
+  assert {3, 7} <= set(np.unique(on_cpu)) and np.mean(plain != on_cpu) > 0.01
+  assert np.mean(painted != on_cpu) < 1e-4
+
+
+def test_nothing_is_waited_for_before_the_last_slice(predictor, on_device, monkeypatch):
+  seen, ask = [], device_propagation.DeviceSweep._ask
+  monkeypatch.setattr(device_propagation, "np", Counted(lambda array: seen.append(array.shape)))
+  monkeypatch.setattr(device_propagation.DeviceSweep, "_ask", lambda *given: seen.append("asked") or ask(*given))
+  monkeypatch.setattr(predictor, "decode", None)  # masks on the host
+  paint_volume(scan(), BOXES, VALUES, predictor, propagation=LED)
+  assert seen == ["asked"] * (len(seen) - 6) + [(128, 128)] * 6 and len(seen) >= 12
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_after_a_rehearsal_painting_compiles_only_what_depends_on_the_scan(on_device, dtype):
+  fresh = Predictor(tiny_network(), jnp.dtype(dtype), encode_batch=3)
+  device_painting.rehearse(fresh).wait()
+  assert fresh.compilations() == 2
+  paint_volume(scan(), BOXES, VALUES, fresh)
+  assert fresh.compilations() == 2
+
+
+def test_on_a_cpu_nothing_is_rehearsed():
+  fresh = Predictor(tiny_network())
+  device_painting.rehearse(fresh).wait()
+  assert fresh.compilations() == 0
+
+
+@pytest.fixture
+def memory(monkeypatch):
+  """A predictor of batches of 12 on a device whose memory suffices for so many images at once as the result says."""
+  predictor, allowed = Predictor(tiny_network(), encode_batch=12), {"images": 12, "batches": []}
+
+  def limited(program):
+    def call(variables, images, *given):
+      allowed["batches"].append(len(images))
+      if len(images) > allowed["images"]:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 123 bytes.")
+      return program(variables, images, *given)
+
+    return call
+
+  for name in ("_encode", "_encode_levels"):
+    monkeypatch.setattr(predictor, name, limited(getattr(predictor, name)))
+  return predictor, allowed
+
+
+def test_with_little_memory_the_same_is_painted_in_smaller_batches(memory, predictor, on_device):
+  whole = paint_volume(scan(), BOXES, VALUES, predictor)
+  scarce, allowed = memory
+  allowed["images"] = 3
+  with pytest.warns(UserWarning) as said:
+    painted = paint_volume(scan(), BOXES, VALUES, scarce)
+  assert [re.sub(r"\D+", " ", str(each.message).split("full")[1]) for each in said] == [" 6 12", " 3 6"]
+  assert allowed["batches"] == [12, 6, 3, 3, 3] and np.mean(painted != whole) < 1e-4
+
+
+def test_images_are_encoded_in_smaller_batches_too_and_nothing_fits_is_an_error(memory):
+  scarce, allowed = memory
+  images = np.random.default_rng(0).random((5, *(scarce.image_size,) * 2, 3), np.float32)
+  ample = scarce.encode(images)
+  allowed["images"] = 3
+  with pytest.warns(UserWarning):
+    encoded = scarce.encode(images)
+  np.testing.assert_allclose(np.stack(encoded), np.stack(ample), atol=1e-5)
+  allowed["images"] = 0
+  with pytest.warns(UserWarning), pytest.raises(DeviceError, match="images going there singly already"):
+    scarce.encode(images)
 
 
 @pytest.mark.parametrize("pixels", ["unit", "imagenet"])

@@ -5,8 +5,6 @@ For accelerators, where compiling takes longer than reading templates or a scan.
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
-
 import jax
 import numpy as np
 
@@ -17,34 +15,25 @@ from medlsam_jax.medlam.search import programs, search
 from medlsam_jax.medlam.search.patches import Patches
 from medlsam_jax.medlam.search.search_settings import SearchSettings
 from medlsam_jax.network import Network
+from medlsam_jax.rehearsal import Rehearsal
 
 _POINTS = 6
 _CENTRE = PATCH_EDGE // 2
 """Of the only patch that the scan of a rehearsal has."""
 
 
-class Rehearsal:
-  """The programs of a search, compiled by two threads from when this is made."""
+def of_search(network: Network, settings: SearchSettings, templates: int, edge: int) -> Rehearsal:
+  """Begins to compile the two programs of a search, beside each other.
 
-  def __init__(self, network: Network, settings: SearchSettings, templates: int, edge: int) -> None:
-    """Begins.
-
-    Args:
-      network: of the bank.
-      settings: of the search.
-      templates: that the organ with most of them has in the bank. With another number the search compiles for itself.
-      edge: of the cube of features around a point, working voxels.
-    """
-    self._begun: list[Future[None]] = []
-    if platform.patches_together():
-      pool = ThreadPoolExecutor(2, "rehearsal")
-      self._begun = [pool.submit(_coarse, network, settings), pool.submit(_fine, network, settings, templates, edge)]
-      pool.shutdown(wait=False)
-
-  def wait(self) -> None:
-    """Until all is compiled. What went wrong is left for the search to meet."""
-    for each in self._begun:
-      each.exception()
+  Args:
+    network: of the bank.
+    settings: of the search.
+    templates: that the organ with most of them has in the bank. With another number the search compiles for itself.
+    edge: of the cube of features around a point, working voxels.
+  """
+  if not platform.patches_together():
+    return Rehearsal()
+  return Rehearsal(lambda: _coarse(network, settings), lambda: _fine(network, settings, templates, edge))
 
 
 def _coarse(network: Network, settings: SearchSettings) -> None:

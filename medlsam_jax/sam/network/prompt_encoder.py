@@ -51,7 +51,7 @@ class PromptEncoder(nn.Module):
 
   def image_positions(self) -> Float[Array, "1 g g c"]:
     """Encoding of the centre of each cell of the embedding."""
-    centres = (jnp.arange(self.grid) + 0.5) / self.grid
+    centres = (jnp.arange(self.grid, dtype=jnp.float32) + 0.5) / self.grid
     y, x = jnp.meshgrid(centres, centres, indexing="ij")
     return self._encode_position(jnp.stack([x, y], -1))[None]
 
