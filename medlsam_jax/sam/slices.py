@@ -24,8 +24,8 @@ Pixels = Literal["unit", "imagenet"]
 Resampling = Literal["area", "bilinear", "cubic"]
 """How an image is brought to the network's size: each member of the family as it was trained (`sam.resampling`)."""
 
-_SAM_MEAN = np.array((123.675, 116.28, 103.53), np.float32)
-_SAM_SD = np.array((58.395, 57.12, 57.375), np.float32)
+SAM_MEAN = np.array((123.675, 116.28, 103.53), np.float32)
+SAM_SD = np.array((58.395, 57.12, 57.375), np.float32)
 
 
 def box_in_slices(
@@ -125,7 +125,7 @@ class ImageFit:
       low, high = resized.min(), resized.max()
       scaled = (resized - low) / max(high - low, np.float32(1e-8))
     else:
-      scaled = (resized - _SAM_MEAN) / _SAM_SD
+      scaled = (resized - SAM_MEAN) / SAM_SD
     image = np.zeros((self.image_size, self.image_size, 3), np.float32)
     image[:rows, :columns] = scaled
     return image
@@ -227,7 +227,7 @@ def scaled_levels(
     high = jnp.where(inside, grey, -jnp.inf).max((1, 2, 3), keepdims=True)
     scaled = jnp.broadcast_to((grey - low) / jnp.maximum(high - low, 1e-8), (*levels.shape, 3))
   else:
-    scaled = (grey - _SAM_MEAN) / _SAM_SD
+    scaled = (grey - SAM_MEAN) / SAM_SD
   return jnp.where(inside, scaled, 0)
 
 

@@ -10,13 +10,15 @@ from jaxtyping import Array, Float, PyTree
 from medlsam_jax.train.settings import OptimizerSettings
 
 Scalar = Float[Array, ""] | float
+_LEAST = 0.01
+"""Share of the learning rate that `linear` ends at."""
 
 
 def make_schedule(settings: OptimizerSettings, share: Scalar | None = None) -> optax.Schedule:
   """Learning rate by step: a linear rise over `warmup_steps`, then `decay`.
 
   Args:
-    share: of a run that the clock ends, what is done of its time, from 0 to 1; a cosine follows it then.
+    share: of a run that the clock ends, what is done of its time, from 0 to 1; a cosine or a line follows it then.
   """
   warmup = optax.linear_schedule(0.0, settings.learning_rate, max(settings.warmup_steps, 1))
   if settings.decay == "cosine" and share is not None:
@@ -26,7 +28,13 @@ def make_schedule(settings: OptimizerSettings, share: Scalar | None = None) -> o
     return optax.warmup_cosine_decay_schedule(
       0.0, settings.learning_rate, settings.warmup_steps, settings.total_steps, 0.0
     )
-  if settings.decay == "stairs":
+  if settings.decay == "linear" and share is not None:
+    left = 1 - (1 - _LEAST) * share
+    return lambda step: warmup(step) * left
+  if settings.decay == "linear":
+    steps = max(settings.total_steps - settings.warmup_steps, 1)
+    rest = optax.linear_schedule(settings.learning_rate, _LEAST * settings.learning_rate, steps)
+  elif settings.decay == "stairs":
     rest = optax.exponential_decay(settings.learning_rate, settings.stair_steps, settings.stair_factor, staircase=True)
   else:
     rest = optax.constant_schedule(settings.learning_rate)

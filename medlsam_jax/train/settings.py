@@ -13,14 +13,15 @@ class OptimizerSettings:
   kind: Literal["adam", "adamw"] = "adam"
   total_steps: int = 300_000
   total_seconds: float = 0.0
-  """A run ends after this long too, compiling included, and a cosine comes down over the time that is left after it
-  in place of the steps; 0 counts steps alone. Such a run does not repeat to the bit: its rates follow the clock."""
+  """A run ends after this long too, compiling included, and a cosine or a line comes down over the time that is left
+  after it in place of the steps; 0 counts steps alone. Such a run does not repeat to the bit: its rates follow the
+  clock."""
   warmup_steps: int = 0
   learning_rate: float = 1e-4
   l2: float = 1e-4
   """Adam: times the parameter, added to its gradient. AdamW: times the parameter, taken off at the rate's pace."""
-  decay: Literal["stairs", "cosine", "constant"] = "stairs"
-  """`stairs`: the rate is multiplied by `stair_factor` every `stair_steps`."""
+  decay: Literal["stairs", "cosine", "linear", "constant"] = "stairs"
+  """`stairs`: the rate is multiplied by `stair_factor` every `stair_steps`. `linear`: it falls to a hundredth."""
   stair_steps: int = 10_000
   stair_factor: float = 0.8
   clip_norm: float = 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32
@@ -144,7 +144,20 @@ def _slices(
   return LabelledSlices(scans, fit, variant.pixels, 4 * variant.grid, windows, step, least_pixels)
 
 
-def labelled(entries: tuple[str, ...], data: FinetuneDataSettings) -> list[Template]:
+class Reading(Protocol):
+  """Settings of data, as far as they say how scans are read."""
+
+  @property
+  def organs(self) -> tuple[str, ...]: ...
+
+  @property
+  def series(self) -> str: ...
+
+  @property
+  def hu_offset(self) -> float: ...
+
+
+def labelled(entries: tuple[str, ...], data: Reading) -> list[Template]:
   """The scans with label maps of folders and lists.
 
   Raises:

@@ -12,11 +12,11 @@ from medlsam_jax.sam.finetuning.settings import MaskLossSettings
 _SMOOTH = 1e-5
 
 
-def dice_loss(logits: Float[Array, "n y x"], truth: Bool[Array, "n y x"]) -> Float[Array, ""]:
-  """1 - 2 sum(p t) / (sum(p^2) + sum(t^2)) of each mask, averaged ("Segment anything in medical images")."""
+def dice_losses(logits: Float[Array, "n y x"], truth: Bool[Array, "n y x"]) -> Float[Array, " n"]:
+  """1 - 2 sum(p t) / (sum(p^2) + sum(t^2)) of each mask ("Segment anything in medical images")."""
   p, t = jax.nn.sigmoid(logits), truth.astype(jnp.float32)
   shared, sizes = (p * t).sum((1, 2)), (p * p).sum((1, 2)) + t.sum((1, 2))
-  return jnp.mean(1 - (2 * shared + _SMOOTH) / (sizes + _SMOOTH))
+  return 1 - (2 * shared + _SMOOTH) / (sizes + _SMOOTH)
 
 
 def true_iou(logits: Float[Array, "n y x"], truth: Bool[Array, "n y x"]) -> Float[Array, " n"]:
@@ -31,7 +31,7 @@ def mask_loss(
   """The weighted sum, and its terms by name with the IoU that was reached."""
   reached = true_iou(logits, truth)
   terms = {
-    "dice": dice_loss(logits, truth),
+    "dice": jnp.mean(dice_losses(logits, truth)),
     "bce": optax.sigmoid_binary_cross_entropy(logits, truth.astype(jnp.float32)).mean(),
     "iou": jnp.mean(jnp.square(iou - reached)),
   }
