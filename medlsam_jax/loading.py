@@ -20,7 +20,7 @@ from medlsam_jax.io.weights.fetch import PUBLISHED, Progress, cached_weights, di
 from medlsam_jax.io.weights.kinds import MEDLAM, detect_kind, settle_kind
 from medlsam_jax.io.weights.rules import shapes_of
 from medlsam_jax.io.weights.torch_file import read_tensors
-from medlsam_jax.io.weights.weights_file import FORMAT, is_ours, read_weights, write_weights
+from medlsam_jax.io.weights.weights_file import FORMAT, is_ours, read_header, read_weights, write_weights
 from medlsam_jax.medlam.network import published as medlam
 from medlsam_jax.medlam.network.medlam import MedLAM, init_variables
 from medlsam_jax.network import Network, Variables
@@ -28,6 +28,10 @@ from medlsam_jax.sam.network import published as sam
 from medlsam_jax.sam.network.layers import fold_batch_norm
 from medlsam_jax.sam.network.sam import VARIANTS, Sam
 from medlsam_jax.sam.weight_changes import changed
+from medlsam_jax.sam3d.adapter_file import KIND as ADAPTERS
+from medlsam_jax.sam3d.adapter_file import base_of, read_adapters
+from medlsam_jax.sam3d.cube_predictor import CubePredictor
+from medlsam_jax.sam3d.cube_settings import CubeSettings
 
 PACKAGED = {
   "open": "medlam_open.safetensors",
@@ -84,6 +88,33 @@ def load(path_or_name: str | os.PathLike[str], kind: str | None = None, for_trai
     module, variables = module.clone(folded=True), jax.jit(fold_batch_norm)(variables)
   variables = jax.device_put(variables)
   return Network(module, variables, header["kind"], source, header)
+
+
+def load_adapters(
+  path: str | os.PathLike[str], base: str | os.PathLike[str] | Network | None = None, dtype: str = "float32"
+) -> CubePredictor:
+  """A network for volumes, of an adapter file and its base (`medlsam finetune --model sam3d-...`).
+
+  Args:
+    path: the adapter file.
+    base: name or file of the weights that it was trained on, or these loaded with `for_training=True`; None takes what
+      the file names.
+    dtype: of operands, `float32` or `bfloat16`.
+
+  Raises:
+    WeightsError: a file is missing, damaged or of another kind, or the base is not the one that was adapted.
+  """
+  named = base_of(path) if base is None else base
+  network = named if isinstance(named, Network) or named is None else load(named, for_training=True)
+  adapted = read_adapters(path, network)
+  return CubePredictor(adapted, CubeSettings.of_header(adapted.header, str(path)), dtype, str(path))
+
+
+def holds_adapters(path_or_name: str | os.PathLike[str]) -> bool:
+  """Whether that is an adapter file, by its header; names are none."""
+  if isinstance(path_or_name, str) and path_or_name in (*PACKAGED, *PUBLISHED):
+    return False
+  return read_header(path_or_name).get("kind") == ADAPTERS
 
 
 def _changed(changes: Variables, header: dict[str, str], source: str) -> tuple[Variables, dict[str, str]]:
@@ -190,6 +221,10 @@ def _convert_in_memory(path: Path, wanted: str | None) -> tuple[Variables, dict[
 
 
 def _require_network(kind: str, source: str) -> None:
+  if kind == ADAPTERS:
+    raise WeightsError(
+      f"{source}: adapters for volumes, which paint scans (`segment` takes the file) and are no network by themselves"
+    )
   if kind != MEDLAM and not (kind in VARIANTS and kind in sam.TABLES):
     have = ", ".join((MEDLAM, *(name for name in VARIANTS if name in sam.TABLES)))
     raise WeightsError(f"{source}: of kind {kind}, for which this version has no network yet; it has: {have}")

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
 import numpy as np
-from jaxtyping import Num
+from jaxtyping import Integer, Num
 
-from medlsam_jax.errors import ConfigError, TemplateError
+from medlsam_jax.errors import ConfigError, TemplateError, WeightsError
 from medlsam_jax.finding import GIVEN, OUTSIDE, Finding
-from medlsam_jax.geometry import Volume
+from medlsam_jax.geometry import Box, Volume
 from medlsam_jax.io import scan_checks
 from medlsam_jax.io.labels import LabelMap, check_values, warn_of_swapped
-from medlsam_jax.loading import load
+from medlsam_jax.loading import holds_adapters, load, load_adapters
 from medlsam_jax.medlam.bank.bank import Bank
 from medlsam_jax.medlam.search import search
 from medlsam_jax.medlam.search.confidence import Thresholds
@@ -35,6 +35,8 @@ from medlsam_jax.sam.prompted_volume import paint_from_votes
 from medlsam_jax.sam.propagation import PropagationSettings
 from medlsam_jax.sam.segmentation_settings import LITEMEDSAM, PRESETS, SegmentationSettings
 from medlsam_jax.sam.volume import paint_volume
+from medlsam_jax.sam3d.cube_predictor import CubePredictor
+from medlsam_jax.sam3d.painting import paint_cubes
 from medlsam_jax.template_masks.masks import VoteSettings, paint_by_templates, votes
 from medlsam_jax.template_masks.organ_crops import OrganCrop
 
@@ -116,7 +118,7 @@ def localize(
 def segment(
   scan: Volume,
   found: Mapping[str, Finding],
-  model: str | os.PathLike[str] | Network | Predictor | None = None,
+  model: str | os.PathLike[str] | Network | Predictor | CubePredictor | None = None,
   *,
   masks: Masks = "auto",
   bank: Bank | None = None,
@@ -133,8 +135,9 @@ def segment(
     found: of `localize`, or boxes of the user's own (`read_boxes`, `Finding.of_boxes`). An organ outside the field
       of view stays empty.
     model: a network of the SAM family: name or file as for `load`, or one that is loaded, or a `Predictor` of one's own
-      settings. Compiled programs are kept over many scans. None: LiteMedSAM, and only where no template has a mask;
-      with `masks="prompted"` the one of the package that was fine-tuned to it.
+      settings; or an adapter file, or `load_adapters` of one, which paints volumes and not slices. Compiled programs
+      are kept over many scans. None: LiteMedSAM, and only where no template has a mask; with `masks="prompted"` the
+      one of the package that was fine-tuned to it.
     masks: `templates`, `network`, `prompted` (see `Masks`), or `auto`: templates for the organs that they have a mask
       of, if `model` is None.
     bank: whose templates have the masks; None: those of the bank that `found` was found with.
@@ -166,7 +169,7 @@ def segment(
   by_network = {organ: parts for organ, parts in inside.items() if organ not in crops}
   painted, by_hand = [], [organ for organ, each in found.items() if each.verdict == GIVEN]
   if by_vote and masks == "prompted":
-    vote, predictor = vote or VoteSettings(), predictor_of(PROMPTED if model is None else model)
+    vote, predictor = vote or VoteSettings(), predictor_of(model or PROMPTED)
     voted = dict(votes(scan, by_vote, crops, vote, progress, by_hand))
     painted.append(paint_from_votes(scan, voted, values, predictor, vote.vote_share, settings, progress))
   elif by_vote:
@@ -174,11 +177,28 @@ def segment(
   if by_vote and clean_up:
     clean_labels(painted[0], True, True)
   if by_network or not by_vote:
-    predictor = predictor_of(PAINTER if model is None else model)
-    painted.append(paint_volume(scan, by_network, values, predictor, settings, propagation, progress))
+    painted.append(_paint(scan, by_network, values, painter_of(model or PAINTER), settings, propagation, progress))
   # the network fills what the templates left
   array = painted[0] if len(painted) == 1 else np.where(painted[0] > 0, *painted)
   return LabelMap(array, scan.grid, values, scan.file_grid)
+
+
+def _paint(
+  scan: Volume,
+  boxes: Mapping[str, Sequence[Box]],
+  values: Mapping[str, int],
+  painter: Predictor | CubePredictor,
+  settings: SegmentationSettings,
+  propagation: PropagationSettings | None,
+  progress: Progress | None,
+) -> Integer[np.ndarray, "z y x"]:
+  """By slices or by cubes."""
+  if isinstance(painter, Predictor):
+    return paint_volume(scan, boxes, values, painter, settings, propagation, progress)
+  array = paint_cubes(scan, boxes, values, painter, progress=progress)
+  if settings.largest_component or settings.fill_holes:
+    clean_labels(array, settings.largest_component, settings.fill_holes)
+  return array
 
 
 def crops_of(
@@ -209,7 +229,30 @@ def crops_of(
   return crops
 
 
-def predictor_of(model: str | os.PathLike[str] | Network | Predictor, dtype: str | None = None) -> Predictor:
+def painter_of(
+  model: str | os.PathLike[str] | Network | Predictor | CubePredictor, dtype: str | None = None
+) -> Predictor | CubePredictor:
+  """`predictor_of`, or of an adapter file what paints cubes, made ready once as long as the file does not change.
+
+  Raises:
+    WeightsError: as `predictor_of`, or the adapters' base is not at hand.
+  """
+  if isinstance(model, CubePredictor):
+    return model
+  if isinstance(model, str | os.PathLike) and holds_adapters(model):
+    path = os.fspath(model)
+    return _adapted(path, Path(path).stat().st_mtime_ns, dtype or "float32", str(device()))
+  return predictor_of(model, dtype)
+
+
+@functools.lru_cache(maxsize=2)
+def _adapted(path: str, changed_ns: int, dtype: str, on: str) -> CubePredictor:
+  return load_adapters(path, dtype=dtype)
+
+
+def predictor_of(
+  model: str | os.PathLike[str] | Network | Predictor | CubePredictor, dtype: str | None = None
+) -> Predictor:
   """A network of the SAM family made ready on this thread's device: the same one for a network every time, and for a
   name or a file as long as the file does not change, so that nothing is compiled twice.
 
@@ -223,6 +266,8 @@ def predictor_of(model: str | os.PathLike[str] | Network | Predictor, dtype: str
   """
   if isinstance(model, Predictor):
     return model
+  if isinstance(model, CubePredictor):
+    raise WeightsError(f"{model.source}: adapters paint volumes; here a network that sees slices is needed")
   if isinstance(model, Network):
     operands = dtype or operands_of(model)
     name = f"{_PREDICTOR} of {operands} on {device()}"

@@ -28,14 +28,20 @@ def add_to(commands: options.Commands) -> None:
     "  train/ holds NAME_ct.nii.gz, NAME_seg.nii.gz and labels.json, as templates do. The same call resumes a stopped\n"
     "  run. Writes WORKDIR/NAME.safetensors (for `medlsam segment --model`; of the best step, none where no step is\n"
     "  better than the network that was given), validation.json (Dice by step, scan and organ), metrics.jsonl,\n"
-    "  tensorboard/, config.json, checkpoints/ and embeddings/.",
+    "  tensorboard/, config.json, checkpoints/ and embeddings/. A network for volumes, painted with likewise:\n"
+    "  medlsam finetune --model sam3d-litemedsam-64 --workdir runs/volumes --data.scans=train/",
   )
   parser.add_argument(
     "--config",
-    default="configs/finetune.py:decoder",
     metavar="FILE.py[:MODE]",
     help="settings; modes of configs/finetune.py are decoder, medsam, lora, distill, prompted and smoke (default: "
     "configs/finetune.py:decoder)",
+  )
+  parser.add_argument(
+    "--model",
+    metavar="NAME",
+    help="a network for volumes instead, whose adapters are trained beside weights that stay: sam3d-litemedsam-64, "
+    "sam3d-vit-b, ... (modes of configs/sam3d.py)",
   )
   parser.add_argument(
     "--workdir", required=True, metavar="DIR", help="folder of the run, or an address such as gs://bucket/run"
@@ -60,7 +66,7 @@ def add_to(commands: options.Commands) -> None:
 
 def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Trains, or goes on training."""
-  from medlsam_jax.cli import networks_and_banks
+  from medlsam_jax.cli import adapt, networks_and_banks, trained_network
   from medlsam_jax.cli import settings as config
 
   try:
@@ -78,8 +84,12 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   from medlsam_jax.io.weights.weights_file import write_weights
   from medlsam_jax.loading import load
 
+  if adapt.adapts(arguments):
+    return adapt.run(arguments, terminal)
   settings = config.resolve(
-    FinetuneSettings(), arguments.config, [*arguments.rest, *options.reading_settings(arguments)]
+    FinetuneSettings(),
+    arguments.config or "configs/finetune.py:decoder",
+    [*arguments.rest, *options.reading_settings(arguments)],
   )
   check_finetuning(settings)
   check_bank(arguments, settings)
@@ -107,13 +117,13 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
     variables, header = recipe.run(settings, networks[0], workdir, report, bar.title, bar, *networks[1:])
   if main:
     step, weights = int(header["trained_steps"]), workdir / f"{settings.name}.safetensors"
-    tell(read_scores(workdir / VALIDATION_FILE), step or settings.optimizer.total_steps, terminal)
+    trained_network.tell(read_scores(workdir / VALIDATION_FILE), step or settings.optimizer.total_steps, terminal)
     if not step:
       terminal.result(no_gain(header, settings.checkpoint.best_metric, settings.network))
       return 0
     with run_folder.whole_file(weights) as part:
       write_weights(part, variables, header)
-    terminal.result(f"weights: {weights} ({which(header, settings.checkpoint.best_metric)})")
+    terminal.result(f"weights: {weights} ({trained_network.which(header, settings.checkpoint.best_metric)})")
     if settings.changes_rank:
       path = write_changes(settings, networks[0], variables, header, workdir)
       terminal.result(f"changes: {path} (of rank {settings.changes_rank}, to be loaded where {settings.network} is)")
@@ -149,12 +159,6 @@ def check_bank(arguments: argparse.Namespace, settings: FinetuneSettings) -> Non
     raise ConfigError("--data.prompts=templates: give --bank, the templates that ask; or their votes, --data.votes=DIR")
 
 
-def which(header: Mapping[str, str], metric: str) -> str:
-  """Which step's weights were written, and why."""
-  step, value = header["trained_steps"], header.get(metric)
-  return f"of step {step}, " + ("the last" if value is None else f"the best by {metric}: {float(value):.3f}")
-
-
 def no_gain(header: Mapping[str, str], metric: str, network: str) -> str:
   """What to say where training made nothing better."""
   return (
@@ -162,19 +166,3 @@ def no_gain(header: Mapping[str, str], metric: str, network: str) -> str:
     f"written; keep {network}, or try another optimizer.learning_rate, optimizer.total_steps or more scans in another "
     "--workdir"
   )
-
-
-def tell(scores: Mapping[str, dict[str, dict[str, float]]], step: int, terminal: Terminal) -> None:
-  """Dice of the held-out scans before and at the step that is written, by organ."""
-  from medlsam_jax.sam.finetuning.mask_validation import means_of
-
-  if not scores:
-    return
-  kept = {int(step): means_of(each) for step, each in scores.items()}
-  step = step if step in kept else max(kept)
-  first, last = kept[min(kept)], kept[step]
-  rows = [["held-out Dice", f"step {min(kept)}", f"step {step}"]]
-  for name in (*sorted(set(last) - {"validation_dice"}), "validation_dice"):
-    title = "mean" if name == "validation_dice" else name.removeprefix("organ_").removesuffix("_dice")
-    rows.append([title, f"{first[name]:.3f}" if name in first else "-", f"{last[name]:.3f}"])
-  terminal.table(rows, footer=True)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
   from medlsam_jax.medlam.bank.kept_outputs import KeptOutputs
   from medlsam_jax.network import Network
   from medlsam_jax.sam.predictor import Predictor
+  from medlsam_jax.sam3d.cube_predictor import CubePredictor
 
 Known = Callable[[int, int], None]
 """Told of a bank: templates of the organ with most of them, and the edge of the cube around a point, working voxels."""
@@ -206,6 +207,22 @@ def predictor_of(model: str, terminal: Terminal, dtype: str | None = None) -> Pr
   fetch(model, terminal)
   with terminal.bar(f"loading {model}"):
     return pipeline.predictor_of(model, dtype)
+
+
+def painter_of(model: str, terminal: Terminal, dtype: str | None = None) -> Predictor | CubePredictor:
+  """`predictor_of`, or of an adapter file what paints volumes; its base is fetched like any published weights.
+
+  Raises:
+    WeightsError: as `predictor_of`, or the adapters' base is not at hand.
+  """
+  from medlsam_jax import loading, pipeline
+  from medlsam_jax.sam3d.adapter_file import base_of
+
+  base = base_of(model) if loading.holds_adapters(model) else model
+  if base is not None:
+    fetch(base, terminal)
+  with terminal.bar(f"loading {model}"):
+    return pipeline.painter_of(model, dtype)
 
 
 def fetch(name: str, terminal: Terminal) -> None:

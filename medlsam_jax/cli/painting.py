@@ -23,6 +23,7 @@ from medlsam_jax.sam import device_painting
 from medlsam_jax.sam.predictor import Predictor
 from medlsam_jax.sam.propagation import PropagationSettings
 from medlsam_jax.sam.segmentation_settings import LITEMEDSAM
+from medlsam_jax.sam3d.cube_predictor import CubePredictor
 
 Sections: TypeAlias = dict[str, dict[str, object]]
 """Where masks come from, as the entries of a boxes file."""
@@ -36,7 +37,7 @@ class Painter:
   settings: PipelineSettings
   terminal: Terminal
   masks: pipeline.Masks
-  network: Predictor | None = None
+  network: Predictor | CubePredictor | None = None
   bank: Bank | None = None
   begun: Rehearsal = dataclasses.field(default_factory=Rehearsal)
   """Programs that are being compiled; painting waits for them, and compiles none of them a second time."""
@@ -62,7 +63,8 @@ class Painter:
     painter = cls(arguments, settings, terminal, masks)
     if masks in ("network", "prompted"):
       painter.network = painter._predictor()
-    if painter.network is not None and masks == "network" and settings.propagation.mode == "boxes":
+      check_cubes(painter.network, arguments, settings)
+    if isinstance(painter.network, Predictor) and masks == "network" and settings.propagation.mode == "boxes":
       painter.begun = device_painting.rehearse(painter.network)
     if arguments.boxes is not None and arguments.bank is not None:
       painter.bank = _bank(arguments, terminal)
@@ -92,10 +94,11 @@ class Painter:
       )
     return labels, self._provenance(list(crops), rest)
 
-  def _predictor(self) -> Predictor:
+  def _predictor(self) -> Predictor | CubePredictor:
     arguments = self.arguments
-    name = PROMPTED if self.masks == "prompted" else PAINTER
-    return networks_and_banks.predictor_of(arguments.model or name, self.terminal, arguments.dtype)
+    if self.masks == "prompted":
+      return networks_and_banks.predictor_of(arguments.model or PROMPTED, self.terminal, arguments.dtype)
+    return networks_and_banks.painter_of(arguments.model or PAINTER, self.terminal, arguments.dtype)
 
   def _provenance(self, by_templates: list[str], by_network: list[str]) -> Sections:
     how: Sections = {"settings": {}, "networks": {}, "painted": {}}
@@ -104,13 +107,34 @@ class Painter:
       how["settings"]["masks"] = provenance.of_settings(self.settings.masks)
       if self.bank is not None:
         how["bank"] = provenance.of_bank(self.bank, str(self.arguments.bank or self.arguments.templates))
+    if by_network and isinstance(self.network, CubePredictor):
+      how["painted"]["cubes"] = by_network
+      how["networks"]["segmentation"] = provenance.of_adapters(self.network)
+      how["settings"]["cubes"] = provenance.of_settings(self.network.settings)
+      return how
     if by_network:
       how["painted"]["network"] = by_network
       how["settings"]["propagation"] = provenance.of_settings(self.settings.propagation)
-    if (by_network or self.masks == "prompted") and self.network is not None:
+    if (by_network or self.masks == "prompted") and isinstance(self.network, Predictor):
       how["networks"]["segmentation"] = provenance.of_painter(self.network)
       how["settings"]["segmentation"] = provenance.of_settings(self.settings.segmentation)
     return how
+
+
+def check_cubes(network: Predictor | CubePredictor, arguments: argparse.Namespace, settings: PipelineSettings) -> None:
+  """Refuses options that are about slices with a network that paints volumes.
+
+  Raises:
+    ConfigError: naming the option.
+  """
+  if not isinstance(network, CubePredictor):
+    return
+  slices = dataclasses.replace(settings.segmentation, largest_component=False, fill_holes=False)
+  given = next((f"--{name}" for name in ("preset", "propagate", "axes") if getattr(arguments, name)), "")
+  if not given and (slices != LITEMEDSAM or settings.propagation != PropagationSettings()):
+    given = "a setting of segmentation or propagation"
+  if given:
+    raise ConfigError(f"{given} is about slices, and {arguments.model} paints volumes: leave it away")
 
 
 def _bank(arguments: argparse.Namespace, terminal: Terminal) -> Bank:

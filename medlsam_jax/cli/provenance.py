@@ -20,6 +20,7 @@ if TYPE_CHECKING:
   from _typeshed import DataclassInstance
 
   from medlsam_jax.sam.predictor import Predictor
+  from medlsam_jax.sam3d.cube_predictor import CubePredictor
 
 LIBRARIES = ("medlsam_jax", "jax", "jaxlib", "flax", "numpy", "scipy", "nibabel")
 
@@ -36,6 +37,16 @@ def of_painter(predictor: Predictor) -> dict[str, str]:
   """Of its network, and what its products are made of, where that is not float32."""
   operands = predictor.operands
   return of_network(predictor.network) | ({} if operands == "float32" else {"operands": operands})
+
+
+def of_adapters(predictor: CubePredictor) -> dict[str, str]:
+  """Of an adapter file: its hash, the base's, and what its products are made of, where that is not float32."""
+  header, operands = predictor.header, predictor.operands
+  base = {name: header[name] for name in ("base_kind", "base_sha256") if name in header}
+  entry = {"kind": header["kind"]} | of_file(predictor.source) | base
+  if operands != "float32":
+    entry["operands"] = operands
+  return entry
 
 
 def of_bank(bank: Bank, source: str) -> dict[str, object]:

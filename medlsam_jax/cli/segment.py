@@ -63,7 +63,8 @@ def add_painting(group: options.Options) -> None:
   group.add_argument(
     "--model",
     metavar="NAME_OR_FILE",
-    help="network that paints; published weights are fetched once (default: litemedsam, where one is needed)",
+    help="network that paints; published weights are fetched once (default: litemedsam, where one is needed). A file "
+    "of `medlsam finetune --model sam3d-...` paints volumes instead of slices",
   )
   group.add_argument(
     "--dtype",

@@ -42,6 +42,11 @@ class CubePredictor:
     self.at_once = CUBES_AT_ONCE if platform.patches_together() else 1
 
   @property
+  def operands(self) -> str:
+    """Type of the operands of products."""
+    return str(jnp.dtype(self.module.dtype).name)
+
+  @property
   def edge(self) -> int:
     """Voxels an edge of a cube."""
     return self.module.variant.cube_edge

@@ -13,7 +13,7 @@ from finetuning_runs import LITE, changed, settings
 from flax.traverse_util import flatten_dict
 from sam_weights import tiny_network
 
-from medlsam_jax.cli.finetune import which
+from medlsam_jax.cli.trained_network import which
 from medlsam_jax.errors import ConfigError, InputError, WeightsError
 from medlsam_jax.network import Network
 from medlsam_jax.notices import MedlsamWarning

@@ -102,11 +102,16 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray
 
 def is_ours(path: str | os.PathLike[str]) -> bool:
   """Whether the header of a .safetensors file says that `write_weights` made it; False for anything else."""
+  return read_header(path).get("format", "").startswith(FORMAT.split()[0])
+
+
+def read_header(path: str | os.PathLike[str]) -> dict[str, str]:
+  """What a .safetensors file says of itself, no tensor read; empty where it is none or says nothing."""
   try:
     with safe_open(path, framework="numpy") as file:
-      return str((file.metadata() or {}).get("format", "")).startswith(FORMAT.split()[0])
+      return dict(file.metadata() or {})
   except (SafetensorError, OSError):
-    return False
+    return {}
 
 
 def looks_like_torch(path: str | os.PathLike[str]) -> bool:

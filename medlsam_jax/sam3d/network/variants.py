@@ -106,3 +106,5 @@ _ALL = (
   SAM3D_VIT_B, SAM3D_VIT_L, SAM3D_VIT_H, SAM3D_MEDSAM, SAM3D_LITEMEDSAM, SAM3D_LITEMEDSAM_64, SAM3D_TINY,
 )  # fmt: skip
 VARIANTS = {variant.name: variant for variant in _ALL}
+BASES = {variant.base.name: variant.base for variant in _ALL}
+"""By the names of their kinds."""

@@ -30,9 +30,11 @@ def check_adapting(settings: AdaptSettings) -> None:
   share("views.points", views.points)
   if not (math.isfinite(data.spacing_mm) and data.spacing_mm > 0):
     raise ConfigError(f"data.spacing_mm {data.spacing_mm} is not above 0")
-  if not data.window_hu[0] < data.window_hu[1]:
-    raise ConfigError(f"data.window_hu {data.window_hu}: the first must be below the second")
-  if not 0.1 <= views.zoom[0] <= views.zoom[1] <= 10:
+  if len(data.window_hu) != 2 or not data.window_hu[0] < data.window_hu[1]:
+    raise ConfigError(
+      f"data.window_hu {data.window_hu}: give HU shown as black and as white, the first below the second"
+    )
+  if len(views.zoom) != 2 or not 0.1 <= views.zoom[0] <= views.zoom[1] <= 10:
     raise ConfigError(f"views.zoom {views.zoom}: give the least and the largest, from 0.1 to 10")
   if not settings.loss.dice + settings.loss.bce:
     raise ConfigError("loss.dice and loss.bce are both 0: no mask would be learned")

@@ -46,10 +46,10 @@ class Adapting:
     """`base`: whose weights stay; None draws all at random and trains all."""
     self.settings, self.module, self.base, self.mesh = settings, module, base, mesh
     key = jax.random.key(settings.seed)
-    if base is None:
-      trained, frozen = parameters.drawn(module, key), {}
-    else:
-      trained, frozen = parameters.split(parameters.start(module, base, key))
+    trained: Variables = parameters.drawn(module, key) if base is None else parameters.start(module, base, key)
+    frozen: Variables = {}
+    if base is not None:
+      trained, frozen = parameters.split(trained)
     self._start, self.frozen = (sharding.put_replicated(jax.device_get(tree), mesh) for tree in (trained, frozen))
     self._optimizer = make_optimizer(settings.optimizer)
 
@@ -105,10 +105,12 @@ def _compiled_step(settings: AdaptSettings, module: Sam3D, mesh: Mesh) -> Step:
 
 def _views(settings: AdaptSettings, edge: int, batch: CubeBatch) -> View:
   root = jax.random.key(settings.seed)
-  draw = jax.vmap(lambda place, *cube: view(
-    jax.random.fold_in(root, place), *cube, edge, settings.data.spacing_mm, settings.views
-  ))  # fmt: skip
-  return draw(batch.place, batch.hu, batch.labels, batch.asked)
+
+  def draw(place: Array, hu: Array, labels: Array, asked: Array) -> View:
+    key = jax.random.fold_in(root, place)
+    return view(key, hu, labels, asked, edge, settings.data.spacing_mm, settings.views)
+
+  return jax.vmap(draw)(*map(jnp.asarray, (batch.place, batch.hu, batch.labels, batch.asked)))
 
 
 def cube_loss(

@@ -1,0 +1,84 @@
+"""`medlsam finetune` of a volumetric network: adapters beside a base, trained on a user's own labelled scans."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from medlsam_jax.cli import options
+from medlsam_jax.errors import ConfigError
+
+if TYPE_CHECKING:
+  from medlsam_jax.cli.terminal import Terminal
+  from medlsam_jax.sam3d.training.settings import AdaptSettings
+
+CONFIG = "configs/sam3d.py"
+
+
+def adapts(arguments: argparse.Namespace) -> bool:
+  """Whether a volumetric network is meant: by `--model`, or by the config.
+
+  Raises:
+    ConfigError: `--model` and a config that is of something else, or an option of fine-tuning slices.
+  """
+  of_config = arguments.config is not None and arguments.config.partition(":")[0].endswith("sam3d.py")
+  if arguments.model is None and not of_config:
+    return False
+  if arguments.model is not None and arguments.config is not None:
+    raise ConfigError(f"--model {arguments.model} names the settings {CONFIG}:{arguments.model}; leave --config away")
+  if arguments.bank is not None:
+    raise ConfigError("--bank is about slices that templates' masks ask about; volumes are asked for by boxes alone")
+  return True
+
+
+def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
+  """Trains, or goes on training."""
+  from medlsam_jax.cli import networks_and_banks, trained_network
+  from medlsam_jax.cli import settings as config
+  from medlsam_jax.loading import load
+  from medlsam_jax.sam.finetuning.scores_file import VALIDATION_FILE, read_scores
+  from medlsam_jax.sam3d.adapter_file import write_adapters
+  from medlsam_jax.sam3d.training import recipe
+  from medlsam_jax.sam3d.training.setting_checks import check_adapting
+  from medlsam_jax.sam3d.training.settings import AdaptSettings
+  from medlsam_jax.train import cluster, run_folder
+  from medlsam_jax.train.records import Records
+
+  name = arguments.config or f"{CONFIG}:{arguments.model}"
+  settings = config.resolve(AdaptSettings(), name, [*arguments.rest, *options.reading_settings(arguments)])
+  check_adapting(settings)
+  workdir = run_folder.at(arguments.workdir)
+  run_folder.require_writable_run(workdir)
+  cluster.connect(settings.cluster)
+  base = None
+  if settings.start == "base":
+    networks_and_banks.fetch(settings.network, terminal)
+    base = load(settings.network, for_training=True)
+  main = cluster.is_main()
+  with terminal.bar("preparing") as bar, contextlib.ExitStack() as stack:
+    records = stack.enter_context(contextlib.closing(Records(workdir, settings))) if main else None
+
+    def report(step: int, metrics: Mapping[str, float]) -> None:
+      if records is not None:
+        records(step, metrics)
+      bar(step, settings.optimizer.total_steps)
+      shown = {name: value for name, value in metrics.items() if not name.startswith("organ_")}
+      terminal.say(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in shown.items()))
+
+    adapted = recipe.run(settings, base, workdir, report, bar.title)
+  if main:
+    step, path = int(adapted.header["trained_steps"]), workdir / f"{settings.name}.safetensors"
+    trained_network.tell(read_scores(workdir / VALIDATION_FILE), step or settings.optimizer.total_steps, terminal)
+    with run_folder.whole_file(path) as part:
+      write_adapters(part, adapted.module, adapted.trained, base, adapted.header)
+    terminal.result(f"adapters: {path} ({trained_network.which(adapted.header, settings.checkpoint.best_metric)})")
+    terminal.say(f"to paint with them: {use_of(path, settings)}")
+  return 0
+
+
+def use_of(path: object, settings: AdaptSettings) -> str:
+  """The command that paints with a file of adapters."""
+  organs = f" --organs {','.join(settings.data.organs)}" if settings.data.organs else ""
+  return f"medlsam segment --model {path} --templates templates/ --query scan_ct.nii.gz{organs}"

@@ -1,0 +1,31 @@
+"""What commands that train on labelled scans say of the network that came out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+  from medlsam_jax.cli.terminal import Terminal
+
+
+def which(header: Mapping[str, str], metric: str) -> str:
+  """Which step's weights were written, and why."""
+  step, value = header["trained_steps"], header.get(metric)
+  return f"of step {step}, " + ("the last" if value is None else f"the best by {metric}: {float(value):.3f}")
+
+
+def tell(scores: Mapping[str, dict[str, dict[str, float]]], step: int, terminal: Terminal) -> None:
+  """Dice of the held-out scans before and at the step that is written, by organ."""
+  from medlsam_jax.sam.finetuning.mask_validation import means_of
+
+  if not scores:
+    return
+  kept = {int(step): means_of(each) for step, each in scores.items()}
+  step = step if step in kept else max(kept)
+  first, last = kept[min(kept)], kept[step]
+  rows = [["held-out Dice", f"step {min(kept)}", f"step {step}"]]
+  for name in (*sorted(set(last) - {"validation_dice"}), "validation_dice"):
+    title = "mean" if name == "validation_dice" else name.removeprefix("organ_").removesuffix("_dice")
+    rows.append([title, f"{first[name]:.3f}" if name in first else "-", f"{last[name]:.3f}"])
+  terminal.table(rows, footer=True)
