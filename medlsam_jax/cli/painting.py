@@ -109,7 +109,7 @@ class Painter:
         how["bank"] = provenance.of_bank(self.bank, str(self.arguments.bank or self.arguments.templates))
     if by_network and isinstance(self.network, CubePredictor):
       how["painted"]["cubes"] = by_network
-      how["networks"]["segmentation"] = provenance.of_adapters(self.network)
+      how["networks"]["segmentation"] = provenance.of_painter(self.network)
       how["settings"]["cubes"] = provenance.of_settings(self.network.settings)
       return how
     if by_network:

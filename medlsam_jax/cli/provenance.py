@@ -15,12 +15,12 @@ from medlsam_jax.installation import version
 from medlsam_jax.medlam.bank.bank import Bank
 from medlsam_jax.network import Network
 from medlsam_jax.platform import backend
+from medlsam_jax.sam3d.cube_predictor import CubePredictor
 
 if TYPE_CHECKING:
   from _typeshed import DataclassInstance
 
   from medlsam_jax.sam.predictor import Predictor
-  from medlsam_jax.sam3d.cube_predictor import CubePredictor
 
 LIBRARIES = ("medlsam_jax", "jax", "jaxlib", "flax", "numpy", "scipy", "nibabel")
 
@@ -33,20 +33,15 @@ def of_network(network: Network) -> dict[str, str]:
   return entry
 
 
-def of_painter(predictor: Predictor) -> dict[str, str]:
-  """Of its network, and what its products are made of, where that is not float32."""
-  operands = predictor.operands
-  return of_network(predictor.network) | ({} if operands == "float32" else {"operands": operands})
-
-
-def of_adapters(predictor: CubePredictor) -> dict[str, str]:
-  """Of an adapter file: its hash, the base's, and what its products are made of, where that is not float32."""
-  header, operands = predictor.header, predictor.operands
-  base = {name: header[name] for name in ("base_kind", "base_sha256") if name in header}
-  entry = {"kind": header["kind"]} | of_file(predictor.source) | base
-  if operands != "float32":
-    entry["operands"] = operands
-  return entry
+def of_painter(predictor: Predictor | CubePredictor) -> dict[str, str]:
+  """Of its network, or of an adapter file and the base's hash; and what products are made of, if not of float32."""
+  if isinstance(predictor, CubePredictor):
+    header = predictor.header
+    base = {name: header[name] for name in ("base_kind", "base_sha256") if name in header}
+    entry = {"kind": header["kind"]} | of_file(predictor.source) | base
+  else:
+    entry = of_network(predictor.network)
+  return entry if predictor.operands == "float32" else entry | {"operands": predictor.operands}
 
 
 def of_bank(bank: Bank, source: str) -> dict[str, object]:
