@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medlsam_jax.cli import options
@@ -15,8 +16,10 @@ if TYPE_CHECKING:
   from medlsam_jax.cli.results import Make
   from medlsam_jax.cli.search import Search
   from medlsam_jax.cli.terminal import Terminal
+  from medlsam_jax.cohort.quality import Quality
   from medlsam_jax.cohort.run import Cohort, CohortOptions, CohortReport, Ended
   from medlsam_jax.io.scans import ListedScan
+  from medlsam_jax.medlam.bank.bank import Bank
 
 EXAMPLE = (
   "  medlsam {command} scans.txt --bank torso --out results/\n"
@@ -24,6 +27,8 @@ EXAMPLE = (
 )
 _SHOWN = 20
 """Scans that failed or are doubtful that the end names one by one."""
+_FIRST = 5
+"""Odd scans that the end names."""
 _FLAGS = ("scan_seconds", "scan_memory", "shard", "retry_failed", "readers")
 
 
@@ -142,10 +147,13 @@ def run_cohort(
   scans: Sequence[ListedScan],
   make: Make,
   made_by: Mapping[str, object],
+  bank: Bank,
   segmented: bool,
   terminal: Terminal,
 ) -> CohortReport:
-  """Does what of a list is not done yet, a line for each scan, and a summary at the end."""
+  """Does what of a list is not done yet, a line for each scan, and at the end a summary and the page of quality."""
+  from medlsam_jax.cohort import manifest, page
+
   for text in cohort.known.damaged:
     terminal.warn(text)
   planned = cohort.plan(scans, made_by, segmented)
@@ -161,8 +169,21 @@ def run_cohort(
     options.reading(arguments),
     teller(terminal),
   )
+  # read anew: other shards may have ended scans meanwhile
+  quality = page.write(cohort.folder, manifest.read_folder(cohort.folder), bank)
   tell_report(terminal, report)
+  tell_quality(terminal, quality, cohort.folder)
   return report
+
+
+def tell_quality(terminal: Terminal, quality: Quality, folder: Path) -> None:
+  """The scans to look at first, and where the others are named."""
+  from medlsam_jax.cohort.page import PAGE, TABLE
+
+  odd = [quality.scans[row] for row in quality.in_order if quality.scans[row].reasons]
+  for looked in odd[:_FIRST]:
+    terminal.say(f"look at: {looked.record.scan}: {'; '.join(looked.in_words)}")
+  terminal.say(f"{len(odd)} of {len(quality.scans)} scans to look at, in order: {folder / PAGE}, {folder / TABLE}")
 
 
 def teller(terminal: Terminal) -> Callable[[Ended], None]:

@@ -63,7 +63,8 @@ def _run_list(arguments: argparse.Namespace, settings: PipelineSettings, termina
   with opened(arguments.out, cohort.options_of(arguments)) as folder:
     search = Search.prepare(arguments, settings, terminal)
     make = _maker(search, terminal)
-    report = cohort.run_cohort(arguments, folder, scans, make, cohort.made_by(arguments, search), False, terminal)
+    made_by = cohort.made_by(arguments, search)
+    report = cohort.run_cohort(arguments, folder, scans, make, made_by, search.bank, False, terminal)
   search.finish(bool(report.failed))
   return report.exit_code
 

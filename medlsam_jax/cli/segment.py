@@ -131,7 +131,7 @@ def _run_list(arguments: argparse.Namespace, settings: PipelineSettings, termina
     search = Search.prepare(arguments, settings, terminal)
     made_by = cohort.made_by(arguments, search, painter)
     make = _maker(arguments, search, painter, terminal)
-    report = cohort.run_cohort(arguments, folder, scans, make, made_by, True, terminal)
+    report = cohort.run_cohort(arguments, folder, scans, make, made_by, search.bank, True, terminal)
   search.finish(bool(report.failed))
   return report.exit_code
 

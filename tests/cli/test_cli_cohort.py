@@ -52,6 +52,8 @@ def test_a_list_gives_what_the_plain_loop_gives_and_is_not_done_again(medlsam, s
   assert results(tmp_path / "out") == results(tmp_path / "plain")
   assert states(tmp_path / "out") == {"a": "done", "b": "done", "c": "failed", "d": "done"}
   assert "scans: 3 done, 1 failed" in first.out and "scans a minute" in first.out and "failed: c: not a" in first.err
+  assert "of 3 scans to look at, in order" in first.out
+  assert "the same files as d" in (tmp_path / "out" / "cohort.html").read_text()
   stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.png")}
   again = medlsam(*call)
   assert (

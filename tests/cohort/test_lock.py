@@ -22,9 +22,9 @@ with locked(Path(sys.argv[1])):
 
 def test_a_second_run_is_refused_and_told_who_is_there(tmp_path):
   with locked(tmp_path):
-    with pytest.raises(OutputError, match=rf"another run works on this folder \(process {os.getpid()} on "):
-      with locked(tmp_path):
-        pass
+    said = rf"another run works on this folder \(process {os.getpid()} on "
+    with pytest.raises(OutputError, match=said), locked(tmp_path):
+      pass
     with pytest.raises(OutputError, match=f"process {os.getpid()}"), locked(tmp_path, Shard(1, 2)):
       pass
   with locked(tmp_path):

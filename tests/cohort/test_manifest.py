@@ -83,7 +83,7 @@ def test_on_a_full_disk_a_line_is_whole_or_not_there(tmp_path, monkeypatch):
 
   with manifest.writer(tmp_path, None) as book:
     monkeypatch.setattr(manifest.os, "pwrite", half)
-    with pytest.raises(OutputError, match="No space left on device.*same command goes on"):
+    with pytest.raises(OutputError, match=r"No space left on device.*same command goes on"):
       book.add(record("b"))
     assert path.read_bytes() == before
     monkeypatch.undo()
