@@ -10,6 +10,7 @@ import numpy as np
 
 from bench.common import Row, gflop_of, network, patches, peer
 from bench.timing import seconds
+from medlsam_jax.volume_layers import convolution
 
 WIDTH = 24
 PATCHES = 6
@@ -67,4 +68,30 @@ def gradient() -> Iterator[Row]:
       yield Row(f"gradient, width {width}, 3 patches", taken, theirs, 0.7, work, name)
 
 
-STAGES: dict[str, Callable[[], Iterator[Row]]] = {"forward": forward, "gradient": gradient}
+SHAPES = (
+  (64, 1, 48), (64, 48, 48), (64, 144, 96), (64, 96, 96), (32, 48, 48), (32, 144, 96), (16, 288, 96), (8, 576, 192),
+  (4, 192, 384),
+)  # fmt: skip
+"""Edge of the volume and channels in and out, of convolutions of a network of width 24."""
+
+
+def lowerings() -> Iterator[Row]:
+  """Each way to convolve on a CPU, and the one that is taken there, for one patch."""
+  ways = {
+    "taken": convolution.conv3,
+    "planes": convolution._conv3_planes,
+    "stacked": convolution._conv3_stacked,
+    "winograd": convolution._conv3_winograd,
+  }
+  rng = np.random.default_rng(0)
+  for edge, inside, outside in SHAPES:
+    x = jnp.asarray(rng.standard_normal((1, edge, edge, edge, inside), dtype=np.float32))
+    kernel = jnp.asarray(rng.standard_normal((3, 3, 3, inside, outside), dtype=np.float32))
+    taken = {name: seconds(partial(jax.jit(way), x, kernel)) for name, way in ways.items()}
+    quickest = min(taken, key=lambda name: taken[name])
+    for name, time in taken.items():
+      work, note = 2 * 27 * edge**3 * inside * outside / 1e9, "the quickest" if name == quickest else ""
+      yield Row(f"convolution of {edge}^3, {inside} to {outside} channels, {name}", time, gflop=work, note=note)
+
+
+STAGES: dict[str, Callable[[], Iterator[Row]]] = {"forward": forward, "gradient": gradient, "lowerings": lowerings}

@@ -217,6 +217,18 @@ def fast_dtype(name: str | None = None) -> str:
   return "float32" if (name or backend()) == "cpu" else "bfloat16"
 
 
+def widened(dtype: jax.typing.DTypeLike) -> str:
+  """What a user who asks for operands of `dtype` in a network over volumes should know; empty where they save time."""
+  import jax.numpy as jnp
+
+  if backend() != "cpu" or jnp.dtype(dtype) == jnp.float32:
+    return ""
+  return (
+    f"a CPU widens {jnp.dtype(dtype).name} operands of 3D convolutions to float32: they save no time here, and results "
+    "are less exact; float32 is as quick"
+  )
+
+
 def patches_together(name: str | None = None) -> bool:
   """Whether the patches of a call go through a 3D network together on the backend (by default the one that runs).
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from medlsam_jax import platform
 from medlsam_jax.cli import options, probe
 from medlsam_jax.errors import ConfigError
 from medlsam_jax.installation import install_hint
@@ -82,6 +83,8 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   run_folder.require_writable_run(workdir)
   cluster.connect(settings.cluster)
   main = cluster.is_main()
+  if main and (text := platform.widened(settings.network.dtype)):
+    terminal.say(text)
   network = _start(arguments.start_from, settings) if arguments.start_from else None
   measure = probe.callback(settings.probe) if settings.probe_every_steps else None
   with terminal.bar("preparing") as bar, contextlib.ExitStack() as stack:

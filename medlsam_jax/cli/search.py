@@ -22,7 +22,7 @@ from medlsam_jax.medlam.search.search_settings import DEFAULT as DEFAULT_SEARCH
 from medlsam_jax.medlam.search.search_settings import PRESETS as SEARCH_PRESETS
 from medlsam_jax.network import Network
 from medlsam_jax.pipeline import PipelineSettings
-from medlsam_jax.platform import backend
+from medlsam_jax.platform import backend, widened
 from medlsam_jax.rehearsal import Rehearsal
 from medlsam_jax.sam.segmentation_settings import PRESETS
 
@@ -79,6 +79,8 @@ class Search:
     """
     networks_and_banks.fetch(arguments.network, terminal)
     network = load(arguments.network)
+    if text := widened(settings.search.operands):
+      terminal.say(text)
     begun: list[Rehearsal] = []
     bank, source, kept = networks_and_banks.bank_of(
       arguments, network, terminal, lambda *known: begun.append(of_search(network, settings.search, *known))

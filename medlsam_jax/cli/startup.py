@@ -90,9 +90,11 @@ def _check_named(folder: str, warn: Callable[[str], None]) -> None:
   reason = "" if "://" in folder else _refused(Path(folder))
   if not reason:
     return
-  warn(f"{_JAX_FOLDER}={folder}: compiled programs cannot be kept there ({reason}); those that are there are used")
+  is_there = os.path.isdir(folder)
+  rest = "those that are there are used" if is_there else "every command compiles anew"
+  warn(f"{_JAX_FOLDER}={folder}: compiled programs cannot be kept there ({reason}); {rest}")
   os.environ |= _READ_ONLY
-  if not os.path.isdir(folder):
+  if not is_there:
     del os.environ[_JAX_FOLDER]
 
 
