@@ -39,7 +39,9 @@ def painter(monkeypatch):
   from medlsam_jax.cli import networks_and_banks
 
   monkeypatch.setattr(networks_and_banks, "predictor_of", lambda model, terminal, dtype=None: BoxPainter())
-  monkeypatch.setattr(pipeline, "predictor_of", lambda model: model if isinstance(model, BoxPainter) else BoxPainter())
+  monkeypatch.setattr(
+    pipeline, "predictor_of", lambda model, dtype=None: model if isinstance(model, BoxPainter) else BoxPainter()
+  )
 
 
 @pytest.fixture
