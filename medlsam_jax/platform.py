@@ -73,7 +73,8 @@ def require_devices() -> None:
   Whatever asks JAX for its devices first does it through this: networks are loaded, meshes made.
 
   Raises:
-    DeviceError: none of those that `JAX_PLATFORMS` names can be used.
+    DeviceError: none of those that `JAX_PLATFORMS` names can be used; or, without it, JAX does not start with the GPU
+      or TPU that it sees, because of an old driver for instance.
   """
   import jax
 
@@ -81,11 +82,10 @@ def require_devices() -> None:
     try:
       found = jax.devices()
     except (RuntimeError, AssertionError) as error:
-      wanted = os.environ.get("JAX_PLATFORMS", "")
+      wanted = os.environ.get("JAX_PLATFORMS")
+      what = f"JAX_PLATFORMS={wanted}: no such device can be used" if wanted else "the GPU or TPU here cannot be used"
       reason = "; ".join([*map(_first_line, told), *filter(None, str(error).splitlines()[:1])])
-      raise DeviceError(
-        f"JAX_PLATFORMS={wanted}: no such device can be used ({reason}); with JAX_PLATFORMS=cpu all runs on the CPU"
-      ) from error
+      raise DeviceError(f"{what} ({reason}); with JAX_PLATFORMS=cpu all runs on the CPU") from error
   if found[0].platform == "cpu" and (told or may_have_accelerator()):
     reason = "; ".join(map(_first_line, told)) or "its plugin for JAX is installed, but finds no device"
     notices.warn(

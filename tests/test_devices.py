@@ -67,6 +67,19 @@ def test_a_device_that_is_asked_for_and_not_there_is_a_named_error(monkeypatch):
     find()
 
 
+def test_a_gpu_that_jax_does_not_start_with_is_a_named_error(monkeypatch):
+  def refused():
+    raise RuntimeError("Unable to initialize backend 'cuda': FAILED_PRECONDITION: No visible GPU devices.\nmuch more")
+
+  monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+  monkeypatch.setattr(jax, "devices", refused)
+  with pytest.raises(
+    DeviceError, match=r"the GPU or TPU here cannot be used .*No visible GPU devices\.\); with"
+  ) as said:
+    find()
+  assert "much more" not in str(said.value)
+
+
 def test_a_command_ends_in_a_line_where_the_device_that_is_asked_for_is_not_there(tmp_path):
   words = ["localize", "--network", "tiny", "--bank", "demo", "--query", str(tmp_path), "--out", str(tmp_path / "out")]
   (tmp_path / "a_ct.nii.gz").write_bytes(b"")
