@@ -7,9 +7,13 @@ import numpy as np
 import pytest
 from box_painter import BoxPainter
 from safetensors.numpy import load_file, save_file
+from sam_weights import tiny_network
 
+from medlsam_jax import pipeline
 from medlsam_jax.cli import networks_and_banks
 from medlsam_jax.metrics import dice
+from medlsam_jax.sam import device_painting
+from medlsam_jax.sam.predictor import Predictor
 
 
 @pytest.fixture
@@ -125,3 +129,29 @@ def test_templates_are_needed_beside_boxes(medlsam, one_query, tmp_path):
   words = ["--boxes", tmp_path / "mine.json", "--query", one_query, "--out", tmp_path / "out", "--masks", "templates"]
   result = medlsam("segment", *words)
   assert result.code == 2 and "give --bank FILE beside --boxes" in result.err
+
+
+def test_what_paints_is_compiled_while_organs_are_looked_for_and_waited_for(
+  medlsam, search, one_query, tmp_path, monkeypatch
+):
+  seen, predictor = [], Predictor(tiny_network())
+
+  class Spy:
+    def __init__(self, network):
+      assert network is predictor
+      seen.append("begun")
+
+    def wait(self):
+      seen.append("waited")
+
+  def watched(name):
+    run = getattr(pipeline, name)
+    monkeypatch.setattr(pipeline, name, lambda *given, **named: seen.append(name) or run(*given, **named))
+
+  monkeypatch.setattr(networks_and_banks, "painter_of", lambda model, terminal, dtype=None: predictor)
+  monkeypatch.setattr(device_painting, "rehearse", Spy)
+  watched("localize")
+  watched("segment")
+  words = ["--query", one_query, "--out", tmp_path / "out", "--masks", "network"]
+  assert medlsam("segment", *search, *words).code == 0
+  assert seen == ["begun", "localize", "waited", "segment"]

@@ -17,6 +17,7 @@ from medlsam_jax.sam.device_painting import lay
 from medlsam_jax.sam.predictor import Predictor
 from medlsam_jax.sam.propagation import PropagationSettings
 from medlsam_jax.sam.segmentation_settings import LITEMEDSAM
+from medlsam_jax.sam.sliced_scan import SlicedScan
 from medlsam_jax.sam.slices import ImageFit, scaled_levels
 from medlsam_jax.sam.volume import paint_volume
 
@@ -130,6 +131,26 @@ def test_masks_lead_on_to_the_next_slice_as_on_a_cpu(predictor, monkeypatch, rou
   painted = paint_volume(scan(), BOXES, VALUES, predictor, settings, LED)
   assert {3, 7} <= set(np.unique(on_cpu)) and np.mean(plain != on_cpu) > 0.01
   assert np.mean(painted != on_cpu) < 1e-4
+
+
+@pytest.mark.parametrize("rounding", ["down", "nearest"])
+@pytest.mark.parametrize("scaling", ["pad", "stretch"])
+def test_a_box_is_widened_on_the_device_as_on_the_host(predictor, rounding, scaling):
+  sliced = SlicedScan(scan(), "LPS", predictor, dataclasses.replace(LITEMEDSAM, rounding=rounding, scaling=scaling))
+  low = np.random.default_rng(0).integers(0, (49, 35), (50, 2))
+  high = np.minimum(low + np.random.default_rng(1).integers(1, 30, (50, 2)), (50, 36))
+  edges = np.concatenate([low, high], 1)
+  sweep = device_propagation.DeviceSweep(sliced, np.zeros((7, 36, 50), np.uint8), [], 3.0)
+  np.testing.assert_allclose(sweep._widened(jnp.asarray(edges)), sliced.prompts(edges.astype(float), 3.0), atol=1e-4)
+
+
+def test_an_empty_mask_is_followed_by_the_first_box_and_the_middle_leads_both_ways():
+  first, before = jnp.full((3, 4), 1.0), jnp.full((3, 4), 2.0)
+  lead = device_propagation.Lead(first, before, first)
+  rows, boxes = np.array([2, 0, 3, 3], np.int32), jnp.full((4, 4), 5.0)
+  led = device_propagation._led_on(lead, rows, np.array([1, 0, 1, 0], bool), boxes, np.array([0, 1, 0, 0], bool))
+  assert led.following[:, 0].tolist() == [1, 2, 5]
+  assert led.after_middle[:, 0].tolist() == [1, 1, 5]
 
 
 def test_nothing_is_waited_for_before_the_last_slice(predictor, on_device, monkeypatch):
