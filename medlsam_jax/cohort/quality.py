@@ -130,6 +130,8 @@ def _judge(quality: Quality, similarity: Float[np.ndarray, "scans organs"], said
     _judge_sides(quality, row)
     if alike[row] > FAR:
       reasons["unlike the cohort all over: another body region, or no CT of this kind"] = 8.0 + float(alike[row])
+    if len(quality.organs) >= 3 and not {FOUND, PARTLY_OUTSIDE} & set(quality.verdicts[row]):
+      reasons["none of its organs is found: another body region, or no CT of this kind"] = 15.0
     _judge_absence(quality, row, often, said[row])
     _judge_places(quality, row)
     for doubt in looked.record.doubts:

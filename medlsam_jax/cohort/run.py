@@ -25,7 +25,7 @@ from medlsam_jax.cohort.stages import Outcome, Stages, Work
 from medlsam_jax.cohort.throughput import Throughput
 from medlsam_jax.errors import InputError, MedlsamError, OutputError
 from medlsam_jax.geometry import Volume
-from medlsam_jax.io.atomic import folder_for
+from medlsam_jax.io.atomic import clear_scratch, folder_for
 from medlsam_jax.io.scan_result import ScanResult
 from medlsam_jax.io.scans import ListedScan, ReadingOptions
 
@@ -187,6 +187,7 @@ def opened(out: str | os.PathLike[str], options: CohortOptions) -> Iterator[Coho
     InputError: its manifest is of another version.
   """
   with folder_for(out) as folder, locked(folder, options.shard):
+    clear_scratch(folder)
     known = manifest.read_folder(folder)
     with manifest.writer(folder, options.shard) as book:
       yield Cohort(folder, options, known, book)

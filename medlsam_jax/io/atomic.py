@@ -8,10 +8,16 @@ import secrets
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from medlsam_jax.errors import OutputError
+
+_SCRATCH = ".medlsam-"
+"""Beginning of the names of scratch folders."""
+_OLD_SCRATCH_S = 600.0
+"""Whoever writes has done so after this: what is older a kill left behind."""
 
 
 @contextlib.contextmanager
@@ -63,13 +69,21 @@ def all_or_none(directory: str | os.PathLike[str], last: str = "") -> Iterator[P
     OutputError: the folder cannot be made or written.
   """
   with folder_for(directory) as folder:
-    scratch = Path(tempfile.mkdtemp(prefix=".medlsam-", dir=folder))
+    scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=folder))
     try:
       yield scratch
       for file in sorted(scratch.iterdir(), key=lambda p: (bool(last) and p.name.endswith(last), p.name)):
         os.replace(file, folder / file.name)
     finally:
       shutil.rmtree(scratch, ignore_errors=True)
+
+
+def clear_scratch(directory: Path) -> None:
+  """Removes what a kill left of `all_or_none` in a folder, unless it may be at work: younger than ten minutes."""
+  for place in directory.glob(_SCRATCH + "*"):
+    with contextlib.suppress(OSError):
+      if time.time() - place.stat().st_mtime > _OLD_SCRATCH_S:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def require_writable(directory: str | os.PathLike[str]) -> None:

@@ -119,6 +119,7 @@ def test_another_region_an_odd_size_a_copy_and_a_doubt_are_named(cohort):
     entry["verdict"] = "uncertain"
   file.write_text(json.dumps(said))
   assert "unlike the cohort all over" in reasons(folder, known, "head")
+  assert "none of its organs is found: another body region" in reasons(folder, known, "head")
   add("large", scale=2.0)
   large = reasons(folder, known, "large")
   assert "liver is " in large and "times larger than usual" in large

@@ -2,13 +2,14 @@
 
 import os
 import stat
+import time
 
 import numpy as np
 import pytest
 
 from medlsam_jax.errors import OutputError
 from medlsam_jax.geometry import Grid
-from medlsam_jax.io.atomic import all_or_none, atomically, made_folder, require_writable, write_text
+from medlsam_jax.io.atomic import all_or_none, atomically, clear_scratch, made_folder, require_writable, write_text
 from medlsam_jax.io.nifti import write_label_nifti
 from medlsam_jax.io.weights.weights_file import write_weights
 from medlsam_jax.medlam.bank import bank_file
@@ -129,3 +130,12 @@ def test_a_folder_that_was_there_stays(tmp_path):
   with pytest.raises(OutputError), all_or_none(tmp_path / "out"):
     raise OSError("no space left on device")
   assert (tmp_path / "out").is_dir()
+
+
+def test_what_a_kill_left_is_cleared_when_it_is_old(tmp_path):
+  for name, age in ((".medlsam-old", 3600), (".medlsam-young", 5), ("medlsam-results", 3600)):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "half").touch()
+    os.utime(tmp_path / name, (time.time() - age,) * 2)
+  clear_scratch(tmp_path)
+  assert {path.name for path in tmp_path.iterdir()} == {".medlsam-young", "medlsam-results"}
