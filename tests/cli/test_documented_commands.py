@@ -29,7 +29,8 @@ IN_SHELL = {
   '"$run"': "runs/mine", '"$prepared"': "prepared", '"$PREPARED"': "prepared", '"$((gpus * 4))"': "4", '"$@"': "",
   '~/bucket/"${RUN#gs://$bucket/}"': "runs/mine", "gs://bucket/ct": "prepared", "/tmp/shards": "shards",
   "DIR_OR_LIST": "train/", "REAL_CT,CTA_CT": "a_ct.nii.gz,b_ct.nii.gz", "CT.nii.gz": "patient.nii.gz",
-  "$SLURM_ARRAY_TASK_ID/8": "1/8", "DIR": "templates/", "FILE": "organs.safetensors", "RUN": "runs/mine", "NAME": "litemedsam", "/tmp/smoke": "smoke",
+  "$SLURM_ARRAY_TASK_ID/8": "1/8",
+  "DIR": "templates/", "FILE": "organs.safetensors", "RUN": "runs/mine", "NAME": "litemedsam", "/tmp/smoke": "smoke",
 }  # fmt: skip
 """What stands for what in the shown calls, besides the files of `folder`."""
 SEVERAL = {"bank", "data", "study", "weights"}
