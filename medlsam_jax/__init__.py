@@ -22,6 +22,7 @@ if TYPE_CHECKING:
   from medlsam_jax.io.scans import read_volume as read_volume
   from medlsam_jax.io.templates import read_templates as read_templates
   from medlsam_jax.loading import load as load
+  from medlsam_jax.loading import load_adapters as load_adapters
   from medlsam_jax.medlam.bank.bank import Bank as Bank
   from medlsam_jax.medlam.bank.kept_outputs import KeptOutputs as KeptOutputs
   from medlsam_jax.medlam.search.confidence import Thresholds as Thresholds
@@ -45,6 +46,7 @@ _HOMES = {
   "packaged_templates": "medlsam_jax.io.packaged_banks",
   "read_boxes": "medlsam_jax.io.box_input",
   "load": "medlsam_jax.loading",
+  "load_adapters": "medlsam_jax.loading",
   "Bank": "medlsam_jax.medlam.bank.bank",
   "Box": "medlsam_jax.geometry",
   "Finding": "medlsam_jax.finding",
@@ -83,6 +85,7 @@ __all__ = [
   "VoteSettings",
   "errors",
   "load",
+  "load_adapters",
   "localize",
   "metrics",
   "packaged_templates",

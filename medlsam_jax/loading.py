@@ -98,14 +98,20 @@ def load_adapters(
   Args:
     path: the adapter file.
     base: name or file of the weights that it was trained on, or these loaded with `for_training=True`; None takes what
-      the file names.
+      the file names, or the file of that name beside it.
     dtype: of operands, `float32` or `bfloat16`.
 
   Raises:
     WeightsError: a file is missing, damaged or of another kind, or the base is not the one that was adapted.
   """
   named = base_of(path) if base is None else base
-  network = named if isinstance(named, Network) or named is None else load(named, for_training=True)
+  if isinstance(named, str) and named not in (*PACKAGED, *PUBLISHED) and not Path(named).exists():
+    beside = Path(path).parent / Path(named).name
+    named = beside if beside.is_file() else named
+  try:
+    network = named if isinstance(named, Network) or named is None else load(named, for_training=True)
+  except WeightsError as error:
+    raise WeightsError(f"{path}: adapters of a base that cannot be loaded: {error}") from error
   adapted = read_adapters(path, network)
   return CubePredictor(adapted, CubeSettings.of_header(adapted.header, str(path)), dtype, str(path))
 

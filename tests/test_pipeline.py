@@ -56,7 +56,7 @@ def test_the_network_paints_what_templates_have_no_mask_of_and_only_where_they_l
     return array
 
   monkeypatch.setattr(pipeline, "paint_by_templates", by_templates)
-  monkeypatch.setattr(pipeline, "predictor_of", lambda model: painter)
+  monkeypatch.setattr(pipeline, "predictor_of", lambda model, dtype=None: painter)
   findings = Findings({"liver": given("liver", 5, low, high), "lung": given("lung", 3, low, high)}, {"liver": ()})
   labels = pipeline.segment(scan, findings)
   alone = pipeline.segment(scan, {"lung": findings["lung"]}, painter)

@@ -48,6 +48,7 @@ def test_every_promised_name_is_there():
     "VoteSettings",
     "errors",
     "load",
+    "load_adapters",
     "localize",
     "metrics",
     "packaged_templates",
@@ -89,7 +90,7 @@ def test_the_pages_example_runs(mini_templates, mini_queries, small_network_file
   code = code.replace('mode="SPL"', 'mode="WPL"')
   from medlsam_jax import pipeline
 
-  monkeypatch.setattr(pipeline, "predictor_of", lambda model: BoxPainter())
+  monkeypatch.setattr(pipeline, "predictor_of", lambda model, dtype=None: BoxPainter())
   names = {}
   exec(compile(code, str(PAGE), "exec"), names)
   assert (tmp_path / "s.nii.gz").exists() and set(names["found"]) == {"alpha", "beta", "gamma"}

@@ -218,8 +218,9 @@ def painter_of(model: str, terminal: Terminal, dtype: str | None = None) -> Pred
   from medlsam_jax import loading, pipeline
   from medlsam_jax.sam3d.adapter_file import base_of
 
-  base = base_of(model) if loading.holds_adapters(model) else model
-  if base is not None:
+  if not loading.holds_adapters(model):
+    return predictor_of(model, terminal, dtype)
+  if (base := base_of(model)) is not None:
     fetch(base, terminal)
   with terminal.bar(f"loading {model}"):
     return pipeline.painter_of(model, dtype)

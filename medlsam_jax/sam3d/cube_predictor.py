@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import cast
 
 import jax
@@ -12,7 +12,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32, Int32
 
-from medlsam_jax import platform
+from medlsam_jax import display, notices, platform
 from medlsam_jax.sam3d import parameters
 from medlsam_jax.sam3d.adapter_file import Adapted
 from medlsam_jax.sam3d.cube_settings import CubeSettings, to_pixels
@@ -40,6 +40,7 @@ class CubePredictor:
     self.module = adapted.module.clone(dtype=jnp.dtype(dtype), remat=False)
     self._trained, self._frozen = jax.device_put((adapted.trained, adapted.frozen))
     self.at_once = CUBES_AT_ONCE if platform.patches_together() else 1
+    self._told = set[str]()
 
   @property
   def operands(self) -> str:
@@ -50,6 +51,17 @@ class CubePredictor:
   def edge(self) -> int:
     """Voxels an edge of a cube."""
     return self.module.variant.cube_edge
+
+  def warn_of_unlearned(self, organs: Iterable[str]) -> None:
+    """Warns once of each organ that the adapters have not learned, where their file says which they have."""
+    learned = self.settings.organs
+    strange = [organ for organ in organs if learned and organ not in learned and organ not in self._told]
+    if strange:
+      self._told.update(strange)
+      notices.warn(
+        f"{self.source}: these adapters have not learned {', '.join(strange)}, but {display.some(learned)}: look "
+        "closely at what they paint"
+      )
 
   def __call__(
     self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from typing import cast
 
@@ -46,9 +47,16 @@ class CubeSettings:
       settings = cls(float(said["spacing_mm"]), (low, high), float(said["margin"]), tuple(map(str, said["organs"])))
     except (KeyError, TypeError, ValueError) as error:
       raise WeightsError(f"{source}: its header does not say how cubes are cut ({error})") from error
-    if not (0 < settings.spacing_mm < 100 and low < high and 0 <= settings.margin < 10):
+    if not settings.are_of_use:
       raise WeightsError(f"{source}: its header says {settings}, by which no cube can be cut")
     return settings
+
+  @property
+  def are_of_use(self) -> bool:
+    """Whether cubes can be cut by them."""
+    low, high = self.window_hu
+    is_window = math.isfinite(low) and math.isfinite(high) and low < high
+    return is_window and 0 < self.spacing_mm < 100 and 0 <= self.margin < 10
 
 
 def to_pixels(hu: Float[Array, "*n"], window_hu: tuple[float, float], pixels: Pixels) -> Float[Array, "*n"]:

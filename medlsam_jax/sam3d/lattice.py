@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Num
+from jaxtyping import Bool, Float, Float32, Num, Shaped
 
 Slices = tuple[slice, slice, slice]
 
@@ -44,7 +44,7 @@ class Lattice:
     """Display voxels to places in the lattice, which points at whole numbers."""
     return (np.asarray(points, float) - self.start) / self.step
 
-  def sampled(self, array: Num[np.ndarray, "z y x"], outside: float) -> Float32[np.ndarray, "a b c"]:
+  def sampled(self, array: Shaped[np.ndarray, "z y x"], outside: float) -> Float32[np.ndarray, "a b c"]:
     """Values at the points: linear between voxels, averaged over a step where steps are longer than voxels.
 
     Args:
@@ -66,7 +66,8 @@ class Lattice:
     """The voxels of an array of `shape` that lie between the first and the last point; may be empty."""
     low = np.ceil(np.asarray(self.start) - 1e-6)
     high = np.floor(np.asarray(self.start) + (np.asarray(self.shape) - 1) * np.asarray(self.step) + 1e-6) + 1
-    z, y, x = (slice(int(max(a, 0)), int(max(min(b, n), max(a, 0)))) for a, b, n in zip(low, high, shape, strict=True))
+    low, high = (np.clip(each, 0, shape).astype(int) for each in (low, high))
+    z, y, x = map(slice, low.tolist(), np.maximum(low, high).tolist())
     return z, y, x
 
   def at_voxels(self, values: Float[np.ndarray, "a b c"], where: Slices) -> Float32[np.ndarray, "z y x"]:

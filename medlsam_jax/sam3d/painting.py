@@ -73,23 +73,19 @@ def paint_cubes(
     Label values in the order of the scan's voxels, in the smallest unsigned integer type.
 
   Raises:
-    InputError: a box with NaN.
+    InputError: a box or a point with NaN.
+    ValueError: more points in a cube than it takes.
   """
   largest = max((values[organ] for organ in boxes), default=0)
   array = np.zeros(volume.array.shape, np.min_scalar_type(largest))
   hu, labels = display_view(volume.array, volume.grid), display_view(array, volume.grid)
   best = np.zeros(labels.shape, np.float32)
+  predictor.warn_of_unlearned(boxes)
   asks = list(_asks(volume, boxes, points or {}, predictor))
-  done = 0
+  answers = _answers(hu, asks, predictor, progress)
   for organ, own in itertools.groupby(asks, lambda ask: ask.organ):
-    cubes = list(own)
-    logits = []
-    for start in range(0, len(cubes), predictor.at_once):
-      logits.extend(_answers(hu, cubes[start : start + predictor.at_once], predictor))
-      done += len(cubes[start : start + predictor.at_once])
-      if progress is not None:
-        progress(done, len(asks))
-    where, full = merged_logits(labels.shape, [ask.lattice for ask in cubes], logits)
+    lattices = [ask.lattice for ask in own]
+    where, full = merged_logits(labels.shape, lattices, list(itertools.islice(answers, len(lattices))))
     better = full > best[where]
     best[where][better] = full[better]
     labels[where][better] = values[organ]
@@ -128,17 +124,21 @@ def gaussian(edge: int) -> Float32[np.ndarray, "e e e"]:
 
 
 def _answers(
-  hu: Num[np.ndarray, "z y x"], asks: Sequence[_Ask], predictor: CubePredictor
-) -> list[Float32[np.ndarray, "e e e"]]:
-  width = max(len(ask.points) for ask in asks)
-  return list(
-    predictor(
-      np.stack([ask.lattice.sampled(hu, AIR_HU) for ask in asks]),
-      np.stack([ask.faces for ask in asks]),
-      np.stack([np.pad(ask.points, ((0, width - len(ask.points)), (0, 0))) for ask in asks]),
-      np.stack([np.pad(ask.positive, (0, width - len(ask.positive)), constant_values=-1) for ask in asks]),
+  hu: Num[np.ndarray, "z y x"], asks: Sequence[_Ask], predictor: CubePredictor, progress: Progress | None
+) -> Iterator[Float32[np.ndarray, "e e e"]]:
+  """Logits of each cube in turn; cubes of several organs fill one call."""
+  for start in range(0, len(asks), predictor.at_once):
+    some = asks[start : start + predictor.at_once]
+    width = max(len(ask.points) for ask in some)
+    answers = predictor(
+      np.stack([ask.lattice.sampled(hu, AIR_HU) for ask in some]),
+      np.stack([ask.faces for ask in some]),
+      np.stack([np.pad(ask.points, ((0, width - len(ask.points)), (0, 0))) for ask in some]),
+      np.stack([np.pad(ask.positive, (0, width - len(ask.positive)), constant_values=-1) for ask in some]),
     )
-  )
+    if progress is not None:
+      progress(start + len(some), len(asks))
+    yield from answers
 
 
 def _asks(

@@ -16,6 +16,7 @@ import pytest
 from medlsam_jax.cli import main as command_line
 from medlsam_jax.medlam.pretraining.settings import PretrainSettings
 from medlsam_jax.sam.finetuning.settings import FinetuneSettings
+from medlsam_jax.sam3d.training.settings import AdaptSettings
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -116,6 +117,8 @@ def stand_ins(monkeypatch, painter, small_network_file):
   from medlsam_jax.evaluation.probe import Probe
   from medlsam_jax.medlam.pretraining import export, recipe
   from medlsam_jax.sam.finetuning import recipe as finetuning
+  from medlsam_jax.sam3d.adapter_file import Adapted
+  from medlsam_jax.sam3d.training import recipe as adapting
   from medlsam_jax.train import cluster
 
   find = loading._find
@@ -125,6 +128,8 @@ def stand_ins(monkeypatch, painter, small_network_file):
   monkeypatch.setattr(loading, "get", lambda name, *_, **__: Path(name))
   monkeypatch.setattr(recipe, "run", in_workdir(1, {"conv0": {"kernel": np.zeros(1, np.float32)}}))
   monkeypatch.setattr(finetuning, "run", in_workdir(2, weights))
+  no_gain = Adapted(None, {}, {}, {"trained_steps": "0", "validation_dice": "0.5"})
+  monkeypatch.setattr(adapting, "run", in_workdir(2, no_gain))
   monkeypatch.setattr(cluster, "connect", lambda _: None)
   monkeypatch.setattr(export, "export", lambda *_: (1, {}))
   monkeypatch.setattr(probe, "_of_checkpoint", lambda *_: None)
@@ -176,7 +181,8 @@ def check_options(words):
     parser = choices[word]
   known = {option for action in parser._actions for option in action.option_strings}
   if parser.get_default("takes_settings"):
-    known |= {f"--{field.name}" for one in (PretrainSettings, FinetuneSettings) for field in dataclasses.fields(one)}
+    every = (PretrainSettings, FinetuneSettings, AdaptSettings)
+    known |= {f"--{field.name}" for one in every for field in dataclasses.fields(one)}
   named = [word.partition("=")[0] for word in words if word.startswith("--")]
   assert not [name for name in named if name not in known and "." not in name]
 

@@ -1,12 +1,13 @@
 """Labelled scans on a working spacing, and cubes cut from them around organs, which follow from the seed and the step.
 
-Scans are brought to the spacing once, no further than half a cube around their organs, and stay in memory as three
-bytes a voxel. A cube is cut at whole voxels, larger than the network's by what the least zoom of a view needs.
+Scans are brought to the spacing once, as far around their organs as cubes reach, and stay in memory as three bytes a
+voxel. A cube is cut at whole voxels, larger than the network's by what the least zoom of a view needs.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -60,7 +61,7 @@ class SpacedScan:
       labels: its label map.
       numbers: label value -> number of the organ, from 1.
       spacing_mm: between voxels of the result.
-      margin: voxels of the result around the organs.
+      margin: voxels of the result around the organs, as far as the scan goes.
 
     Raises:
       InputError: NaN voxels, labels on other voxels than the scan's, or none of the organs.
@@ -74,7 +75,7 @@ class SpacedScan:
       raise InputError(f"{scan.source}: its label map shows none of the organs that are to be learned")
     order, _ = scan.grid.axes_to(DISPLAY_AXIS_CODES)
     spacing = scan.grid.spacing_mm[list(order)]
-    lattice = _around(list(found.values()), spacing, spacing_mm, margin)
+    lattice = _around(list(found.values()), spacing, spacing_mm, margin, shown.shape)
     hu = np.clip(np.rint(lattice.sampled(shown, AIR_HU)), -32768, 32767).astype(np.int16)
     spaced = np.zeros(lattice.shape, np.uint8)
     for value, box in found.items():
@@ -83,11 +84,19 @@ class SpacedScan:
     return cls(name, scan.source, hu, spaced, find_labels(spaced))
 
 
-def _around(boxes: Sequence[tuple[slice, ...]], spacing: Num[np.ndarray, "3"], step_mm: float, margin: int) -> Lattice:
-  low = np.min([[along.start for along in box] for box in boxes], 0)
-  high = np.max([[along.stop - 1 for along in box] for box in boxes], 0)
-  size = np.ceil((high - low + 1) * spacing / step_mm).astype(int) + 2 * margin
-  return Lattice.around((low + high) / 2, spacing, step_mm, size.tolist())
+def _around(
+  boxes: Sequence[tuple[slice, ...]],
+  spacing: Num[np.ndarray, "3"],
+  step_mm: float,
+  margin: int,
+  shape: Sequence[int],
+) -> Lattice:
+  low, high = (np.array([[getattr(a, end) for a in box] for box in boxes]) for end in ("start", "stop"))
+  wide = margin * step_mm / spacing
+  first = np.clip(low.min(0) - wide, 0, None)
+  last = np.minimum(high.max(0) - 1 + wide, np.asarray(shape) - 1)
+  size = np.ceil((last - first + 1) * spacing / step_mm).astype(int)
+  return Lattice.around((first + last) / 2, spacing, step_mm, size.tolist())
 
 
 def _part_of(lattice: Lattice, box: tuple[slice, ...]) -> tuple[Lattice, tuple[slice, ...]]:
@@ -141,8 +150,8 @@ class CubeSource:
     box = np.array([(along.start, along.stop - 1) for along in scan.boxes[organ]], float)
     kind = rng.random()
     if kind < self._settings.background:
-      half = self._edge / 4
-      centre = rng.uniform(box[:, 0] - half, box[:, 1] + half)
+      astray = ASTRAY * self._edge
+      centre = rng.uniform(box[:, 0] - astray, box[:, 1] + astray)
     elif kind < (1 + self._settings.background) / 2:
       inside = np.argwhere(scan.labels[scan.boxes[organ]] == organ)
       centre = inside[rng.integers(len(inside))] + box[:, 0]
@@ -160,6 +169,13 @@ class CubeSource:
     return asked
 
 
+def reach(edge: int) -> int:
+  """Voxels beyond an organ's box that cubes of `edge` around it may show."""
+  return math.ceil((0.5 + ASTRAY) * edge) + 1
+
+
+ASTRAY = 0.25
+"""Of a cube's edge, how far beyond an organ's box the middle of one around any place may lie."""
 LEAST_VOXELS = 20
 """Of an organ in a cube, below which it is not asked for beside another."""
 

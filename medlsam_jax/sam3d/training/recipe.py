@@ -17,7 +17,7 @@ from medlsam_jax.sam3d.cube_settings import CubeSettings
 from medlsam_jax.sam3d.network.sam3d import Sam3D
 from medlsam_jax.sam3d.network.variants import VARIANTS
 from medlsam_jax.sam3d.training.cube_validation import HeldOut, validated
-from medlsam_jax.sam3d.training.labelled_cubes import CubeBatch, CubeSource
+from medlsam_jax.sam3d.training.labelled_cubes import CubeBatch, CubeSource, reach
 from medlsam_jax.sam3d.training.scans import ScansToLearn, scans_to_learn, scans_to_validate
 from medlsam_jax.sam3d.training.setting_checks import check_adapting
 from medlsam_jax.sam3d.training.settings import AdaptSettings
@@ -64,9 +64,8 @@ def run(
   mesh = loop.begin(settings)
   sharding.check_batch(settings.data.cubes_per_step, 1, mesh, "data.cubes_per_step")
   adapting = Adapting(settings, Sam3D(VARIANTS[settings.model], settings.dtype, settings.remat), base, mesh)
-  edge = adapting.module.variant.cube_edge
   progress("reading scans")
-  learnt = scans_to_learn(settings.data, edge // 2)
+  learnt = scans_to_learn(settings.data, reach(source_edge(adapting.module.variant.cube_edge, settings)))
   held_out = scans_to_validate(settings.data, learnt)
   recipe = make_recipe(adapting, learnt, held_out, epath.Path(directory))
   trained = loop.train(recipe, directory, report, progress, began=began)

@@ -38,7 +38,7 @@ def scans_to_learn(data: CubeDataSettings, margin: int) -> ScansToLearn:
 
   Raises:
     ConfigError: it is empty.
-    InputError: a scan cannot be used, or an organ is nowhere in it.
+    InputError: a scan cannot be used, or an organ is nowhere in it, as labelled or on the working spacing.
   """
   people = _all(data.scans, data.first_phantom_seed, data.phantoms, data)
   if not people:
@@ -56,6 +56,12 @@ def scans_to_learn(data: CubeDataSettings, margin: int) -> ScansToLearn:
       scans.append(SpacedScan.of(each.name, each.scan, each.labels, numbers, data.spacing_mm, margin))
     else:
       notices.warn(f"{each.scan.source}: shows none of the organs that are to be learned; left out")
+  left = {number for scan in scans for number in scan.boxes}
+  if lost := [organ for number, organ in enumerate(organs, 1) if number not in left]:
+    raise InputError(
+      f"data.spacing_mm {data.spacing_mm}: so coarse that nothing is left of {', '.join(lost)} in any scan; take a "
+      "finer one, or leave these organs out of data.organs"
+    )
   return ScansToLearn(scans, organs)
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 from medlsam_jax.errors import ConfigError
+from medlsam_jax.sam3d.cube_settings import CubeSettings
 from medlsam_jax.sam3d.network.variants import VARIANTS
 from medlsam_jax.sam3d.training.settings import AdaptSettings
 from medlsam_jax.train.setting_checks import check_run, section, share
@@ -28,11 +27,14 @@ def check_adapting(settings: AdaptSettings) -> None:
   section("loss", settings.loss, 0, "dice", "bce")
   share("data.background", data.background)
   share("views.points", views.points)
-  if not (math.isfinite(data.spacing_mm) and data.spacing_mm > 0):
-    raise ConfigError(f"data.spacing_mm {data.spacing_mm} is not above 0")
   if len(data.window_hu) != 2 or not data.window_hu[0] < data.window_hu[1]:
     raise ConfigError(
       f"data.window_hu {data.window_hu}: give HU shown as black and as white, the first below the second"
+    )
+  if not CubeSettings(data.spacing_mm, data.window_hu, data.margin).are_of_use:
+    raise ConfigError(
+      f"data.spacing_mm {data.spacing_mm}, data.window_hu {data.window_hu}, data.margin {data.margin}: no cube can be "
+      "cut by these; a spacing is above 0 and below 100 mm, a margin below 10, a window of two numbers"
     )
   if len(views.zoom) != 2 or not 0.1 <= views.zoom[0] <= views.zoom[1] <= 10:
     raise ConfigError(f"views.zoom {views.zoom}: give the least and the largest, from 0.1 to 10")

@@ -35,8 +35,8 @@ class CubeDataSettings:
   organs_per_cube: int = 2
   """Asked for in each cube: the one that it was cut around, and others that it shows."""
   background: float = 0.33
-  """Share of cubes around any place within the organ's box and half a cube of it; the others are cut around a voxel of
-  the organ or the middle of its box. The relative shows two cubes with the organ for one of any place."""
+  """Share of cubes around any place within the organ's box and a quarter of a cube of it; the others are cut around a
+  voxel of the organ or the middle of its box. The relative shows two cubes with the organ for one of any place."""
   cubes_per_step: int = 1
   """Over all devices and processes."""
   threads: int = 2

@@ -97,9 +97,10 @@ def _prompts(
   low, high = jnp.clip(moved.min(0), 0, edge - 1), jnp.clip(moved.max(0), 0, edge - 1)
   middle, axes = jnp.tile((low + high) / 2, (6, 1)), jnp.arange(3)
   faces = middle.at[axes, axes].set(low).at[3 + axes, axes].set(high)
-  near = _within(edge, low, high)
-  extra = jnp.stack([_place(keys[2], mask), _place(keys[3], near & ~mask)])
-  given = jax.random.bernoulli(keys[4], share)
+  beside = _within(edge, low, high) & ~mask
+  extra = jnp.stack([_place(keys[2], mask), _place(keys[3], beside)])
+  # a mask that fills its box has no voxel beside it there
+  given = jax.random.bernoulli(keys[4], share) & jnp.stack([mask.any(), beside.any()])
   kinds = jnp.where(given, jnp.array([POSITIVE, NEGATIVE]), ABSENT)
   rest = POINTS - len(extra)
   points = jnp.concatenate([faces, extra, jnp.zeros((rest, 3))])
