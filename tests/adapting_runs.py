@@ -1,9 +1,9 @@
 """What tests of training adapters share: settings of a short run on the tiny network, and quick compiling."""
 
-import functools
-
 import jax
 
+from medlsam_jax.sam3d import cube_predictor
+from medlsam_jax.sam3d.training import step
 from medlsam_jax.sam3d.training.settings import AdaptSettings
 from medlsam_jax.typed_settings import from_mapping
 
@@ -39,6 +39,21 @@ def words(scans, validation, **fields):
   return [f"--{name}={said(value)}" for name, value in flat.items() if name != "model"]
 
 
+class _Quick:
+  """JAX, but for programs that are left as XLA first makes them: compiling takes far longer than these runs."""
+
+  def __getattr__(self, name):
+    return getattr(jax, name)
+
+  def jit(self, function, **given):
+    nested = "out_shardings" in given  # the optimizer's start, which is traced within others for its shapes
+    quick = {} if nested else {"compiler_options": {"xla_backend_optimization_level": 0}}
+    return jax.jit(function, **given, **quick)
+
+
 def compile_quickly(patch):
-  """Compiling takes far longer than these runs: programs are left as XLA first makes them."""
-  patch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0}))
+  """Of the training step and of painting."""
+  for module in (step, cube_predictor):
+    patch.setattr(module, "jax", _Quick())
+  step._compiled_step.cache_clear()
+  cube_predictor._program.cache_clear()

@@ -15,7 +15,7 @@ from medlsam_jax import loading
 from medlsam_jax.cli import main as command_line
 from medlsam_jax.io import nifti
 from medlsam_jax.io.weights.weights_file import write_weights
-from medlsam_jax.sam3d import cube_predictor, parameters
+from medlsam_jax.sam3d import parameters
 from medlsam_jax.sam3d.adapter_file import write_adapters
 from medlsam_jax.sam3d.cube_settings import CubeSettings
 
@@ -38,7 +38,6 @@ def known():
     patch.setitem(loading.VARIANTS, VIT.name, VIT)
     patch.setitem(loading.sam.TABLES, VIT.name, None)
     compile_quickly(patch)
-    cube_predictor._program.cache_clear()
     yield
 
 

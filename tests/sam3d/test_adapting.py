@@ -40,7 +40,6 @@ NO_GRADIENT = "key/bias"
 def quick():
   with pytest.MonkeyPatch.context() as patch:
     compile_quickly(patch)
-    cube_predictor._program.cache_clear()
     yield
 
 
