@@ -12,7 +12,6 @@ from tiny_sam3d import ON_VIT, VIT, base, made_up
 
 import medlsam_jax as ml
 from medlsam_jax import loading
-from medlsam_jax.cli import main as command_line
 from medlsam_jax.io import nifti
 from medlsam_jax.io.weights.weights_file import write_weights
 from medlsam_jax.sam3d import parameters
@@ -229,7 +228,5 @@ def test_every_mode_of_the_config_is_a_run_that_could_be(monkeypatch):
     assert (settings.start == "scratch") == (mode == "scratch")
 
 
-def test_help_shows_how(capsys):
-  with pytest.raises(SystemExit):
-    command_line.main(["finetune", "--help"])
-  assert "--model sam3d-litemedsam-64" in " ".join(capsys.readouterr().out.split())
+def test_help_shows_how(medlsam):
+  assert "--model sam3d-litemedsam-64" in " ".join(medlsam("finetune", "--help").out.split())

@@ -17,13 +17,13 @@ from medlsam_jax.sam3d.training.settings import CubeViewSettings
 
 
 class View(NamedTuple):
-  """What the network is asked, and the answer."""
+  """What the network is asked, and the answer; of `n` cubes or of one."""
 
-  hu: Float[Array, "z y x"]
-  masks: Bool[Array, "k z y x"]
-  points: Float[Array, "k t 3"]
-  labels: Int[Array, "k t"]
-  counts: Bool[Array, " k"]
+  hu: Float[Array, "*n z y x"]
+  masks: Bool[Array, "*n k z y x"]
+  points: Float[Array, "*n k t 3"]
+  labels: Int[Array, "*n k t"]
+  counts: Bool[Array, "*n k"]
   """Whether the organ was asked for and is in view."""
 
 
