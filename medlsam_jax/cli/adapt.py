@@ -19,7 +19,7 @@ CONFIG = "configs/sam3d.py"
 
 
 def adapts(arguments: argparse.Namespace) -> bool:
-  """Whether a volumetric network is meant: by `--model`, or by a config that names a `model` or is `sam3d.py`.
+  """Whether a volumetric network is meant: by `--model`, or by a config that names a `model` or is sam3d.py.
 
   Raises:
     ConfigError: `--model` and a config, an option of fine-tuning slices, or a faulty config.

@@ -16,6 +16,7 @@ from flax.traverse_util import flatten_dict
 from tiny_sam3d import LITE, ON_VIT, VIT, base
 
 from medlsam_jax.errors import ConfigError, WeightsError
+from medlsam_jax.io import nifti
 from medlsam_jax.io.scans import read_volume
 from medlsam_jax.label_boxes import find_labels
 from medlsam_jax.loading import load_adapters
@@ -59,6 +60,7 @@ def first_mesh():
   return make_mesh(MeshSettings())
 
 
+@pytest.mark.slow
 def test_every_trained_parameter_moves_and_what_is_frozen_is_the_bases(whole):
   chosen, _, adapted, _ = whole
   start = Adapting(chosen, ON_VIT, base(VIT), first_mesh())
@@ -72,6 +74,7 @@ def test_every_trained_parameter_moves_and_what_is_frozen_is_the_bases(whole):
     np.testing.assert_array_equal(leaf, of_base[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_state_holds_nothing_of_what_is_frozen(whole):
   """Decay and moments could only reach what is there."""
   start = Adapting(whole[0], ON_VIT, base(VIT), first_mesh())
@@ -81,6 +84,7 @@ def test_a_state_holds_nothing_of_what_is_frozen(whole):
   assert sum(leaf.size for leaf in jax.tree.leaves(state.optimizer) if leaf.ndim) == 2 * size
 
 
+@pytest.mark.slow
 def test_it_learns_measures_and_says_how_cubes_were_cut(whole):
   chosen, said, adapted, folder = whole
   assert all(np.isfinite(said[step]["loss"]) and said[step]["gradient_norm"] > 0 for step in (1, 2, 3, 4))
@@ -94,6 +98,7 @@ def test_it_learns_measures_and_says_how_cubes_were_cut(whole):
   assert (adapted.header["trained_steps"], adapted.header["start"]) == ("4", "base")
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(whole, tmp_path, monkeypatch):
   chosen, _, adapted, _ = whole
   with monkeypatch.context() as patch, pytest.raises(Stopped, match="step 2"):
@@ -111,7 +116,8 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(whole, tmp_path, monkeypatc
     recipe.run(dataclasses.replace(chosen, start="scratch"), None, tmp_path)
 
 
-def test_a_file_answers_as_the_run_did_by_one_program_for_all_cubes(whole, tmp_path, mini_queries, monkeypatch):
+@pytest.mark.slow
+def test_a_file_answers_as_the_run_did_by_one_program_for_all_cubes(whole, tmp_path):
   """Whatever the organs, cubes and points: compiled once, and once more for another number of cubes at a time."""
   _, _, adapted, _ = whole
   path = tmp_path / "adapters.safetensors"
@@ -146,12 +152,12 @@ def test_a_file_answers_as_the_run_did_by_one_program_for_all_cubes(whole, tmp_p
   np.testing.assert_allclose(one[0], expected[0, 0], atol=1e-4)
 
 
-def test_validation_paints_each_organ_by_the_box_of_its_label(whole, mini_queries, monkeypatch):
+def test_validation_paints_each_organ_by_the_box_of_its_label(mini_queries, monkeypatch):
   """With a predictor that fills boxes, Dice is the share of a box that its organ fills."""
   from medlsam_jax.metrics import dice
   from medlsam_jax.sam3d.training import cube_validation
 
-  labels = read_volume(mini_queries / "q0_seg.nii.gz").array.astype(int)
+  labels = nifti.read_label_nifti(mini_queries / "q0_seg.nii.gz").array.astype(int)
   seen = cube_validation.HeldOut("q0", "q0", read_volume(mini_queries / "q0_ct.nii.gz"), labels, {"a": 1, "none": 9})
   asked = []
 
@@ -169,6 +175,7 @@ def test_validation_paints_each_organ_by_the_box_of_its_label(whole, mini_querie
   assert scores == {"q0": {"a": pytest.approx(dice(filled, labels == 1))}} and len(asked) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_bfloat16_gives_about_what_float32_gives(whole, mini_templates, tmp_path):
   said = {}
