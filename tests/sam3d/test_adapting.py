@@ -176,7 +176,6 @@ def test_validation_paints_each_organ_by_the_box_of_its_label(mini_queries, monk
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_bfloat16_gives_about_what_float32_gives(whole, mini_templates, tmp_path):
   said = {}
   chosen = settings(mini_templates, dtype="bfloat16", remat=True, optimizer={"total_steps": 1})

@@ -136,7 +136,7 @@ def test_scans_that_teach_nothing_are_refused_or_left_out(mini_templates, mini_q
   whole = learnt(spacing_mm=8.0)
   assert whole.organs == ("alpha", "beta", "gamma") and len(whole.scans) == 2
   assert learnt(spacing_mm=8.0, organs=("gamma", "beta")).organs == ("gamma", "beta")
-  with pytest.raises(TemplateError, match="liver.: no voxels in any template"):
+  with pytest.raises(TemplateError, match=r"liver.: no voxels in any template"):
     learnt(organs=("liver",))
   with pytest.raises(InputError, match=r"spacing_mm 90\.0: so coarse that nothing is left of .*in any scan"):
     learnt(spacing_mm=90.0)
