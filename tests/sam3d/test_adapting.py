@@ -229,8 +229,8 @@ for devices in (jax.devices()[:1], jax.devices()):
   assert all(len(leaf.devices()) == len(devices) for leaf in leaves)
   found.append((jax.device_get(leaves), {name: float(value) for name, value in metrics.items()}))
 (one, figures), (eight, others) = found
-worst = max(float(np.abs(a - b).max()) for a, b in zip(one, eight))
-print(json.dumps([worst, figures, others]))
+apart = np.concatenate([np.abs(a - b).ravel() for a, b in zip(one, eight)])
+print(json.dumps([float(apart.mean()), figures, others]))
 """
 
 
@@ -243,9 +243,9 @@ def test_eight_devices_give_what_one_gives(mini_templates):
     env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}, capture_output=True, text=True,
   )  # fmt: skip
   assert done.returncode == 0, done.stderr[-3000:]
-  worst, one, eight = json.loads(done.stdout)
+  apart, one, eight = json.loads(done.stdout)
   # two steps of AdamW move a parameter by up to 6e-3; where a gradient is nothing but rounding its sign is a draw
-  assert worst < 7e-3 and one["loss"] > 0
+  assert apart < 1e-4 and one["loss"] > 0
   for name, value in one.items():
     assert eight[name] == pytest.approx(value, rel=2e-3, abs=1e-5), name
 
