@@ -172,9 +172,9 @@ def test_a_cube_larger_than_the_scan_sees_air_around_it():
   small = Grid((4, 12, 10), GRID.affine)
   mask = np.zeros(small.shape, bool)
   mask[1:3, 3:9, 2:8] = True
-  predictor = Stand()
-  result = paint_cubes(scan_of(mask, small), {"a": [Box.of_mask(mask)]}, {"a": 1}, predictor)
-  assert (predictor.asked[0][0] == -1000).mean() > 0.5
+  scan, predictor = Volume(np.where(mask, 1000, -600).astype(np.int16), small, "small"), Stand(spacing_mm=1.0)
+  result = paint_cubes(scan, {"a": [Box.of_mask(mask)]}, {"a": 1}, predictor)
+  assert 0.9 < (predictor.asked[0][0] == -1000).mean() < 0.99  # 32^3 mm of which the scan is 10 x 10 x 10
   assert dice(result == 1, mask) > 0.8
 
 
