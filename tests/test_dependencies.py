@@ -36,6 +36,7 @@ MAY_USE = {
   "medlsam_jax/medlam/pretraining/": {"train"},
   "medlsam_jax/medlam/pretraining/prepare.py": {"train", "dicom"},
   "medlsam_jax/sam/finetuning/": {"train"},
+  "medlsam_jax/sam3d/training/": {"train"},
   "medlsam_jax/sam/run_lengths.py": {"rle"},
   "tests/": {"dicom", "train", "rle", "dev"},
   "bench/": {"train", "parity", "dev"},
