@@ -1,7 +1,8 @@
 """Adapters that make a 2D network of the SAM family one for volumes (3DMedSAM), trained on labelled CT.
 
 medlsam finetune --model sam3d-litemedsam-64 --workdir runs/neck --data.scans=train/ --data.validation=held_out/
-    Adapters of LiteMedSAM for cubes of 64 voxels at 2 mm, 128 mm an edge. 4 s a step on two CPU cores.
+    Adapters of LiteMedSAM for cubes of 64 voxels at 2 mm, 128 mm an edge. 6 to 17 s a step on two CPU cores
+    that other jobs used too.
 medlsam finetune --model sam3d-vit-b --workdir runs/kidney --data.scans=train/ --data.validation=held_out/
     The sizes and the recipe of the published relative (3DSAM-adapter) on SAM's ViT-B: cubes of 128 voxels at 1 mm,
     AdamW 4e-4, no decay, linear to a hundredth, one cube a step, clipped at 1; for accelerators. Its windows by data
