@@ -19,25 +19,19 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
+from medlsam_jax.sam3d.network.variants import VARIANTS
 from medlsam_jax.sam3d.training.settings import AdaptSettings
 
-BASES = {
-  "sam3d-litemedsam-64": "litemedsam",
-  "sam3d-litemedsam": "litemedsam",
-  "sam3d-vit-b": "sam-vit-b",
-  "sam3d-vit-l": "sam-vit-l",
-  "sam3d-vit-h": "sam-vit-h",
-  "sam3d-medsam": "medsam",
-}
-"""The published weights that each adapts."""
+MODES = tuple(name for name in VARIANTS if name != "sam3d-tiny")
+"""Networks on published weights; the tiny one's base is none."""
 
 
 def get_config(mode: str = "sam3d-litemedsam-64") -> ConfigDict:
-  """The config of one mode: a name of `BASES`, `scratch` or `smoke`."""
+  """The config of one mode: a name of `MODES`, `scratch` or `smoke`."""
   config = ConfigDict(dataclasses.asdict(AdaptSettings()))
   config.name = f"adapters_{mode}"
-  if mode in BASES:
-    config.model, config.network = mode, BASES[mode]
+  if mode in MODES:
+    config.model, config.network = mode, VARIANTS[mode].base.name
     if mode != "sam3d-litemedsam-64":
       config.data.spacing_mm, config.data.organs_per_cube = 1.0, 1
       config.dtype = "bfloat16"
@@ -48,5 +42,5 @@ def get_config(mode: str = "sam3d-litemedsam-64") -> ConfigDict:
     config.optimizer.update(total_steps=2, warmup_steps=1)
     config.log_every_steps = 1
   else:
-    raise ValueError(f"configs/sam3d.py has no mode '{mode}'; it has: {', '.join(BASES)}, scratch, smoke")
+    raise ValueError(f"configs/sam3d.py has no mode '{mode}'; it has: {', '.join(MODES)}, scratch, smoke")
   return config.lock()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -46,7 +45,6 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   from medlsam_jax.sam3d.training.setting_checks import check_adapting
   from medlsam_jax.sam3d.training.settings import AdaptSettings
   from medlsam_jax.train import cluster, run_folder
-  from medlsam_jax.train.records import Records
 
   name = arguments.config or f"{CONFIG}:{arguments.model}"
   settings = config.resolve(AdaptSettings(), name, [*arguments.rest, *options.reading_settings(arguments)])
@@ -59,16 +57,7 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
     networks_and_banks.fetch(settings.network, terminal)
     base = load(settings.network, for_training=True)
   main = cluster.is_main()
-  with terminal.bar("preparing") as bar, contextlib.ExitStack() as stack:
-    records = stack.enter_context(contextlib.closing(Records(workdir, settings))) if main else None
-
-    def report(step: int, metrics: Mapping[str, float]) -> None:
-      if records is not None:
-        records(step, metrics)
-      bar(step, settings.optimizer.total_steps)
-      shown = {name: value for name, value in metrics.items() if not name.startswith("organ_")}
-      terminal.say(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in shown.items()))
-
+  with trained_network.told(settings, workdir, terminal) as (bar, report):
     adapted = recipe.run(settings, base, workdir, report, bar.title)
   if main:
     step, path = int(adapted.header["trained_steps"]), workdir / f"{settings.name}.safetensors"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -76,7 +75,6 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
     from medlsam_jax.sam.finetuning.setting_checks import check_finetuning
     from medlsam_jax.sam.finetuning.settings import FinetuneSettings
     from medlsam_jax.train import cluster, run_folder
-    from medlsam_jax.train.records import Records
   except ImportError as error:
     raise ConfigError(
       f"training needs packages that are not here ({error.name}); run: {install_hint('train')}"
@@ -104,16 +102,7 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   main = cluster.is_main()
   if arguments.bank is not None and main:
     template_votes.make(arguments, settings, workdir, terminal)
-  with terminal.bar("preparing") as bar, contextlib.ExitStack() as stack:
-    records = stack.enter_context(contextlib.closing(Records(workdir, settings))) if main else None
-
-    def report(step: int, metrics: Mapping[str, float]) -> None:
-      if records is not None:
-        records(step, metrics)
-      bar(step, settings.optimizer.total_steps)
-      shown = {name: value for name, value in metrics.items() if not name.startswith("organ_")}
-      terminal.say(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in shown.items()))
-
+  with trained_network.told(settings, workdir, terminal) as (bar, report):
     variables, header = recipe.run(settings, networks[0], workdir, report, bar.title, bar, *networks[1:])
   if main:
     step, weights = int(header["trained_steps"]), workdir / f"{settings.name}.safetensors"

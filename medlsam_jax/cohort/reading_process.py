@@ -18,6 +18,7 @@ from pathlib import Path
 from medlsam_jax.cohort import frames
 from medlsam_jax.cohort.body import body_mm
 from medlsam_jax.cohort.identity import Identity, identity_of
+from medlsam_jax.cohort.memory import peak_bytes
 from medlsam_jax.errors import InputError, MedlsamError
 from medlsam_jax.geometry import Volume
 from medlsam_jax.io.scans import ListedScan, ReadingOptions
@@ -90,15 +91,7 @@ def answer(task: Task) -> Answer:
     except Exception as failed:
       error, defect = f"a defect of medlsam: {type(failed).__name__}: {failed}", traceback.format_exc()
   warned = tuple(str(each.message) for each in caught if issubclass(each.category, MedlsamWarning))
-  return Answer(identity, volume, body, warned, error, defect, is_memory, _peak_bytes())
-
-
-def _peak_bytes() -> int:
-  try:
-    import resource
-  except ImportError:  # Windows
-    return 0
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+  return Answer(identity, volume, body, warned, error, defect, is_memory, peak_bytes())
 
 
 def _limit_memory(limit: int) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Made = TypeVar("Made")
 Result = TypeVar("Result")
+Item = TypeVar("Item")
 Read = Callable[[ListedScan], tuple[Volume, About]]
 STAGES = ("read", "wait", "device", "write")
 _LOOK_S = 0.1
@@ -156,7 +157,7 @@ class Stages(Generic[Made, Result]):
         self._ended(outcome, None)
       del item, made
 
-  def _next(self, of: queue.Queue) -> tuple | None:  # type: ignore[type-arg]
+  def _next(self, of: queue.Queue[Item]) -> Item | None:
     while not self._stop.is_set():
       with contextlib.suppress(queue.Empty):
         return of.get(timeout=_LOOK_S)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from medlsam_jax.cohort.memory import peak_bytes, resident_bytes
 from medlsam_jax.cohort.stages import STAGES, Outcome
 from medlsam_jax.errors import OutputError
 
@@ -89,20 +88,3 @@ def append(folder: Path, numbers: Mapping[str, object]) -> None:
       file.write(line + "\n")
   except OSError as error:
     raise OutputError(f"{folder / FILE}: cannot be written ({error.strerror or error})") from error
-
-
-def resident_bytes() -> int:
-  """Memory of this process; 0 where the system does not tell."""
-  try:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-  except OSError:
-    return 0
-
-
-def peak_bytes() -> int:
-  """The same at its highest so far."""
-  try:
-    import resource
-  except ImportError:  # Windows
-    return 0
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -197,7 +197,7 @@ def with_header(path):
 @pytest.mark.parametrize(
   ("given", "said"),
   [
-    (["--model", "sam3d-huge"], "has no mode 'sam3d-huge'; it has: sam3d-litemedsam-64"),
+    (["--model", "sam3d-huge"], "has no mode 'sam3d-huge'; it has: sam3d-vit-b"),
     (["--model", "sam3d-vit-b", "--config", "configs/finetune.py:lora"], "leave --config away"),
     (["--model", "sam3d-vit-b", "--bank", "b.safetensors"], "--bank is about slices"),
     (["--config", "configs/sam3d.py:scratch", "--bank", "b.safetensors"], "--bank is about slices"),

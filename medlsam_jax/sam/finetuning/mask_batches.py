@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32
@@ -12,7 +12,7 @@ from medlsam_jax import notices
 from medlsam_jax.errors import ConfigError, InputError
 from medlsam_jax.io.templates import Template, read_templates
 from medlsam_jax.phantom.people import make_phantom
-from medlsam_jax.sam.finetuning.settings import FinetuneDataSettings
+from medlsam_jax.sam.finetuning.settings import FinetuneDataSettings, LabelledDataSettings
 from medlsam_jax.sam.finetuning.slice_order import SliceOrder
 from medlsam_jax.sam.finetuning.template_questions import TemplateQuestions
 from medlsam_jax.sam.labelled_slices import LabelledScan, LabelledSlices
@@ -144,20 +144,7 @@ def _slices(
   return LabelledSlices(scans, fit, variant.pixels, 4 * variant.grid, windows, step, least_pixels)
 
 
-class Reading(Protocol):
-  """Settings of data, as far as they say how scans are read."""
-
-  @property
-  def organs(self) -> tuple[str, ...]: ...
-
-  @property
-  def series(self) -> str: ...
-
-  @property
-  def hu_offset(self) -> float: ...
-
-
-def labelled(entries: tuple[str, ...], data: Reading) -> list[Template]:
+def labelled(entries: tuple[str, ...], data: LabelledDataSettings) -> list[Template]:
   """The scans with label maps of folders and lists.
 
   Raises:

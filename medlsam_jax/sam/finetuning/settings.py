@@ -11,8 +11,8 @@ Prompts = Literal["boxes", "templates"]
 
 
 @dataclasses.dataclass(frozen=True)
-class FinetuneDataSettings:
-  """Labelled scans, and how questions are made from them."""
+class LabelledDataSettings:
+  """Labelled scans to learn from and to hold out, and how they are read."""
 
   scans: tuple[str, ...] = ()
   """Folders or lists of scans with label maps, laid out as templates are (docs/file_formats.md)."""
@@ -28,6 +28,12 @@ class FinetuneDataSettings:
   validation_phantoms: int = 0
   organs: tuple[str, ...] = ()
   """Organs to learn; empty: every one that is labelled."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneDataSettings(LabelledDataSettings):
+  """Labelled scans, and how questions are made from them."""
+
   windows: tuple[str, ...] = ("soft_tissue",)
   """CT windows that slices are shown through, each making an image (`labelled_slices.WINDOWS_HU`); validation uses the
   first."""

@@ -90,7 +90,7 @@ class PromptModule(nn.Module):
     own = (variant.queries, width)
     places = jnp.pad(places, ((0, 0), (variant.queries, 0), (0, 0)))
     present = jnp.pad(flat != ABSENT, ((0, 0), (variant.queries, 0)), constant_values=True)
-    centres = (jnp.stack(jnp.meshgrid(*(jnp.arange(grid),) * 3, indexing="ij"), -1) + 0.5) / grid
+    centres = (jnp.stack(jnp.meshgrid(*(jnp.arange(grid, dtype=jnp.float32),) * 3, indexing="ij"), -1) + 0.5) / grid
     image_places = position_code(centres.reshape(1, -1, 3), width)
     image = deepest.reshape(n, -1, width)
     # With one cube the first block's work on the image is shared by all organs.

@@ -5,27 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from medlsam_jax.sam.finetuning.settings import LabelledDataSettings
 from medlsam_jax.train.settings import CheckpointSettings, OptimizerSettings, RunSettings
 
 
 @dataclasses.dataclass(frozen=True)
-class CubeDataSettings:
-  """Labelled scans, and how cubes are made from them."""
+class CubeDataSettings(LabelledDataSettings):
+  """Labelled scans, and how cubes are made from them. `organs` are a group that is seen through one window."""
 
-  scans: tuple[str, ...] = ()
-  """Folders or lists of scans with label maps, laid out as templates are (docs/file_formats.md)."""
-  validation: tuple[str, ...] = ()
-  """The same, of scans that are not trained on."""
-  series: str = ""
-  """DICOM series to take where a scan has several: its UID, the end of it, or its number."""
-  hu_offset: float = 0.0
-  """Added to the values of every scan that is read here, for files that do not hold HU."""
-  phantoms: int = 0
-  """Synthetic labelled scans to learn from besides."""
-  first_phantom_seed: int = 1000
-  validation_phantoms: int = 0
-  organs: tuple[str, ...] = ()
-  """Organs to learn, a group that is seen through one window; empty: every one that is labelled."""
   spacing_mm: float = 2.0
   """Between voxels of a cube."""
   window_hu: tuple[float, float] = (-160.0, 240.0)
