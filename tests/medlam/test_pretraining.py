@@ -178,7 +178,7 @@ def test_an_unknown_field_and_a_wrong_type_are_errors():
   for wrong, word in (
     ({"network": {"no_such": 1}}, "no_such"),
     ({"network": {"base_channels": "24"}}, "base_channels"),
-    ({"optimizer": {"decay": "linear"}}, "decay"),
+    ({"optimizer": {"decay": "sudden"}}, "decay"),
     ({"objectives": {"uam": 1.0}}, "uam"),
   ):
     with pytest.raises(ConfigError, match=word):
