@@ -57,6 +57,7 @@ RULES: tuple[tuple[str, Origin], ...] = (
   (r"neck\d/.+", Origin.NEW),
   (r"prompts/.+", Origin.NEW),
   (r"decoder/.+", Origin.NEW),
+  (r"box", Origin.NEW),
 )
 _ENCODER = "image_encoder/"
 _LEFT_OUT = r"image_encoder/neck.+|(prompt_encoder|mask_decoder)/.+"
@@ -194,7 +195,8 @@ def count_by_part(params: Variables) -> dict[str, int]:
     "necks": r"neck.+",
     "labels": r"prompts/labels",
     "prompt module": r"prompts/(?!labels).+",
-    "decoder": r"decoder/.+",
+    "decoder": r"decoder/(?!box).+",
+    "filled boxes": r"box|decoder/box",
   }
   trained = flatten_dict(split(params)[0], sep="/")
   return {

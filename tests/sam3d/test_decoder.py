@@ -21,14 +21,15 @@ def conv(x, kernel):
   return lax.conv_general_dilated(x, kernel, (1, 1, 1), "SAME", dimension_numbers=("NDHWC", "DHWIO", "NDHWC"))
 
 
-def published(p, scales, image, edge):
-  """All scales and the image joined for one organ; two classes brought to the cube's edge, then their difference."""
+def published(p, scales, image, box, edge):
+  """All scales, the image and a box joined for one organ; two classes at the cube's size, then their difference."""
   joined = []
   for index, x in enumerate(scales):
     for name in ("first", "second"):
       x = jax.nn.relu(instance_norm(conv(x, p[f"scale{index}"][name]["kernel"])))
     joined.append(resize_linear(x, (2 * x.shape[1],) * 3))
-  x = jax.nn.relu(instance_norm(conv(jnp.concatenate([*joined, image], -1), p["join"])))
+  kernel = jnp.concatenate([p["join"], p["box"]], 3)
+  x = jax.nn.relu(instance_norm(conv(jnp.concatenate([*joined, image, box], -1), kernel)))
   both = resize_linear(conv(x, p["classes"]), (edge,) * 3)
   return both[..., 1] - both[..., 0]
 
@@ -37,19 +38,20 @@ def test_what_organs_share_is_computed_once_and_changes_nothing():
   grid, width, features, organs = 2, 5, 3, 3
   decoder = Decoder(features, 4, 4 * grid)
   shared, image = [drawn(2, grid, grid, grid, width, seed=i) for i in range(3)], drawn(2, 4, 4, 4, 1, seed=7)
-  own = drawn(2 * organs, grid, grid, grid, width, seed=8)
+  own, boxes = drawn(2 * organs, grid, grid, grid, width, seed=8), drawn(2 * organs, 4, 4, 4, 1, seed=9)
 
-  def run(m, shared, image, own):
-    return m(m.shared(shared, image), own)
+  def run(m, shared, image, own, boxes):
+    return m(m.shared(shared, image), own, boxes)
 
-  shapes = jax.eval_shape(lambda *a: decoder.init(jax.random.key(0), *a, method=run), shared, image, own)["params"]
-  p = made_up(shapes)
-  logits = jax.jit(lambda *a: decoder.apply({"params": p}, *a, method=run), compiler_options=QUICK)(shared, image, own)
+  given = (shared, image, own, boxes)
+  p = made_up(jax.eval_shape(lambda *a: decoder.init(jax.random.key(0), *a, method=run), *given)["params"])
+  logits = jax.jit(lambda *a: decoder.apply({"params": p}, *a, method=run), compiler_options=QUICK)(*given)
   assert logits.shape == (2, organs, 8, 8, 8)
   for cube in range(2):
     for organ in range(organs):
-      scales = [*(x[cube][None] for x in shared), own[cube * organs + organ][None]]
-      expected = published(p, scales, image[cube][None], 8)[0]
+      row = slice(cube * organs + organ, cube * organs + organ + 1)
+      scales = [*(x[cube][None] for x in shared), own[row]]
+      expected = published(p, scales, image[cube][None], boxes[row], 8)[0]
       np.testing.assert_allclose(logits[cube, organ], expected, atol=2e-4 * np.abs(expected).max())
 
 

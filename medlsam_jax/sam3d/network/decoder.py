@@ -46,11 +46,14 @@ class Decoder(nn.Module):
     init = nn.initializers.he_normal()
     self.by_scale = [Scale(self.features, self.dtype, name=f"scale{index}") for index in range(self.scales)]
     self.join = self.param("join", init, (3, 3, 3, width, self.features))
+    self.box = self.param("box", init, (3, 3, 3, 1, self.features))
     self.classes = self.param("classes", init, (3, 3, 3, self.features, 2))
 
   def _part(self, x: Float[Array, "n d d d i"], start: int) -> Float[Array, "n d d d o"]:
     """What channels from `start` on give to the convolution of all, for a sum in float32."""
-    kernel = self.join[..., start : start + x.shape[-1], :]
+    return self._convolved(x, self.join[..., start : start + x.shape[-1], :])
+
+  def _convolved(self, x: Float[Array, "n d d d i"], kernel: Float[Array, "3 3 3 i o"]) -> Float[Array, "n d d d o"]:
     return conv3(x.astype(self.dtype), kernel.astype(self.dtype)).astype(jnp.float32)
 
   def shared(
@@ -63,17 +66,20 @@ class Decoder(nn.Module):
     return joined
 
   def __call__(
-    self, shared: Float[Array, "n d d d o"], prompted: Float[Array, "nk g g g c"]
+    self,
+    shared: Float[Array, "n d d d o"],
+    prompted: Float[Array, "nk g g g c"],
+    boxes: Float[Array, "nk d d d 1"],
   ) -> Float[Array, "n k {self.edge} {self.edge} {self.edge}"]:
     """Logits of each organ, above zero inside it: that of the organ less that of the background.
 
     The published network gives both, of which only the difference matters to softmax; upsampling keeps differences.
+    `boxes` are joined as one channel more (ours).
     """
     last = self.scales - 1
-    own = self._part(self.by_scale[last](prompted), last * self.features)
+    own = self._part(self.by_scale[last](prompted), last * self.features) + self._convolved(boxes, self.box)
     both = shared[:, None] + own.reshape(len(shared), -1, *own.shape[1:])
     both = jax.nn.relu(instance_norm(both.reshape(own.shape)))
     kernel = self.classes[..., 1:] - self.classes[..., :1]
-    logits = conv3(both.astype(self.dtype), kernel.astype(self.dtype)).astype(jnp.float32)
-    logits = resize_linear(logits, (self.edge,) * 3)
+    logits = resize_linear(self._convolved(both, kernel), (self.edge,) * 3)
     return logits.reshape(len(shared), -1, *logits.shape[1:4])

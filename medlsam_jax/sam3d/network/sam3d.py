@@ -12,10 +12,11 @@ Whose choice is what:
                    wraps round kept apart; the adapter before the first norm; norms trained; necks after each quarter of
                    the blocks; features sampled at the points, with ten learned queries in each of two blocks; the
                    decoder's convolutions.
-  ours             boxes, labels of points, positions in the prompt module, and that image and prompts see each other
-                   there; a network that starts as its base (`Sam3DVariant.starts_as_base`); one logit, the difference
-                   of the published two; half-pixel centres throughout (the relative upsamples corner-aligned);
-                   TinyViT as a base; embedding before enlarging along depth, which gives equal numbers for less.
+  ours             boxes, as points on their faces and filled; labels of points, positions in the prompt module, and
+                   that image and prompts see each other there; a network that starts as its base
+                   (`Sam3DVariant.starts_as_base`); one logit, the difference of the published two; half-pixel centres
+                   throughout (the relative upsamples corner-aligned); TinyViT as a base; embedding before enlarging
+                   along depth, which gives equal numbers for less.
 
 Trained parameters on ViT-B (`tests/sam3d/test_sizes.py` counts them; the relative's total is 25,462,400 with one prompt
 module, of which 263,424 are an attention that it never runs and ours does):
@@ -26,9 +27,9 @@ module, of which 263,424 are an attention that it never runs and ours does):
   norms of the blocks             36,864
   adapters                     7,220,736
   necks                        7,868,416
-  prompt module                3,164,160   and 2,048 more for the labels, which are ours
-  decoder                      7,088,256
-  all                         25,462,400   25,464,448 with the labels
+  prompt module                3,164,160   and 2,048 more for labels, which are ours
+  decoder                      7,088,256   and 3,712 more for filled boxes, which are ours
+  all                         25,462,400   25,468,160 with what is ours
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from jaxtyping import Array, Float, Int
 from medlsam_jax.sam.network.image_encoder import ViTSizes
 from medlsam_jax.sam3d.network.decoder import Decoder
 from medlsam_jax.sam3d.network.encoder import VolumeTinyViT, VolumeViT
+from medlsam_jax.sam3d.network.filled_boxes import filled_boxes
 from medlsam_jax.sam3d.network.layers import Neck
 from medlsam_jax.sam3d.network.prompts import PromptModule
 from medlsam_jax.sam3d.network.variants import SAM3D_VIT_B, SCALES, Sam3DVariant
@@ -75,6 +77,7 @@ class Sam3D(nn.Module):
     self.encoder: VolumeViT | VolumeTinyViT = (VolumeViT if vit else VolumeTinyViT)(variant, self.dtype, self.remat)
     self.necks = [Neck(variant.width, self.dtype, name=f"neck{index}") for index in range(SCALES)]
     self.prompts = (nn.remat(PromptModule) if self.remat else PromptModule)(variant, self.dtype)
+    self.box = self.param("box", nn.initializers.normal(0.1), (variant.width,))
     decoder = nn.remat(Decoder, methods=["shared", "__call__"]) if self.remat else Decoder
     self.decoder = decoder(variant.decoder_width, SCALES, variant.cube_edge, self.dtype)
 
@@ -97,8 +100,9 @@ class Sam3D(nn.Module):
       labels: of each point, `prompts.LABELS`; `ABSENT` fills up. An organ all of whose points are absent gets a mask
         that means nothing.
     """
-    prompted = self.prompts(encoded.deepest, points, labels)
-    return self.decoder(encoded.shared, prompted)
+    grid, edge = self.variant.grid, self.variant.cube_edge
+    prompted = self.prompts(encoded.deepest, points, labels) + filled_boxes(points, labels, edge, grid) * self.box
+    return self.decoder(encoded.shared, prompted, filled_boxes(points, labels, edge, 2 * grid))
 
   def __call__(
     self, volume: Float[Array, "n z y x"], points: Float[Array, "n k t 3"], labels: Int[Array, "n k t"]
