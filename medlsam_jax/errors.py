@@ -27,3 +27,11 @@ class DeviceError(MedlsamError):
 
 class ConfigError(MedlsamError):
   """A setting is unknown, of the wrong type or out of range."""
+
+
+class TimeLimitError(MedlsamError):
+  """Work on a scan took longer than it may, and ended itself."""
+
+
+class HungError(MedlsamError):
+  """Work on a scan does not end and cannot be ended: the program has to be."""

@@ -28,7 +28,7 @@ from medlsam_jax.medlam.search.search_settings import SearchSettings
 from medlsam_jax.medlam.search.starts import Key
 from medlsam_jax.network import Network
 from medlsam_jax.platform import device
-from medlsam_jax.progress import Progress
+from medlsam_jax.progress import Progress, within_limit
 from medlsam_jax.sam.clean_up import clean_labels
 from medlsam_jax.sam.predictor import Predictor, operands_of
 from medlsam_jax.sam.prompted_volume import paint_from_votes
@@ -103,8 +103,9 @@ def localize(
     InputError: NaN voxels inside the scan, a scan over the size limit, or one of nothing but air.
     TemplateError: the bank belongs to another network, or lacks an organ.
     ConfigError: an unknown preset, a feature scale that the network lacks, or a key that is none.
+    TimeLimitError: a `progress.time_limit` around the call passed; so does `segment`.
   """
-  scan = scan_checks.check_scan(scan)
+  scan, progress = scan_checks.check_scan(scan), within_limit(progress)
   if isinstance(settings, str):
     settings = _preset(SEARCH_PRESETS, settings)
   if organs is not None:
@@ -158,7 +159,7 @@ def segment(
     WeightsError: the model's weights are missing or of another kind.
     ConfigError: an unknown preset or value of `masks`.
   """
-  scan = scan_checks.check_scan(scan)
+  scan, progress = scan_checks.check_scan(scan), within_limit(progress)
   settings = _preset(PRESETS, settings) if isinstance(settings, str) else settings
   settings = dataclasses.replace(settings, largest_component=True, fill_holes=True) if clean_up else settings
   check_values(values := {organ: each.value for organ, each in found.items()})

@@ -7,11 +7,12 @@ import pytest
 from box_painter import BoxPainter
 
 from medlsam_jax import pipeline
-from medlsam_jax.errors import ConfigError, InputError, TemplateError, WeightsError
+from medlsam_jax.errors import ConfigError, InputError, TemplateError, TimeLimitError, WeightsError
 from medlsam_jax.finding import Finding
 from medlsam_jax.geometry import Box, Grid, Volume
 from medlsam_jax.medlam.search.confidence import Thresholds
 from medlsam_jax.medlam.search.findings import Findings
+from medlsam_jax.progress import time_limit
 from medlsam_jax.sam.propagation import PropagationSettings
 from medlsam_jax.sam.segmentation_settings import LITEMEDSAM
 
@@ -83,6 +84,17 @@ def test_progress_is_told_of_every_slice(scan):
   assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
+def test_painting_ends_at_the_first_slice_after_its_time(scan):
+  painter, found = BoxPainter(), {"liver": given("liver", 5, (2, 4, 4), (5, 9, 9))}
+  told = []
+  with time_limit(0), pytest.raises(TimeLimitError, match=r"longer than 0 s .* 1 of 4 steps done"):
+    pipeline.segment(scan, found, painter, progress=lambda *_: told.append(1))
+  assert painter.slices < 4 and not told
+  with time_limit(60):
+    assert pipeline.segment(scan, found, painter)["liver"].any()
+  assert pipeline.segment(scan, found, painter)["liver"].any()
+
+
 def test_unknown_preset_is_refused(scan):
   with pytest.raises(ConfigError, match="preset 'sam' is unknown; choose litemedsam or medlsam"):
     pipeline.segment(scan, {}, BoxPainter(), settings="sam")
@@ -130,6 +142,8 @@ def test_same_key_same_finding_and_given_starts_count(mini_templates, mini_queri
   assert third["beta"].points.shape == (1, 6, 3) and third["beta"].confidence.similarity is not None
   with pytest.raises(TemplateError, match="gamma"):
     ml.localize(network, bank, query, organs=["gamma"])
+  with time_limit(0), pytest.raises(TimeLimitError, match="longer than 0 s"):
+    ml.localize(network, bank, query)
 
 
 EVERYTHING_IS_FOUND = Thresholds(

@@ -40,7 +40,10 @@ def add_to(parser: argparse.ArgumentParser) -> None:
   )
   group.add_argument("--shard", metavar="I/N", help="do the I-th of N parts of LIST, as a job of an array does")
   group.add_argument(
-    "--scan-seconds", type=float, metavar="S", help="give up a scan that takes longer to read (default: no limit)"
+    "--scan-seconds",
+    type=float,
+    metavar="S",
+    help="give up a scan that takes longer to read, or to search and paint (default: no limit)",
   )
   group.add_argument(
     "--scan-memory",

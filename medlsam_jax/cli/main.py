@@ -1,7 +1,7 @@
 """`medlsam COMMAND ...`: parses, runs one command, turns errors into one line and an exit code.
 
-Exit codes: 0 all went well, 1 some scan failed, 2 the call or a file it needs is wrong, 130 stopped by Ctrl-C, 143
-asked to end (128 and the number of the signal).
+Exit codes: 0 all went well, 1 some scan failed, 2 the call or a file it needs is wrong, 3 a scan of a cohort hung, 130
+stopped by Ctrl-C, 143 asked to end (128 and the number of the signal).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from medlsam_jax import platform
 from medlsam_jax.cli import (
@@ -28,11 +29,11 @@ from medlsam_jax.cli import (
   weights,
 )
 from medlsam_jax.cli.parsing import Parser
-from medlsam_jax.errors import MedlsamError
+from medlsam_jax.errors import HungError, MedlsamError
 
 COMMANDS = (demo, weights, convert, bank, localize, segment, evaluate, data, pretrain, finetune, probe, study, export)
 TRAINING = ("pretrain", "finetune")
-OK, SOME_FAILED, BAD_INPUT, INTERRUPTED, STOPPED_BY = 0, 1, 2, 130, 128
+OK, SOME_FAILED, BAD_INPUT, HUNG, INTERRUPTED, STOPPED_BY = 0, 1, 2, 3, 130, 128
 
 _DESCRIPTION = """\
 Find and segment organs in a CT scan from a few example scans ("templates").
@@ -43,8 +44,8 @@ Find and segment organs in a CT scan from a few example scans ("templates").
 Research use only; not a medical device."""
 _EPILOG = """\
 medlsam COMMAND --help explains a command with an example.
-Exit codes: 0 all went well, 1 some scan failed, 2 wrong call or unusable file, 130 stopped by Ctrl-C,
-143 by a request to end.
+Exit codes: 0 all went well, 1 some scan failed, 2 wrong call or unusable file, 3 a scan of many hung (the same command
+goes on), 130 stopped by Ctrl-C, 143 by a request to end.
 Compiled programs are kept in the user's cache directory; MEDLSAM_COMPILED=FOLDER or =off in the environment changes
 that, MEDLSAM_CACHE=FOLDER moves weights and all."""
 
@@ -103,11 +104,18 @@ def _run(arguments: argparse.Namespace) -> int:
       return STOPPED_BY + terminal.stopped if terminal.stopped else INTERRUPTED
     if isinstance(error, MedlsamError):
       terminal.error(str(error))
-      return BAD_INPUT
+      return _leave(HUNG) if isinstance(error, HungError) else BAD_INPUT
     if refused := platform.explained(error):
       terminal.error(refused)
       return BAD_INPUT
     raise
+
+
+def _leave(code: int) -> NoReturn:
+  """Ends the process without waiting for its threads, one of which hangs."""
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(code)
 
 
 def _version() -> str:

@@ -29,10 +29,12 @@ _ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS",
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-  """What reading one scan may take; None for no limit."""
+  """What one scan may take; None for no limit."""
 
   seconds: float | None = None
+  """Of reading it, and again of searching and painting it."""
   memory_bytes: int | None = None
+  """Of reading it."""
 
   def __post_init__(self) -> None:
     if self.memory_bytes is not None and not Path("/proc/self/statm").exists():

@@ -23,7 +23,7 @@ from medlsam_jax.cohort.plan import Plan, place_of, plan
 from medlsam_jax.cohort.reader import Limits, NoReaderError, Reader, UnreadableError
 from medlsam_jax.cohort.stages import Outcome, Stages, Work
 from medlsam_jax.cohort.throughput import Throughput
-from medlsam_jax.errors import InputError, MedlsamError, OutputError
+from medlsam_jax.errors import HungError, InputError, MedlsamError, OutputError
 from medlsam_jax.geometry import Volume
 from medlsam_jax.io.atomic import clear_scratch, folder_for
 from medlsam_jax.io.scan_result import ScanResult
@@ -115,6 +115,8 @@ class Cohort:
 
     Raises:
       OutputError: nothing can be written any more.
+      HungError: a scan hangs; it is recorded as failed, and a new process can go on with the next one. This one has a
+        thread that never ends.
     """
     report = CohortReport(kept=planned.done, failed=dict(planned.failed))
     if not planned.todo:
@@ -133,7 +135,7 @@ class Cohort:
     devices = platform.devices_for(len(todo))
     count = self.options.readers or max(len(devices), 1) * (1 if platform.backend() == "cpu" else 2)
     readers = [Reader(reading, self.options.limits) for _ in range(min(count, len(todo)))]
-    return Work(readers, make, self._write, devices)
+    return Work(readers, make, self._write, devices, self.options.limits.seconds)
 
   def _write(self, made: _Made) -> _Written:
     result, provenance = made
@@ -165,6 +167,11 @@ class Cohort:
           report.doubtful[record.scan] = "; ".join(each.removeprefix(f"{outcome.scan}: ") for each in record.doubts)
       if tell is not None:
         tell(Ended(record, number, total, _defect(outcome.error)))
+      if isinstance(outcome.error, HungError):
+        raise HungError(
+          f"{record.scan}: {record.error}; a device, its driver or a file system hangs, and this program with it. The "
+          "scan is recorded as failed: the same command goes on with the others"
+        ) from outcome.error
       if number == total or time.monotonic() - said > throughput.WRITE_EVERY_S:
         throughput.append(self.folder, report.throughput.numbers())
         said = time.monotonic()

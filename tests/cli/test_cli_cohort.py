@@ -186,6 +186,60 @@ def test_a_signal_ends_a_run_in_words_and_it_goes_on(medlsam, search, scans, tmp
   assert set(states(tmp_path / "out")) == set("abcd")
 
 
+HANGS = """
+import sys, threading
+from concurrent.futures import ThreadPoolExecutor
+from medlsam_jax import pipeline
+from medlsam_jax.cli.main import main
+from medlsam_jax.cohort import stages
+localize, calls = pipeline.localize, []
+def hang(*given, **options):
+  calls.append(1)
+  if len(calls) == 2:  # in a thread that Python would wait for at its end
+    ThreadPoolExecutor(1).submit(threading.Event().wait).result()
+  return localize(*given, **options)
+stages.PATIENCE_S, stages._LEAVE_S, pipeline.localize = 10.0, 1.0, hang
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_scan_that_hangs_on_its_device_ends_the_process_and_the_next_run_leaves_it_alone(
+  medlsam, search, scans, tmp_path
+):
+  (scans / "c_ct.nii.gz").unlink()
+  call = [str(word) for word in ("localize", scans, *search, "--out", tmp_path / "out", "--scan-seconds", "5")]
+  environment = os.environ | {"PYTHONPATH": str(ROOT)}
+  words = [sys.executable, "-c", HANGS, *call]
+  run = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
+  assert run.returncode == 3, run.stderr
+  assert "b: its search or painting does not end; " in run.stderr and "the same command goes on" in run.stderr
+  assert states(tmp_path / "out") == {"a": "done", "b": "failed"}
+  rest = medlsam(*call)
+  assert rest.code == 1 and "3 scans: 1 to do, 1 done before" in rest.out and "failed: b: its search" in rest.err
+  assert states(tmp_path / "out") == {"a": "done", "b": "failed", "d": "done"}
+
+
+def test_a_scan_that_takes_too_long_on_its_device_fails_alone(medlsam, search, scans, tmp_path, monkeypatch):
+  from medlsam_jax import pipeline
+  from medlsam_jax.cohort import stages
+  from medlsam_jax.progress import within_limit
+
+  def slow(scan, *_, **__):
+    tell = within_limit(None)
+    for step in range(1000 if scan.source.startswith("b") else 0):
+      time.sleep(0.01)
+      tell(step, 1000)
+    return original(scan, *_, **__)
+
+  original = pipeline.scan_checks.check_scan
+  monkeypatch.setattr(pipeline.scan_checks, "check_scan", slow)
+  monkeypatch.setattr(stages, "PATIENCE_S", 60.0)
+  result = medlsam("localize", scans, *search, "--out", tmp_path / "out", "--scan-seconds", "6")
+  assert result.code == 1 and "b: took longer than 6 s (--scan-seconds) and was ended" in result.err
+  assert states(tmp_path / "out") == {"a": "done", "b": "failed", "c": "failed", "d": "done"}
+
+
 @pytest.mark.slow
 def test_a_run_killed_at_any_time_and_gone_on_with_gives_what_an_undisturbed_one_gives(
   medlsam, search, scans, mini_queries, tmp_path

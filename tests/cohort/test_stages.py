@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medlsam_jax.cohort import stages as module
 from medlsam_jax.cohort.identity import Identity
 from medlsam_jax.cohort.reader import About
 from medlsam_jax.cohort.stages import Stages, Work
-from medlsam_jax.errors import InputError
+from medlsam_jax.errors import HungError, InputError, TimeLimitError
 from medlsam_jax.geometry import Volume
+from medlsam_jax.progress import within_limit
 
 ABOUT = About(Identity(1, 1, 1, "x"), None, 0)
 
@@ -123,8 +125,6 @@ def test_leaving_in_the_middle_begins_nothing_more_and_leaves_no_thread(source):
 def test_a_thread_for_each_device(source, monkeypatch):
   import contextlib
 
-  from medlsam_jax.cohort import stages as module
-
   here = threading.local()
 
   @contextlib.contextmanager
@@ -142,3 +142,64 @@ def test_a_thread_for_each_device(source, monkeypatch):
 
   with Stages(Work([source], make, str, devices=["x", "y"]), scans(6)) as stages:
     assert {each.result for each in stages} == {"x", "y"}
+
+
+def painting(*slow):
+  """A painter that tells how far it is, and that some scans keep for half a minute."""
+
+  def make(scan, volume):
+    tell = within_limit(None)
+    for step in range(1500 if scan.name in slow else 1):
+      time.sleep(0.02)
+      if tell is not None:
+        tell(step, 1500)
+    return scan.name
+
+  return make
+
+
+def test_painting_that_takes_too_long_is_ended_and_the_next_scan_is_painted(source, monkeypatch):
+  monkeypatch.setattr(module, "PATIENCE_S", 0.5)
+  begun = time.monotonic()
+  with Stages(Work([source], painting("0", "2"), str, seconds=0.25), scans(4)) as stages:
+    ended = {each.scan.name: each for each in stages}
+  assert time.monotonic() - begun < 10
+  assert [ended[name].result for name in "0123"] == [None, "1", None, "3"]
+  assert all(isinstance(ended[name].error, TimeLimitError) for name in "02")
+  # the first one's programs may have to be compiled
+  assert "longer than 0.75 s (--scan-seconds)" in str(ended["0"].error) and ended["0"].seconds["device"] > 0.75
+  assert "longer than 0.25 s" in str(ended["2"].error) and 0.25 < ended["2"].seconds["device"] < 0.75
+
+
+def test_without_a_limit_nothing_is_ended(source, monkeypatch):
+  monkeypatch.setattr(module, "PATIENCE_S", 0.0)
+
+  def make(scan, volume):
+    time.sleep(0.5)
+    assert within_limit(None) is None
+    return scan.name
+
+  with Stages(Work([source], make, str), scans(2)) as stages:
+    assert [each.result for each in stages] == ["0", "1"]
+
+
+@pytest.mark.parametrize("where", ["device", "write"])
+def test_what_hangs_is_told_and_the_end_does_not_wait_for_it(source, monkeypatch, where):
+  monkeypatch.setattr(module, "PATIENCE_S", 0.2)
+  monkeypatch.setattr(module, "_LEAVE_S", 1.0)
+  let_go, begun = threading.Event(), time.monotonic()
+
+  def at(stage, name):
+    if stage == where and name == "1":
+      let_go.wait(60)
+    return name
+
+  with Stages(
+    Work([source], lambda scan, _: at("device", scan.name), lambda name: at("write", name), seconds=0.3), scans(9)
+  ) as stages:
+    ended = [(each.scan.name, each.result, each.error) for each in stages]
+  assert time.monotonic() - begun < 20
+  *before, (name, result, error) = ended
+  assert (name, result) == ("1", None) and isinstance(error, HungError) and "does not end" in str(error)
+  assert ("0", "0", None) in before
+  let_go.set()
