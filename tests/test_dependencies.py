@@ -31,6 +31,7 @@ RUN_NOT_IMPORTED = {
 }
 MAY_USE = {
   "medlsam_jax/cli/startup.py": {"train"},
+  "medlsam_jax/cohort/board.py": {"train"},
   "medlsam_jax/io/dicom": {"dicom"},
   "medlsam_jax/train/": {"train"},
   "medlsam_jax/medlam/pretraining/": {"train"},

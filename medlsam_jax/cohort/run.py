@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 from medlsam_jax import platform
 from medlsam_jax.cohort import manifest, throughput
+from medlsam_jax.cohort.board import Board
 from medlsam_jax.cohort.identity import Identity, glance_at
 from medlsam_jax.cohort.lock import Shard, locked
 from medlsam_jax.cohort.manifest import Manifest, ManifestWriter, Record
@@ -126,9 +127,9 @@ class Cohort:
     if name not in self.known.made_by:
       self._book.says(made_by)
     work = self._work(planned.todo, make, reading or ReadingOptions())
-    with Stages(work, planned.todo) as stages:
+    with Stages(work, planned.todo) as stages, contextlib.closing(Board(self.folder)) as board:
       report.throughput = Throughput(max(len(work.devices), 1))
-      self._collect(stages, name, len(planned.todo), report, tell)
+      self._collect(stages, board, name, len(planned.todo), report, tell)
     return report
 
   def _work(self, todo: Sequence[ListedScan], make: Make, reading: ReadingOptions) -> Work[_Made, _Written]:
@@ -146,6 +147,7 @@ class Cohort:
   def _collect(
     self,
     stages: Stages[_Made, _Written],
+    board: Board,
     name: str,
     total: int,
     report: CohortReport,
@@ -173,7 +175,9 @@ class Cohort:
           "scan is recorded as failed: the same command goes on with the others"
         ) from outcome.error
       if number == total or time.monotonic() - said > throughput.WRITE_EVERY_S:
-        throughput.append(self.folder, report.throughput.numbers())
+        numbers = report.throughput.numbers()
+        throughput.append(self.folder, numbers)
+        board.add(numbers, len(self.known.records))
         said = time.monotonic()
 
 

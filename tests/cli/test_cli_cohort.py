@@ -17,7 +17,7 @@ from medlsam_jax.cohort.lock import locked
 from medlsam_jax.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
-OWN = {"manifest.jsonl", "throughput.jsonl"}
+OWN = {"manifest.jsonl", "throughput.jsonl", "tensorboard"}
 """Files of a cohort beside the scans' results."""
 
 
