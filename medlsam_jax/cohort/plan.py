@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,21 @@ class Plan:
   """Scans that failed before and are left alone, and why they did."""
   again: dict[str, list[str]] = dataclasses.field(default_factory=dict)
   """Scans by the reason for which they are done again."""
+  last: list[str] = dataclasses.field(default_factory=list)
+  """Those to do that were at work when an earlier run died."""
+
+  def put_last(self, names: Collection[str]) -> None:
+    """Does these after the others."""
+    self.last = [scan.name for scan in self.todo if scan.name in names]
+    self.todo.sort(key=lambda scan: scan.name in names)
 
   def sentences(self) -> list[str]:
     """What a user should know of it."""
     said = [f"{display.count(len(names), 'scan')} done again ({display.some(names, 3)}): {why}"
             for why, names in self.again.items()]  # fmt: skip
+    if self.last:
+      text = f"{display.count(len(self.last), 'scan')} at work when an earlier run died, now done last"
+      said.append(f"{text} ({display.some(self.last, 3)})")
     if self.failed:
       said.append(f"{display.count(len(self.failed), 'scan')} failed before, left alone (--retry-failed tries again)")
     return said

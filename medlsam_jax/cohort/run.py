@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 from medlsam_jax import platform
 from medlsam_jax.cohort import manifest, throughput
+from medlsam_jax.cohort.at_work import AtWork
 from medlsam_jax.cohort.board import Board
 from medlsam_jax.cohort.identity import Identity, glance_at
 from medlsam_jax.cohort.lock import Shard, locked
@@ -87,6 +88,7 @@ class Cohort:
 
   def __init__(self, folder: Path, options: CohortOptions, known: Manifest, book: ManifestWriter) -> None:
     self.folder, self.options, self.known, self._book = folder, options, known, book
+    self._at_work = AtWork(folder)
 
   def plan(self, scans: Sequence[ListedScan], made_by: Mapping[str, Any], segmented: bool) -> Plan:
     """What there is to do of a list, or of this shard of it.
@@ -96,7 +98,9 @@ class Cohort:
     """
     shard = self.options.shard
     mine = scans if shard is None else scans[shard.number - 1 :: shard.count]
-    return plan(mine, self.folder, self.known, _plain(made_by), segmented, self.options.retry_failed)
+    result = plan(mine, self.folder, self.known, _plain(made_by), segmented, self.options.retry_failed)
+    result.put_last(self._at_work.marked())
+    return result
 
   def run(
     self,
@@ -130,13 +134,19 @@ class Cohort:
     with Stages(work, planned.todo) as stages, contextlib.closing(Board(self.folder)) as board:
       report.throughput = Throughput(max(len(work.devices), 1))
       self._collect(stages, board, name, len(planned.todo), report, tell)
+    self._at_work.close()
     return report
 
   def _work(self, todo: Sequence[ListedScan], make: Make, reading: ReadingOptions) -> Work[_Made, _Written]:
     devices = platform.devices_for(len(todo))
     count = self.options.readers or max(len(devices), 1) * (1 if platform.backend() == "cpu" else 2)
     readers = [Reader(reading, self.options.limits) for _ in range(min(count, len(todo)))]
-    return Work(readers, make, self._write, devices, self.options.limits.seconds)
+
+    def marked(scan: ListedScan, volume: Volume) -> _Made:
+      self._at_work.begin(scan.name)
+      return make(scan, volume)
+
+    return Work(readers, marked, self._write, devices, self.options.limits.seconds)
 
   def _write(self, made: _Made) -> _Written:
     result, provenance = made
@@ -159,6 +169,7 @@ class Cohort:
       _raise_what_ends_all(outcome)
       record = _record(outcome, name, self.known.records.get(outcome.scan.name))
       self._book.add(record)
+      self._at_work.end(record.scan)
       self.known.records[record.scan] = record
       report.throughput.add(outcome)
       if record.state == "failed":

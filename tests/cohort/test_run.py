@@ -46,3 +46,29 @@ def test_what_fails_in_make_is_that_scans_alone(tmp_path, mini_queries):
     report = cohort.run(cohort.plan(list_scans(mini_queries / "q0_ct.nii.gz"), {}, False), {}, make, tell=told.append)
   assert report.failed == {"q0": "a defect of medlsam: RuntimeError: boom"} and report.exit_code == 1
   assert "in make" in told[0].defect and (told[0].number, told[0].total) == (1, 1)
+
+
+def test_a_scan_that_took_its_process_with_it_is_done_after_the_others(tmp_path, mini_queries):
+  """Not given up: it may have been another one's fault."""
+  from medlsam_jax.cohort.at_work import AtWork
+  from medlsam_jax.cohort.run import CohortOptions, opened
+  from medlsam_jax.io.scans import list_scans
+
+  for name in "abc":
+    (tmp_path / "scans" / name).mkdir(parents=True)
+    shutil.copy(mini_queries / "q0_ct.nii.gz", tmp_path / "scans" / name / f"{name}_ct.nii.gz")
+  scans, out, seen = list_scans(tmp_path / "scans"), tmp_path / "out", []
+  assert [each.name for each in scans] == ["a", "b", "c"]
+
+  def make(listed, scan):
+    seen.append((listed.name, AtWork(out).marked()))
+    raise ml.errors.InputError("enough")
+
+  out.mkdir()
+  AtWork(out).begin("a")  # and a kill
+  with opened(out, CohortOptions()) as cohort:
+    planned = cohort.plan(scans, {}, False)
+    assert "1 scan at work when an earlier run died, now done last (a)" in planned.sentences()
+    cohort.run(planned, {}, make)
+  assert [name for name, _ in seen] == ["b", "c", "a"] and all(name in marked for name, marked in seen)
+  assert not AtWork(out).marked() and not (out / ".at-work").exists()
