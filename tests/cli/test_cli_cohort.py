@@ -109,13 +109,16 @@ def test_a_scan_listed_twice_or_not_there_and_one_that_hangs(medlsam, search, sc
 
 
 def test_two_scans_of_one_name_are_refused(medlsam, search, scans, tmp_path):
-  shutil.copy(scans / "a_ct.nii.gz", scans / "a.nii.gz")
-  lines = [scans / "a_ct.nii.gz", scans / "a.nii.gz", tmp_path / "x" / "a_ct.nii.gz"]
   (tmp_path / "x").mkdir()
   shutil.copy(scans / "b_ct.nii.gz", tmp_path / "x" / "a_ct.nii.gz")
-  (tmp_path / "list.txt").write_text("\n".join(map(str, lines[:1])))
+  (tmp_path / "list.txt").write_text(f"{scans / 'a.nii.gz'}\n{scans / 'a.nii'}")
+  for name in ("a.nii", "a.nii.gz"):
+    shutil.copy(scans / "a_ct.nii.gz", scans / name)
+  alike = medlsam("localize", tmp_path / "list.txt", *search, "--out", tmp_path / "out")
+  assert alike.code == 2 and "would both be called a; rename one" in alike.err and not (tmp_path / "out").exists()
+  (tmp_path / "list.txt").write_text(str(scans / "a_ct.nii.gz"))
   assert medlsam("localize", tmp_path / "list.txt", *search, "--out", tmp_path / "out").code == 0
-  (tmp_path / "list.txt").write_text(str(lines[2]))
+  (tmp_path / "list.txt").write_text(str(tmp_path / "x" / "a_ct.nii.gz"))
   other = medlsam("localize", tmp_path / "list.txt", *search, "--out", tmp_path / "out")
   assert other.code == 2 and "results of another scan of that name, a (" in other.err
 

@@ -98,6 +98,33 @@ def test_what_takes_too_much_memory_is_given_up_and_the_next_scan_is_read(make, 
   assert reader(listed(mini_queries / "q0_ct.nii.gz"))[0].array.any()
 
 
+@pytest.fixture
+def three_gigabytes(tmp_path):
+  """Writes the header of a scan of 3 GB; the rest is a hole in the file, which takes no disk."""
+
+  def write(shape, dtype):
+    image = nibabel.Nifti1Image(np.zeros((2, 2, 2), dtype), np.diag([1.0, 1, 1, 1]))
+    header = bytearray(image.header.binaryblock)
+    header[40:48] = np.array([3, *shape], "<i2").tobytes()
+    path = tmp_path / "big_ct.nii"
+    path.write_bytes(header)
+    os.truncate(path, 352 + np.prod(shape, dtype=int) * np.dtype(dtype).itemsize)
+    assert path.stat().st_size > 3e9
+    return listed(path)
+
+  return write
+
+
+@pytest.mark.slow
+def test_a_scan_of_three_gigabytes_fails_by_its_voxels_or_its_memory(make, three_gigabytes, mini_queries):
+  reader = make(memory_bytes=1 << 30)
+  with pytest.raises(UnreadableError, match="1,500,000,000 voxels"):
+    reader(three_gigabytes((1000, 1000, 1500), np.int16))
+  with pytest.raises(UnreadableError, match=r"more than 1 GiB of memory \(--scan-memory\)"):
+    reader(three_gigabytes((800, 800, 600), np.float64))
+  assert reader(listed(mini_queries / "q0_ct.nii.gz"))[0].array.any()
+
+
 def test_a_child_that_is_killed_once_is_forgiven_and_twice_is_not(make, mini_queries, monkeypatch):
   reader, scan = make(), listed(mini_queries / "q0_ct.nii.gz")
   begun = reader._begun
