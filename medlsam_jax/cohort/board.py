@@ -6,9 +6,12 @@ import importlib.util
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medlsam_jax.errors import OutputError
+
+if TYPE_CHECKING:
+  from tensorboardX.event_file_writer import EventsWriter
 
 FOLDER = "tensorboard"
 
@@ -17,7 +20,8 @@ class Board:
   """Draws the numbers of a run; a later one on the same folder goes on. To be closed."""
 
   def __init__(self, folder: Path) -> None:
-    self._folder, self._file = folder / FOLDER, None
+    self._folder = folder / FOLDER
+    self._file: EventsWriter | None = None
 
   def add(self, numbers: Mapping[str, Any], step: int) -> None:
     """Draws `numbers`, those of a group under its name, without what is None; written when this returns.
