@@ -19,6 +19,8 @@ if TYPE_CHECKING:
   from medlsam_jax.geometry import Volume as Volume
   from medlsam_jax.io.box_input import read_boxes as read_boxes
   from medlsam_jax.io.packaged_banks import packaged_templates as packaged_templates
+  from medlsam_jax.io.refining_points import Point as Point
+  from medlsam_jax.io.refining_points import read_refining_points as read_refining_points
   from medlsam_jax.io.scans import read_volume as read_volume
   from medlsam_jax.io.templates import read_templates as read_templates
   from medlsam_jax.loading import load as load
@@ -45,6 +47,8 @@ _HOMES = {
   "read_templates": "medlsam_jax.io.templates",
   "packaged_templates": "medlsam_jax.io.packaged_banks",
   "read_boxes": "medlsam_jax.io.box_input",
+  "Point": "medlsam_jax.io.refining_points",
+  "read_refining_points": "medlsam_jax.io.refining_points",
   "load": "medlsam_jax.loading",
   "load_adapters": "medlsam_jax.loading",
   "Bank": "medlsam_jax.medlam.bank.bank",

@@ -12,11 +12,12 @@ from typing import Literal, TypeVar, get_args
 import numpy as np
 from jaxtyping import Integer, Num
 
-from medlsam_jax.errors import ConfigError, TemplateError, WeightsError
+from medlsam_jax.errors import ConfigError, InputError, TemplateError, WeightsError
 from medlsam_jax.finding import GIVEN, OUTSIDE, Finding
 from medlsam_jax.geometry import Box, Volume
 from medlsam_jax.io import scan_checks
 from medlsam_jax.io.labels import LabelMap, check_values, warn_of_swapped
+from medlsam_jax.io.refining_points import Point
 from medlsam_jax.loading import holds_adapters, load, load_adapters
 from medlsam_jax.medlam.bank.bank import Bank
 from medlsam_jax.medlam.search import search
@@ -126,6 +127,7 @@ def segment(
   settings: str | SegmentationSettings = "litemedsam",
   propagation: PropagationSettings | None = None,
   vote: VoteSettings | None = None,
+  points: Mapping[str, Sequence[Point]] | None = None,
   clean_up: bool = False,
   progress: Progress | None = None,
 ) -> LabelMap:
@@ -147,6 +149,8 @@ def segment(
       slices.
     vote: how templates' masks become one, and what they count beside a network that they prompt; None takes what was
       measured best.
+    points: of `read_refining_points`: places in organs of `found`, and places that are not, by which a network for
+      volumes mends its masks; no other painter takes any.
     clean_up: besides, keep each organ's largest piece only and fill its holes.
     progress: called with what is done and in all: templates laid over organs, then slices (prompted, then boxed).
 
@@ -154,10 +158,11 @@ def segment(
     Label map on the scan's grid, `labels["liver"]` being a mask; every organ of `found` is among its names.
 
   Raises:
-    InputError: NaN voxels inside the scan, a scan over the size limit, or two organs with one label value.
+    InputError: NaN voxels inside the scan, a scan over the size limit, two organs with one label value, or points in an
+      organ that is not in `found`, or more of them in one cube than it takes.
     TemplateError: `masks="templates"` for an organ of which no template has a mask.
     WeightsError: the model's weights are missing or of another kind.
-    ConfigError: an unknown preset or value of `masks`.
+    ConfigError: an unknown preset or value of `masks`; or points, where slices or templates paint.
   """
   scan, progress = scan_checks.check_scan(scan), within_limit(progress)
   settings = _preset(PRESETS, settings) if isinstance(settings, str) else settings
@@ -168,6 +173,8 @@ def segment(
   crops = crops_of(found, model is None, masks, bank)
   by_vote = {organ: parts for organ, parts in inside.items() if organ in crops}
   by_network = {organ: parts for organ, parts in inside.items() if organ not in crops}
+  if points:
+    _check_points(points, found, crops, model)
   painted, by_hand = [], [organ for organ, each in found.items() if each.verdict == GIVEN]
   if by_vote and masks == "prompted":
     vote, predictor = vote or VoteSettings(), predictor_of(model or PROMPTED)
@@ -178,7 +185,8 @@ def segment(
   if by_vote and clean_up:
     clean_labels(painted[0], True, True)
   if by_network or not by_vote:
-    painted.append(_paint(scan, by_network, values, painter_of(model or PAINTER), settings, propagation, progress))
+    painter = painter_of(model or PAINTER)
+    painted.append(_paint(scan, by_network, values, painter, settings, propagation, points, progress))
   # the network fills what the templates left
   array = painted[0] if len(painted) == 1 else np.where(painted[0] > 0, *painted)
   return LabelMap(array, scan.grid, values, scan.file_grid)
@@ -191,15 +199,28 @@ def _paint(
   painter: Predictor | CubePredictor,
   settings: SegmentationSettings,
   propagation: PropagationSettings | None,
+  points: Mapping[str, Sequence[Point]] | None,
   progress: Progress | None,
 ) -> Integer[np.ndarray, "z y x"]:
   """By slices or by cubes."""
   if isinstance(painter, Predictor):
     return paint_volume(scan, boxes, values, painter, settings, propagation, progress)
-  array = paint_cubes(scan, boxes, values, painter, progress=progress)
+  array = paint_cubes(scan, boxes, values, painter, points, progress)
   if settings.largest_component or settings.fill_holes:
     clean_labels(array, settings.largest_component, settings.fill_holes)
   return array
+
+
+def _check_points(
+  points: Mapping[str, Sequence[Point]],
+  found: Mapping[str, Finding],
+  crops: Mapping[str, object],
+  model: str | os.PathLike[str] | Network | Predictor | CubePredictor | None,
+) -> None:
+  if strange := [organ for organ in points if organ not in found]:
+    raise InputError(f"points in {', '.join(strange)}, but no box; there is: {', '.join(found)}")
+  if model is None or any(organ in crops for organ in points) or not isinstance(painter_of(model), CubePredictor):
+    raise ConfigError("points mend masks of a network for volumes; give its adapter file as the model")
 
 
 def crops_of(

@@ -50,7 +50,7 @@ def add_to(commands: options.Commands) -> None:
   segment.add_painting(parser.add_argument_group("how they are painted"))
   options.add_settings(parser, "search, confidence, segmentation, propagation, masks")
   options.add_quiet(parser)
-  parser.set_defaults(run=run, boxes=None, made_up=False)
+  parser.set_defaults(run=run, boxes=None, points=None, made_up=False)
 
 
 def run(arguments: argparse.Namespace, terminal: Terminal) -> int:

@@ -27,13 +27,14 @@ def check_boxes(arguments: argparse.Namespace) -> None:
 
 
 def check_boxes_queries(arguments: argparse.Namespace, queries: Sequence[ListedScan]) -> None:
-  """Boxes belong to one scan.
+  """Boxes and points belong to one scan.
 
   Raises:
-    ConfigError: `--boxes` with several.
+    ConfigError: `--boxes` or `--points` with several.
   """
-  if arguments.boxes is not None and len(queries) != 1:
-    raise ConfigError(f"--boxes is for one scan; {arguments.query} names {len(queries)}")
+  for option in ("boxes", "points"):
+    if getattr(arguments, option) is not None and len(queries) != 1:
+      raise ConfigError(f"--{option} is for one scan; {arguments.query} names {len(queries)}")
 
 
 def given_boxes(

@@ -15,6 +15,7 @@ from medlsam_jax.finding import Finding
 from medlsam_jax.geometry import Volume
 from medlsam_jax.io.labels import LabelMap
 from medlsam_jax.io.packaged_banks import NAMES
+from medlsam_jax.io.refining_points import Point, read_refining_points
 from medlsam_jax.loading import load
 from medlsam_jax.medlam.bank.bank import Bank
 from medlsam_jax.pipeline import PAINTER, PROMPTED, PipelineSettings
@@ -64,6 +65,8 @@ class Painter:
     if masks in ("network", "prompted"):
       painter.network = painter._predictor()
       check_cubes(painter.network, arguments, settings)
+    if arguments.points is not None and not isinstance(painter.network, CubePredictor):
+      raise ConfigError("--points mends masks of a network for volumes: give its adapter file by --model")
     if isinstance(painter.network, Predictor) and masks == "network" and settings.propagation.mode == "boxes":
       painter.begun = device_painting.rehearse(painter.network)
     if arguments.boxes is not None and arguments.bank is not None:
@@ -90,9 +93,13 @@ class Painter:
         settings=self.settings.segmentation,
         propagation=self.settings.propagation,
         vote=self.settings.masks,
+        points=self._points(scan),
         progress=report,
       )
     return labels, self._provenance(list(crops), rest)
+
+  def _points(self, scan: Volume) -> dict[str, list[Point]]:
+    return {} if self.arguments.points is None else read_refining_points(self.arguments.points, scan)
 
   def _predictor(self) -> Predictor | CubePredictor:
     arguments = self.arguments
@@ -111,6 +118,8 @@ class Painter:
       how["painted"]["cubes"] = by_network
       how["networks"]["segmentation"] = provenance.of_painter(self.network)
       how["settings"]["cubes"] = provenance.of_settings(self.network.settings)
+      if self.arguments.points is not None:
+        how["points"] = provenance.of_file(self.arguments.points)
       return how
     if by_network:
       how["painted"]["network"] = by_network

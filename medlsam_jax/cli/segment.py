@@ -44,6 +44,12 @@ def add_to(commands: options.Commands) -> None:
     help="boxes for the one scan instead of a search: a NAME_boxes.json, 3D Slicer ROIs or points (.mrk.json, .fcsv), "
     "or a JSON of six points per organ",
   )
+  group.add_argument(
+    "--points",
+    metavar="FILE",
+    help="places by which a network for volumes mends its masks in the one scan, as point lists of 3D Slicer "
+    "(.mrk.json, .fcsv) or JSON: those called ORGAN are in it, those called 'not ORGAN' are not",
+  )
   add_painting(group)
   options.add_settings(parser, "search, confidence, segmentation, propagation, masks")
   options.add_quiet(parser)
@@ -122,8 +128,9 @@ def _run_list(arguments: argparse.Namespace, settings: PipelineSettings, termina
   from medlsam_jax.errors import ConfigError
   from medlsam_jax.io.scans import list_scans
 
-  if arguments.boxes is not None:
-    raise ConfigError("--boxes is for one scan: give it by --query")
+  for option in ("boxes", "points"):
+    if getattr(arguments, option) is not None:
+      raise ConfigError(f"--{option} is for one scan: give it by --query")
   networks_and_banks.check_search(arguments)
   scans = list_scans(arguments.list)
   with opened(arguments.out, cohort.options_of(arguments)) as folder:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -42,20 +43,34 @@ def read_points(path: str | os.PathLike[str], scan: str = "") -> dict[str, Float
       organ, or six times the same; the organ is named.
   """
   path = Path(path)
+  return _of_lists(_lists_of(path, scan, "a template's organs need six points each"), path)
+
+
+def read_places(path: str | os.PathLike[str], scan: str = "") -> dict[str, Float[np.ndarray, "_n 3"]]:
+  """Any number of points (x, y, z) in RAS mm by name, in the file's order; files as of `read_points`.
+
+  Raises:
+    InputError: as `read_points`, but for the number of points.
+  """
+  path = Path(path)
+  return {
+    name: np.array(places) for name, places in _gathered(_lists_of(path, scan, "points are wanted"), path).items()
+  }
+
+
+def _lists_of(path: Path, scan: str, wanted: str) -> list[PointList]:
   slicer_files.refuse_annotation(path)
   if path.suffix.lower() in slicer_files.TABLE_ENDINGS:
-    return _of_lists(slicer_files.read_table(path, scan), path)
+    return slicer_files.read_table(path, scan)
   content = read_json(path)
-  if "markups" in content:
-    if not isinstance(content["markups"], list):
-      raise InputError(f"{path}: 'markups' is not a list of markups; save it again from 3D Slicer")
-    boxes = [item for item in content["markups"] if isinstance(item, dict) and item.get("type") == "ROI"]
-    if boxes:
-      notices.warn(
-        f"{path}: {len(boxes)} ROI{'s' * (len(boxes) > 1)} left out; a template's organs need six points each"
-      )
-    return _of_lists(slicer_files.read_lists(content, path, scan), path)
-  return _of_lists(_table(content, path), path)
+  if "markups" not in content:
+    return _table(content, path)
+  if not isinstance(content["markups"], list):
+    raise InputError(f"{path}: 'markups' is not a list of markups; save it again from 3D Slicer")
+  boxes = [item for item in content["markups"] if isinstance(item, dict) and item.get("type") == "ROI"]
+  if boxes:
+    notices.warn(f"{path}: {len(boxes)} ROI{'s' * (len(boxes) > 1)} left out; {wanted}")
+  return slicer_files.read_lists(content, path, scan)
 
 
 def points_of_markups(content: dict[str, object], path: Path, scan: str = "") -> dict[str, Float[np.ndarray, "6 3"]]:
@@ -73,6 +88,16 @@ def points_in_scan(world: Float[np.ndarray, "6 3"], grid: Grid, organ: str, sour
   Raises:
     InputError: a point lies outside the scan; organ and point are named.
   """
+  working = working_grid.working_grid(grid)
+  return working.to_scan(faces_from_points(working.from_scan(voxels_in_scan(world, grid, organ, source))))
+
+
+def voxels_in_scan(world: Float[np.ndarray, "n 3"], grid: Grid, organ: str, source: str) -> Float[np.ndarray, "n 3"]:
+  """Points (x, y, z) in RAS mm to scan voxels (z, y, x), fractional; clicks on the scan's edge are moved there.
+
+  Raises:
+    InputError: as `points_in_scan`.
+  """
   voxels = grid.voxel_from_world(world)
   last = np.array(grid.shape) - 1
   outside = ((voxels < -OUTSIDE_VOXELS) | (voxels > last + OUTSIDE_VOXELS)).any(axis=1)
@@ -82,8 +107,8 @@ def points_in_scan(world: Float[np.ndarray, "6 3"], grid: Grid, organ: str, sour
       f"{source}: {organ}: point {index + 1} at {_millimetres(world[index])} lies outside the scan, at voxel "
       f"{voxels[index].round(1).tolist()} of {list(grid.shape)} (z y x); is it another scan's, or LPS written as RAS?"
     )
-  working = working_grid.working_grid(grid)
-  return working.to_scan(faces_from_points(working.from_scan(np.clip(voxels, 0, last))))
+  clipped: np.ndarray = np.clip(voxels, 0, last)
+  return clipped
 
 
 def read_json(path: Path) -> dict[str, object]:
@@ -131,16 +156,19 @@ def _table(content: dict[str, object], path: Path) -> list[PointList]:
 
 def _of_lists(lists: list[PointList], path: Path) -> dict[str, Float[np.ndarray, "6 3"]]:
   """Checked points by organ."""
+  shared = Counter(organ for each in lists for organ in set(each.organs))
+  return {organ: _checked(points, shared[organ], organ, path) for organ, points in _gathered(lists, path).items()}
+
+
+def _gathered(lists: list[PointList], path: Path) -> dict[str, list[Float[np.ndarray, "3"]]]:
+  """Points in RAS mm by organ."""
   result: dict[str, list[np.ndarray]] = {}
-  shared: dict[str, int] = {}
   for each in lists:
     for organ, position in zip(each.organs, each.positions, strict=True):
       result.setdefault(organ, []).append(_position(position, each.to_ras_mm, organ, path))
-    for organ in set(each.organs):
-      shared[organ] = shared.get(organ, 0) + 1
   if not result:
     raise InputError(f"{path}: no points in it; mark six points per organ")
-  return {organ: _checked(points, shared[organ], organ, path) for organ, points in result.items()}
+  return result
 
 
 def _position(point: object, to_ras_mm: np.ndarray, organ: str, path: Path) -> Float[np.ndarray, "3"]:

@@ -16,9 +16,11 @@ import numpy as np
 from jaxtyping import Float, Float32, Int32, Integer, Num
 
 from medlsam_jax import notices
+from medlsam_jax.errors import InputError
 from medlsam_jax.geometry import DISPLAY_AXIS_CODES, Box, Volume, display_view, reorient_corners
+from medlsam_jax.io.refining_points import Point
 from medlsam_jax.progress import Progress
-from medlsam_jax.sam3d.cube_predictor import CubePredictor
+from medlsam_jax.sam3d.cube_predictor import POINTS, CubePredictor
 from medlsam_jax.sam3d.lattice import Lattice, Slices
 from medlsam_jax.sam3d.network.prompts import points_of_box
 
@@ -29,13 +31,6 @@ GAUSSIAN_SHARE = 0.125
 """Standard deviation of a window's weight, of its edge."""
 LEAST_WEIGHT = 1e-3
 """Of the largest, so that the corners of windows count where nothing else does."""
-
-
-class Point(NamedTuple):
-  """A place that is in an organ, or is not: scan voxels (z, y, x)."""
-
-  place: tuple[float, float, float]
-  is_inside: bool
 
 
 class _Ask(NamedTuple):
@@ -66,15 +61,14 @@ def paint_cubes(
       nothing inside stays empty, with a warning.
     values: organ -> label value, of these organs at least.
     predictor: of adapters.
-    points: organ -> places that are in it or not, at most `cube_predictor.POINTS` each, to mend a mask by.
+    points: organ -> places that are in it or not, to mend a mask by; at most `cube_predictor.POINTS` in a cube.
     progress: called with cubes done and in all.
 
   Returns:
     Label values in the order of the scan's voxels, in the smallest unsigned integer type.
 
   Raises:
-    InputError: a box or a point with NaN.
-    ValueError: more points in a cube than it takes.
+    InputError: a box or a point with NaN, or more points in a cube than it takes.
   """
   largest = max((values[organ] for organ in boxes), default=0)
   array = np.zeros(volume.array.shape, np.min_scalar_type(largest))
@@ -160,6 +154,8 @@ def _asks(
     lattices = list(cubes_over(box, spacing, predictor.edge, predictor.settings.spacing_mm, predictor.settings.margin))
     for lattice in lattices:
       inside = [k for k, place in enumerate(placed) if _holds(lattice, place)]
+      if len(inside) > POINTS:
+        raise InputError(f"{volume.source}: {organ}: {len(inside)} points within one cube; it takes {POINTS} at most")
       yield _Ask(
         organ,
         lattice,

@@ -125,6 +125,49 @@ def test_a_file_of_adapters_paints_volumes_and_says_so(paint, folder, mini_queri
   assert origin["settings"]["cubes"]["spacing_mm"] == 8.0 and "segmentation" not in origin["settings"]
 
 
+def test_points_mend_a_mask_and_are_recorded(paint, folder, mini_queries, tmp_path):
+  scan = ml.read_volume(mini_queries / "q0_ct.nii.gz")
+  middle = np.array([each["box_vox"] for each in boxes(mini_queries).values()], float).mean(1)
+  inside, outside = scan.grid.world_from_voxel(middle).tolist()
+  file = tmp_path / "points.json"
+  file.write_text(json.dumps({"beta": [inside], "not beta": [outside]}))
+  assert paint(folder / "adapters.safetensors").code == 0
+  before = nifti.read_label_nifti(tmp_path / "out" / "q0_seg.nii.gz").array
+  result = paint(folder / "adapters.safetensors", "--points", file)
+  assert result.code == 0, result.err
+  labels = nifti.read_label_nifti(tmp_path / "out" / "q0_seg.nii.gz").array
+  assert (labels != before).any()
+  points = ml.read_refining_points(file, scan)
+  assert [each.is_inside for each in points["beta"]] == [True, False]
+  found = ml.read_boxes(folder / "boxes.json", scan)
+  painted = ml.segment(scan, found, folder / "adapters.safetensors", points=points)
+  np.testing.assert_array_equal(labels, painted.array)
+  origin = json.loads((tmp_path / "out" / "q0_boxes.json").read_text())["provenance"]
+  assert origin["points"]["source"] == str(file)
+
+
+@pytest.mark.parametrize(
+  ("name", "place", "said"),
+  [
+    ("delta", [4, 4, 4], "points in delta, but no box; there is: beta, alpha"),
+    ("beta", [99, 4, 4], "outside the scan"),
+  ],
+)
+def test_points_that_mean_nothing_end_in_a_line(paint, folder, mini_queries, tmp_path, name, place, said):
+  scan = ml.read_volume(mini_queries / "q0_ct.nii.gz")
+  (tmp_path / "points.json").write_text(json.dumps({name: scan.grid.world_from_voxel(np.array([place])).tolist()}))
+  result = paint(folder / "adapters.safetensors", "--points", tmp_path / "points.json")
+  assert result.code == 1 and said in result.err and "Traceback" not in result.err
+
+
+def test_points_are_refused_where_slices_or_templates_paint(medlsam, folder, mini_queries, search, tmp_path):
+  (tmp_path / "points.json").write_text('{"beta": [[0, 0, 0]]}')
+  query = ["--query", mini_queries / "q0_ct.nii.gz", "--out", tmp_path / "out", "--points", tmp_path / "points.json"]
+  for given in (["--boxes", folder / "boxes.json"], search):
+    result = medlsam("segment", *query, *given)
+    assert result.code == 2 and "--points mends masks of a network for volumes" in result.err
+
+
 def test_cleaning_up_is_for_volumes_too(paint, folder, tmp_path):
   from scipy import ndimage
 

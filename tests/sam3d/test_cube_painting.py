@@ -8,12 +8,13 @@ from rearranging import rearranged
 
 from medlsam_jax.errors import InputError
 from medlsam_jax.geometry import Box, Grid, Volume
+from medlsam_jax.io.refining_points import Point
 from medlsam_jax.metrics import dice
 from medlsam_jax.notices import MedlsamWarning
 from medlsam_jax.sam3d.cube_predictor import CubePredictor
 from medlsam_jax.sam3d.cube_settings import CubeSettings
 from medlsam_jax.sam3d.lattice import Lattice
-from medlsam_jax.sam3d.painting import OVERLAP, Point, cubes_over, gaussian, merged_logits, paint_cubes
+from medlsam_jax.sam3d.painting import OVERLAP, cubes_over, gaussian, merged_logits, paint_cubes
 
 GRID = Grid((20, 64, 60), np.diag([-1.0, -0.8, 2.5, 1]))
 SPACING = GRID.spacing_mm
@@ -224,6 +225,8 @@ def test_points_reach_the_cubes_that_hold_them(flip):
         assert (place > -0.5).all() and (place < 31.5).all()
         near_x = [(33 - x) * 1.0 / 1.25 for _, _, x in ((9.5, 31, 33), (2, 32, 31), (18, 33, 30))]
         assert min(abs(faces[window][5, 2] - place[2] - each) for each in near_x) < 1e-6
+  with pytest.raises(InputError, match="a: 5 points within one cube; it takes 4"):
+    paint_cubes(scan_of(mask, grid), {"a": [Box.of_mask(mask)]}, {"a": 1}, predictor, {"a": points[:1] * 5})
   organ_b = Stand()
   paint_cubes(scan_of(mask, grid), {"c": [Box.of_mask(mask)]}, {"c": 1}, organ_b, {"a": points})
   assert all(each[2].shape[1] == 0 for each in organ_b.asked)
