@@ -119,7 +119,7 @@ class Painter:
       how["networks"]["segmentation"] = provenance.of_painter(self.network)
       how["settings"]["cubes"] = provenance.of_settings(self.network.settings)
       if self.arguments.points is not None:
-        how["points"] = provenance.of_file(self.arguments.points)
+        how["points"] = {**provenance.of_file(self.arguments.points)}
       return how
     if by_network:
       how["painted"]["network"] = by_network
