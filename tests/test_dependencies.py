@@ -25,6 +25,7 @@ RUN_NOT_IMPORTED = {
   "ipykernel": "runs the notebooks",
   "mypy": "by make lint",
   "pre-commit": "by whoever commits",
+  "pytest-xdist": "by .ci/run",
   "pylibjpeg": "pydicom finds it among the installed packages",
   "pylibjpeg-openjpeg": "pylibjpeg finds it among the installed packages",
   "ruff": "by make lint",
