@@ -16,7 +16,7 @@ if TYPE_CHECKING:
   from medlsam_jax.cli.results import Make
   from medlsam_jax.cli.search import Search
   from medlsam_jax.cli.terminal import Terminal
-  from medlsam_jax.cohort.quality import Quality
+  from medlsam_jax.cohort.looked import Quality
   from medlsam_jax.cohort.run import Cohort, CohortOptions, CohortReport, Ended
   from medlsam_jax.io.scans import ListedScan
   from medlsam_jax.medlam.bank.bank import Bank
@@ -183,7 +183,7 @@ def tell_quality(terminal: Terminal, quality: Quality, folder: Path) -> None:
   """The scans to look at first, and where the others are named."""
   from medlsam_jax.cohort.page import PAGE, TABLE
 
-  odd = [quality.scans[row] for row in quality.in_order if quality.scans[row].reasons]
+  odd = [quality.scans[row] for row in quality.to_look_at]
   for looked in odd[:_FIRST]:
     terminal.say(f"look at: {looked.record.scan}: {'; '.join(looked.in_words)}")
   terminal.say(f"{len(odd)} of {len(quality.scans)} scans to look at, in order: {folder / PAGE}, {folder / TABLE}")

@@ -16,8 +16,10 @@ from urllib.parse import quote
 import numpy as np
 
 from medlsam_jax import display
+from medlsam_jax.cohort.looked import LOOK_FROM, Looked, Quality
 from medlsam_jax.cohort.manifest import Manifest
-from medlsam_jax.cohort.quality import FAR, Looked, Quality, quality_of
+from medlsam_jax.cohort.oddities import FAR
+from medlsam_jax.cohort.quality import quality_of
 from medlsam_jax.finding import FOUND, OUTSIDE, PARTLY_OUTSIDE, UNCERTAIN
 from medlsam_jax.io.atomic import write_text
 from medlsam_jax.io.scan_result import PREVIEW
@@ -54,25 +56,25 @@ def to_csv(quality: Quality) -> str:
   text = io.StringIO()
   rows = csv.writer(text, lineterminator="\n")
   size = "volume_ml" if quality.is_painted else "box_ml"
-  rows.writerow(
-    ["rank", "scan", "state", "score", "reasons", "organ", "verdict", size, "x_mm", "y_mm", "z_mm", "deviation"]
-  )
+  of_scan, of_organ = ["rank", "scan", "state", "score", "look_at", "reasons"], ["organ", "verdict", size]
+  rows.writerow([*of_scan, *of_organ, "x_mm", "y_mm", "z_mm", "deviation"])
   for rank, row in enumerate(quality.in_order, 1):
     looked = quality.scans[row]
-    start = [rank, _cell(looked.record.scan), "done", f"{looked.score:.1f}", _cell("; ".join(looked.in_words))]
+    look = "yes" if looked.is_to_look_at else "no"
+    start = [rank, _cell(looked.record.scan), "done", f"{looked.score:.1f}", look, _cell("; ".join(looked.in_words))]
     for column, organ in enumerate(quality.organs):
       if quality.verdicts[row][column]:
         size_ml = math.exp(quality.log_ml[row, column])
         numbers = [size_ml, *quality.middles_mm[row, column], quality.deviation[row, column]]
         rows.writerow([*start, _cell(organ), quality.verdicts[row][column], *map(_number, numbers)])
   for record in quality.failed:
-    rows.writerow(["", _cell(record.scan), "failed", "", _cell(record.error)])
+    rows.writerow(["", _cell(record.scan), "failed", "", "", _cell(record.error)])
   return text.getvalue()
 
 
 def to_html(quality: Quality) -> str:
   """The page."""
-  odd = [row for row in quality.in_order if quality.scans[row].reasons]
+  odd, noted = quality.to_look_at, quality.noted
   title = f"{display.count(len(quality.scans), 'scan')}, {len(odd)} to look at, {len(quality.failed)} failed"
   parts = [
     f"<h1>{title}</h1>",
@@ -80,6 +82,7 @@ def to_html(quality: Quality) -> str:
     f"or against the templates where few scans show an organ; named from {FAR:g} standard deviations on.</p>",
     "<h2>Scans to look at, the oddest first</h2>",
     _scans(quality, odd) if odd else "<p>None.</p>",
+    *([f"<h2>Noted of others, with a score below {LOOK_FROM:g}</h2>", _scans(quality, noted)] if noted else []),
     "<h2>Organs</h2>",
     _organs(quality),
   ]

@@ -16,6 +16,7 @@ from medlsam_jax import notices
 from medlsam_jax.cohort import frames
 from medlsam_jax.cohort.identity import Identity
 from medlsam_jax.cohort.reading_process import Answer, Task
+from medlsam_jax.cohort.sketch import Sketch
 from medlsam_jax.errors import ConfigError, InputError, MedlsamError
 from medlsam_jax.geometry import Volume
 from medlsam_jax.io.scans import ListedScan, ReadingOptions
@@ -49,6 +50,8 @@ class About:
   body_mm: tuple[tuple[float, ...], ...] | None
   peak_bytes: int
   """Memory of the process that read it."""
+  sketch: Sketch | None = None
+  """Its picture, beside which others are looked at; None of a scan of nothing but air."""
 
 
 class UnreadableError(InputError):
@@ -93,7 +96,7 @@ class Reader:
       raise UnreadableError(self._too_much(scan), answer.identity)
     if answer.error or answer.volume is None or answer.identity is None:
       raise UnreadableError(answer.error, answer.identity, answer.defect)
-    return answer.volume, About(answer.identity, answer.body_mm, answer.peak_bytes)
+    return answer.volume, About(answer.identity, answer.body_mm, answer.peak_bytes, answer.sketch)
 
   def close(self) -> None:
     """Ends the child."""

@@ -19,6 +19,7 @@ from medlsam_jax.cohort import frames
 from medlsam_jax.cohort.body import body_mm
 from medlsam_jax.cohort.identity import Identity, identity_of
 from medlsam_jax.cohort.memory import peak_bytes
+from medlsam_jax.cohort.sketch import Sketch, sketch_of
 from medlsam_jax.errors import InputError, MedlsamError
 from medlsam_jax.geometry import Volume
 from medlsam_jax.io.scans import ListedScan, ReadingOptions
@@ -45,6 +46,7 @@ class Answer:
   """None where the files could not be read."""
   volume: Volume | None = None
   body_mm: tuple[tuple[float, ...], ...] | None = None
+  sketch: Sketch | None = None
   warned: tuple[str, ...] = ()
   error: str = ""
   """For the user."""
@@ -73,7 +75,7 @@ def main() -> None:
 
 def answer(task: Task) -> Answer:
   """Reads a scan; whatever goes wrong is in the answer."""
-  identity, volume, body = None, None, None
+  identity, volume, body, sketch = None, None, None, None
   error, defect, is_memory = "", "", False
   with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
@@ -84,6 +86,7 @@ def answer(task: Task) -> Answer:
       volume = task.options.read(task.scan, task.alone)
       corners = body_mm(volume)
       body = None if corners is None else tuple(tuple(round(each, 1) for each in row) for row in corners.tolist())
+      sketch = sketch_of(volume)
     except MedlsamError as failed:
       error = str(failed)
     except MemoryError:
@@ -91,7 +94,7 @@ def answer(task: Task) -> Answer:
     except Exception as failed:
       error, defect = f"a defect of medlsam: {type(failed).__name__}: {failed}", traceback.format_exc()
   warned = tuple(str(each.message) for each in caught if issubclass(each.category, MedlsamWarning))
-  return Answer(identity, volume, body, warned, error, defect, is_memory, peak_bytes())
+  return Answer(identity, volume, body, sketch, warned, error, defect, is_memory, peak_bytes())
 
 
 def _limit_memory(limit: int) -> None:

@@ -168,6 +168,8 @@ class Cohort:
     for number, outcome in enumerate(stages, 1):
       _raise_what_ends_all(outcome)
       record = _record(outcome, name, self.known.records.get(outcome.scan.name))
+      if outcome.about is not None and outcome.about.sketch is not None:
+        outcome.about.sketch.save(self.folder, record.scan)
       self._book.add(record)
       self._at_work.end(record.scan)
       self.known.records[record.scan] = record

@@ -6,12 +6,15 @@ import json
 
 import numpy as np
 import pytest
+from pictures import People
+from pictures import mirrored as mirror_image
 
 from medlsam_jax.cohort import page
 from medlsam_jax.cohort.identity import Identity
 from medlsam_jax.cohort.layout import Layout, layout_of_templates
 from medlsam_jax.cohort.manifest import Manifest, Record
 from medlsam_jax.cohort.quality import quality_of
+from medlsam_jax.cohort.sketch import Sketch
 from medlsam_jax.io.templates import read_templates
 from medlsam_jax.loading import load
 from medlsam_jax.medlam.bank.bank import Bank
@@ -43,7 +46,7 @@ def person(rng, verdicts=(), places=None, scale=1.0):
   affine = np.diag([4.0, 4.0, 4.0, 1.0])
   affine[:3, 3] = low
   shape = [int(edge / 4) for edge in FIELD[::-1]]
-  scan = {"source": "x", "shape": shape, "affine": affine.tolist(), "doubts": []}
+  scan = {"source": "x", "shape": shape, "affine": affine.tolist(), "axis_codes": "RAS", "doubts": []}
   body = ((low[0] + 20, *low[1:]), (low[0] + 380, low[1] + 280, low[2] + 600))
   return {"organs": organs, "scan": scan}, tuple(tuple(map(float, row)) for row in body)
 
@@ -99,7 +102,12 @@ def test_one_organ_on_the_wrong_side_is_named_alone(cohort):
 def test_a_missing_kidney_and_one_beyond_the_edge_are_told_apart(cohort):
   folder, known, add = cohort
   add("gone", verdicts={"kidney_left": "outside field of view"})
-  assert "not found, or not for certain, where most scans show it: kidney_left" in reasons(folder, known, "gone")
+  assert "not found where most scans show it: kidney_left" in reasons(folder, known, "gone")
+  add("doubtful", verdicts={"kidney_left": "uncertain"})
+  assert reasons(folder, known, "doubtful") == "not found for certain, as most scans show it: kidney_left"
+  quality = quality_of(folder, known)
+  assert [quality.scans[row].record.scan for row in quality.to_look_at] == ["gone"]
+  assert [quality.scans[row].record.scan for row in quality.noted] == ["doubtful"]
   add("cut", verdicts={"bladder": "outside field of view", "kidney_right": "partly outside"})
   file = folder / "cut_boxes.json"
   said = json.loads(file.read_text())
@@ -118,7 +126,7 @@ def test_another_region_an_odd_size_a_copy_and_a_doubt_are_named(cohort):
     entry["confidence"]["similarity"] = 0.3
     entry["verdict"] = "uncertain"
   file.write_text(json.dumps(said))
-  assert "unlike the cohort all over" in reasons(folder, known, "head")
+  assert "unlike the templates all over" in reasons(folder, known, "head")
   assert "none of its organs is found: another body region" in reasons(folder, known, "head")
   add("large", scale=2.0)
   large = reasons(folder, known, "large")
@@ -127,6 +135,76 @@ def test_another_region_an_odd_size_a_copy_and_a_doubt_are_named(cohort):
   assert "the same files as p03" in reasons(folder, known, "copy")
   add("doubtful", doubts=("x: its values are no HU",))
   assert reasons(folder, known, "doubtful") == "its values are no HU"
+
+
+def with_pictures(folder, known, odd=()):
+  """Pictures of all scans of the cohort, `odd` ones by name."""
+  for seed, name in enumerate(known.records):
+    dict(odd).get(name, People().one(seed)).save(folder, name)
+
+
+def test_planted_scans_are_named_by_their_pictures_and_no_other_is_to_look_at(cohort):
+  folder, known, _ = cohort
+  cropped = Sketch(People().one(50).cells, np.array([0.0, 0.9, 0.0, 0.0]))
+  odd = {"p03": mirror_image(People().one(3)), "p05": People(seed=9).one(5), "p08": cropped}
+  with_pictures(folder, known, odd)
+  assert "mirrored: left and right differ the other way round than in the others" in reasons(folder, known, "p03")
+  assert "its picture is unlike those of the others" in reasons(folder, known, "p05")
+  assert "cropped: its right edge goes through the body (90% of the body's extent there)" in reasons(
+    folder, known, "p08"
+  )
+  quality = quality_of(folder, known)
+  assert {quality.scans[row].record.scan for row in quality.to_look_at} == set(odd)
+  assert quality.noted == []
+  page.write(folder, known)
+  text = (folder / page.PAGE).read_text()
+  assert "20 scans, 3 to look at" in text and "mirrored: left and right" in text
+
+
+def test_of_half_a_body_no_side_is_told(cohort):
+  folder, known, add = cohort
+  add("half", places=mirrored())
+  assert "mirrored" in reasons(folder, known, "half")
+  with_pictures(folder, known, {"half": Sketch(People().one(0).cells, np.array([0.95, 0, 0, 0]))})
+  said = reasons(folder, known, "half")
+  assert "mirrored" not in said and "other side of the body" not in said and "cropped: its left edge" in said
+
+
+def test_axes_that_run_like_a_mirror_image_of_the_others_are_noted(cohort):
+  folder, known, add = cohort
+  for name, codes in (("turned", "LPS"), ("flipped", "LAS")):
+    add(name)
+    file = folder / f"{name}_boxes.json"
+    said = json.loads(file.read_text())
+    said["scan"]["axis_codes"] = codes
+    file.write_text(json.dumps(said))
+  assert reasons(folder, known, "turned") == ""
+  hint = "its axes run LAS, those of most others RAS: mirrored, if its header alone was changed"
+  assert reasons(folder, known, "flipped") == hint
+  assert quality_of(folder, known).to_look_at == []
+  for number in range(3):
+    add(f"more{number}")
+    file = folder / f"more{number}_boxes.json"
+    file.write_text(file.read_text().replace('"RAS"', '"LAS"'))
+  assert reasons(folder, known, "flipped") == "", "both ways are usual here"
+
+
+def test_what_the_search_doubts_of_the_whole_scan_is_named(cohort):
+  folder, known, add = cohort
+  add("turned")
+  file = folder / "turned_boxes.json"
+  said = json.loads(file.read_text())
+  for number, entry in enumerate(said["organs"].values()):
+    entry["doubts"] = ["the scan seems to be upside down: turned, ...", f"own doubt {number}", "all have this"]
+  file.write_text(json.dumps(said))
+  assert reasons(folder, known, "turned") == "the scan seems to be upside down: turned, ..."
+  assert len(quality_of(folder, known).to_look_at) == 1
+
+
+def test_an_uncertain_organ_s_place_counts_for_nothing(cohort):
+  folder, known, add = cohort
+  add("odd", places=PLACES | {"spleen": ((110, -20, 20), (60, 80, 90))}, verdicts={"spleen": "uncertain"})
+  assert reasons(folder, known, "odd") == "not found for certain, as most scans show it: spleen"
 
 
 def test_the_templates_layout_is_that_of_their_labels(mini_templates, small_network_file):

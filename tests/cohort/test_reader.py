@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from medlsam_jax.cohort.reader import Limits, Reader, ReadingStopped, UnreadableError
+from medlsam_jax.cohort.sketch import sketch_of
 from medlsam_jax.io.scans import ListedScan, ReadingOptions, read_volume
 from medlsam_jax.notices import MedlsamWarning
 
@@ -70,6 +71,7 @@ def test_a_scan_comes_as_it_is_read_here(make, mini_queries):
   low, high = np.array(about.body_mm)
   corners = here.grid.world_from_voxel(np.array([[0, 0, 0], np.array(here.grid.shape) - 1]))
   assert (low >= corners.min(0) - 0.1).all() and (high <= corners.max(0) + 0.1).all() and (high - low > 20).all()
+  assert np.array_equal(about.sketch.cells, sketch_of(here).cells) and about.sketch.cells.any()
   assert about.identity.bytes == scan.path.stat().st_size and about.peak_bytes > 1 << 20
 
 

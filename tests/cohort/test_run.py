@@ -15,6 +15,7 @@ from medlsam_jax.cohort import manifest, run
 from medlsam_jax.cohort.at_work import AtWork
 from medlsam_jax.cohort.reader import Reader
 from medlsam_jax.cohort.run import CohortOptions, opened
+from medlsam_jax.cohort.sketch import Sketch
 from medlsam_jax.errors import InputError, OutputError
 from medlsam_jax.io import preview
 from medlsam_jax.io.scan_result import ScanResult
@@ -45,6 +46,7 @@ def test_the_page_s_lines_run_and_a_second_time_keep_what_is_done(
   assert sorted(second["report"].kept) == ["q0", "q1"] and not second["report"].done
   assert second["report"].failed == first["report"].failed and second["report"].throughput is None
   assert manifest.read_folder(tmp_path / "results").records["q0"].verdicts.keys() == {"alpha"}
+  assert Sketch.load(tmp_path / "results", "q0").cells.any() and Sketch.load(tmp_path / "results", "bad") is None
 
 
 def test_what_fails_in_make_is_that_scans_alone(tmp_path, mini_queries):
