@@ -38,15 +38,14 @@ Said = Iterator[tuple[str, float]]
 def judge(quality: Quality) -> None:
   """Fills in the reasons of each scan."""
   often = _found_often(quality)
-  alone = _unlike_in_features(quality), _unlike_in_picture(quality), _sides(quality), _stored_otherwise(quality)
-  copies = _copies(quality)
+  features, picture = _unlike_in_features(quality), _unlike_in_picture(quality)
+  sides, stored, copies = _sides(quality), _stored_otherwise(quality), _copies(quality)
   for row, looked in enumerate(quality.scans):
-    features, picture, sides, stored = (each[row] for each in alone)
     for said in (
-      _mirrored(quality, row, str(stored)),
+      _mirrored(quality, row, stored[row]),
       _cropped(quality, row),
-      _other_region(quality, row, float(features), float(picture)),
-      _wrong_sides(quality, row, sides),
+      _other_region(quality, row, float(features[row]), float(picture[row])),
+      _wrong_sides(quality, row, sides[row]),
       _absences(quality, row, often),
       _places_and_sizes(quality, row),
     ):

@@ -97,7 +97,7 @@ def sketch_of(scan: Volume) -> Sketch | None:
 
 def _plane_of_symmetry(tissue: Float[np.ndarray, "y x"]) -> float:
   """The column, to half a one, about which a picture is most like its mirror image: greatest product of the two."""
-  return float(sum(np.convolve(row, row) for row in tissue).argmax()) / 2
+  return float(np.sum([np.convolve(row, row) for row in tissue], 0).argmax()) / 2
 
 
 def _shares(count: int, spacing_mm: float, start_mm: float, cells: int) -> Float[np.ndarray, "cells count"]:
