@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from medlsam_jax import platform
-from medlsam_jax.cli import options, probe
+from medlsam_jax.cli import options, probe, trained_network
 from medlsam_jax.errors import ConfigError
 from medlsam_jax.installation import install_hint
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
   from medlsam_jax.cli.terminal import Bar, Terminal
   from medlsam_jax.medlam.network.medlam import MedLAM
   from medlsam_jax.medlam.pretraining.settings import PretrainSettings
+  from medlsam_jax.train.settings import OptimizerSettings
 
 PROFILE = "profile"
 Report = Callable[[int, Mapping[str, float]], None]
@@ -88,7 +89,7 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   network = _start(arguments.start_from, settings) if arguments.start_from else None
   measure = probe.callback(settings.probe) if settings.probe_every_steps else None
   with terminal.bar("preparing") as bar, contextlib.ExitStack() as stack:
-    report = _reporter(settings.optimizer.total_steps, bar, terminal)
+    report = _reporter(settings.optimizer, bar, terminal)
     records = stack.enter_context(contextlib.closing(Records(workdir, settings))) if main else None
     if records is not None:
       report = _both(records, report)
@@ -125,17 +126,11 @@ def _both(first: Report, second: Report) -> Report:
   return report
 
 
-def _reporter(total: int, bar: Bar, terminal: Terminal) -> Report:
+def _reporter(optimizer: OptimizerSettings, bar: Bar, terminal: Terminal) -> Report:
   """Shows each report."""
 
   def report(step: int, metrics: Mapping[str, float]) -> None:
     bar.title("training")
-    if share := metrics.get("run_share"):  # by the clock: nobody knows how many steps there will be
-      bar(round(1000 * share), 1000)
-      place = f"step {step}, {share:.1%}"
-    else:
-      bar(step, total)
-      place = f"step {step}/{total}"
-    terminal.say(f"{place}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+    trained_network.say_step(step, optimizer, metrics, bar, terminal)
 
   return report

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
   from medlsam_jax.cli.terminal import Bar, Terminal
   from medlsam_jax.train.run_folder import Folder
-  from medlsam_jax.train.settings import RunSettings
+  from medlsam_jax.train.settings import OptimizerSettings, RunSettings
 
 
 @contextlib.contextmanager
@@ -26,11 +26,24 @@ def told(
     def report(step: int, metrics: Mapping[str, float]) -> None:
       if records is not None:
         records(step, metrics)
-      bar(step, settings.optimizer.total_steps)
       shown = {name: value for name, value in metrics.items() if not name.startswith("organ_")}
-      terminal.say(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in shown.items()))
+      say_step(step, settings.optimizer, shown, bar, terminal)
 
     yield bar, report
+
+
+def say_step(
+  step: int, optimizer: OptimizerSettings, metrics: Mapping[str, float], bar: Bar, terminal: Terminal
+) -> None:
+  """Says a step's metrics and moves the bar, by the steps or by the clock that ends the run."""
+  place, share = f"step {step}", metrics.get("run_share")
+  if share:
+    bar(round(1000 * share), 1000)
+    place += f", {share:.1%}"
+  elif not optimizer.total_seconds:
+    bar(step, optimizer.total_steps)
+    place += f"/{optimizer.total_steps}"
+  terminal.say(f"{place}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
 
 
 def which(header: Mapping[str, str], metric: str) -> str:
