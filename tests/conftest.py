@@ -70,13 +70,14 @@ def mini_queries(tmp_path_factory):
 def small_network_file(tmp_path_factory):
   """A MedLAM of width 1 with random weights: right in every shape, wrong in every number, and quick."""
   import jax
+  from medlam_weights import drawn
 
   from medlsam_jax.io.weights.weights_file import write_weights
-  from medlsam_jax.medlam.network.medlam import MedLAM, init_variables
+  from medlsam_jax.medlam.network.medlam import MedLAM
 
   path = tmp_path_factory.mktemp("weights") / "small.safetensors"
   header = {"kind": "medlam", "base_channels": "1", "patch_edge": "64", "feature_scales": "4"}
-  write_weights(path, init_variables(MedLAM(base_channels=1, feature_scales=(4,)), jax.random.key(0)), header)
+  write_weights(path, drawn(MedLAM(base_channels=1, feature_scales=(4,)), jax.random.key(0)), header)
   return path
 
 

@@ -154,13 +154,14 @@ def test_truncated_weights(medlsam, mini_bank, small_network_file, one_query, tm
 
 def test_weights_of_another_network_than_the_banks(medlsam, mini_bank, one_query, tmp_path):
   import jax
+  from medlam_weights import drawn
 
   from medlsam_jax.io.weights.weights_file import write_weights
-  from medlsam_jax.medlam.network.medlam import MedLAM, init_variables
+  from medlsam_jax.medlam.network.medlam import MedLAM
 
   path = tmp_path / "other.safetensors"
   header = {"kind": "medlam", "base_channels": "1", "patch_edge": "64", "feature_scales": "4"}
-  write_weights(path, init_variables(MedLAM(base_channels=1, feature_scales=(4,)), jax.random.key(1)), header)
+  write_weights(path, drawn(MedLAM(base_channels=1, feature_scales=(4,)), jax.random.key(1)), header)
   result = medlsam("localize", "--bank", mini_bank, "--network", path, "--query", one_query, "--out", tmp_path / "out")
   assert result.code == 2 and "another network" in result.err
 

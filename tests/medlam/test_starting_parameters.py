@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from medlam_weights import drawn
+from quick_programs import QUICK
 
 from medlsam_jax.errors import ConfigError
-from medlsam_jax.medlam.network.medlam import init_variables
 from medlsam_jax.medlam.pretraining import starting_parameters
 from medlsam_jax.medlam.pretraining.settings import NetworkSettings, PretrainSettings
 from medlsam_jax.medlam.pretraining.step import init_state, make_module
@@ -24,14 +25,15 @@ def _settings(width: int, scales: tuple[int, ...] = (4,), edge: int = 32) -> Pre
 def narrow():
   settings = _settings(2)
   module = make_module(settings)
-  params = init_variables(module, jax.random.key(3))["params"]
+  params = drawn(module, jax.random.key(3))["params"]
   # biases as after training, so that a lost one shows
-  return module, jax.tree.map(lambda a: a + 0.1 * jax.random.normal(jax.random.key(4), a.shape), params)
+  rng = np.random.default_rng(4)
+  return module, jax.tree.map(lambda a: np.float32(a + 0.1 * rng.standard_normal(a.shape)), params)
 
 
 def _run(settings, params):
-  patches = jax.random.uniform(jax.random.key(5), (1, *(settings.network.patch_edge,) * 3, 1))
-  out = make_module(settings).apply({"params": params}, patches)
+  patches = np.random.default_rng(5).random((1, *(settings.network.patch_edge,) * 3, 1), np.float32)
+  out = jax.jit(make_module(settings).apply, compiler_options=QUICK)({"params": params}, patches)
   return np.asarray(out.position), np.asarray(out.features[4])
 
 
@@ -71,7 +73,7 @@ def test_a_network_that_cannot_be_the_start_is_refused(narrow, settings, word):
 
 def test_finer_stages_are_left_out():
   settings = _settings(2, (4, 2))
-  params = init_variables(make_module(settings), jax.random.key(0))["params"]
+  params = drawn(make_module(settings), jax.random.key(0))["params"]
   started = starting_parameters.starting_parameters(make_module(settings), params, _settings(2))
   assert "conv6" in started
   assert "conv7" not in started
