@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -79,3 +80,11 @@ def other_network(network) -> Network:
   """The same settings, other weights."""
   params = {**network.params, "fc3": {**network.params["fc3"], "bias": network.params["fc3"]["bias"] + 1}}
   return Network(network.module, {"params": params}, network.kind, "other.safetensors", dict(network.header))
+
+
+@pytest.fixture(scope="module")
+def quick_compiler():
+  """For programs that run a few times and are not worth optimising."""
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", False)

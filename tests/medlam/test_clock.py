@@ -18,6 +18,7 @@ from medlsam_jax.train.clock import Clock
 from medlsam_jax.train.optimizer import make_optimizer, make_schedule
 from medlsam_jax.train.settings import OptimizerSettings
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
 COSINE = {"decay": "cosine", "learning_rate": 1e-2, "warmup_steps": 0}
 
 
@@ -90,13 +91,6 @@ def test_state_of_the_optimizer_does_not_depend_on_the_clock():
   params = {"kernel": jnp.ones((2, 3))}
   plain, by_clock = (make_optimizer(timed(), *share).init(params) for share in ((), (jnp.float32(0.3),)))
   assert jax.tree.structure(plain) == jax.tree.structure(by_clock)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compiler():
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
 
 
 def settings(seconds, **more):

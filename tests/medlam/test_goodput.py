@@ -7,6 +7,8 @@ from medlsam_jax.medlam.pretraining import recipe
 from medlsam_jax.train import goodput
 from medlsam_jax.train.late_metrics import NotFinite
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
+
 
 def test_what_is_nothing_else_is_productive():
   times = iter([8.0, 10.0, 13.0, 20.0, 21.0, 30.0])  # of each look at the clock

@@ -18,13 +18,7 @@ from medlsam_jax.train import checkpoint
 from medlsam_jax.train.sharding import make_mesh, put_batch
 from medlsam_jax.typed_settings import from_mapping
 
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compiler():
-  """Programs that run a few times are not worth optimising."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compiler")
 
 
 def batch_of(settings, patches=None, scans=None):

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 import small_run
@@ -22,15 +21,9 @@ from medlsam_jax.train.late_metrics import NotFinite
 from medlsam_jax.train.records import Records
 from medlsam_jax.train.sigterm import Stopped
 
+# the processes that tests start have the same compiler: the same losses need it
+pytestmark = pytest.mark.usefixtures("quick_compiler")
 RTOL = 1e-5
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compiler():
-  """As in the processes that tests start: the same losses need the same compiler."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(autouse=True)
