@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-DRAWS = 2000
-"""Of people, with replacement, for an interval."""
+from medlsam_jax.evaluation.people import interval
 
 Result = Mapping[str, Any]
 """Of `people_search.Study.one`."""
@@ -49,14 +48,6 @@ def figures(results: Sequence[Result], only: Callable[[Mapping[str, Any]], bool]
   for name in ("box_iou", "wall_distance_mm"):
     said[f"{name}_95"] = interval([[row[name] for row in rows] for rows in people])
   return said
-
-
-def interval(by_person: Sequence[Sequence[float]]) -> tuple[float, float]:
-  """95 % interval of the mean over all values, by people drawn with replacement."""
-  sums, counts = np.array([sum(values) for values in by_person]), np.array([len(values) for values in by_person])
-  drawn = np.random.default_rng(0).integers(len(sums), size=(DRAWS, len(sums)))
-  low, high = np.percentile(sums[drawn].sum(1) / counts[drawn].sum(1), (2.5, 97.5))
-  return float(low), float(high)
 
 
 def difference(results: Sequence[Result], others: Sequence[Result]) -> tuple[float, float, float] | None:

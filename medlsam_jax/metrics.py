@@ -6,7 +6,7 @@ voxel is an empty mask:
 | | both missing | one missing |
 |---|---|---|
 | `box_iou`, `box_iou_published` | 1 | 0 |
-| `dice`, `jaccard`, `surface_dice` | 1 | 0 |
+| `dice`, `jaccard`, `surface_dice`, `surface_dice_at` | 1 | 0 |
 | `hd95_mm` | 0 | the diagonal of the masks' array in mm |
 | `wall_distance_mm`, `point_error_mm` | 0 | `missing_mm`; infinity unless a caller gives the scan's diagonal |
 
@@ -17,6 +17,7 @@ used. Whether organs that truth does not have enter a mean at all is decided in 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Num
@@ -133,12 +134,18 @@ def hd95_mm(first: Mask, second: Mask, spacing_mm: Spacing) -> float:
 
 def surface_dice(first: Mask, second: Mask, spacing_mm: Spacing, tolerance_mm: float) -> float:
   """Share of both surfaces' voxels that lie within `tolerance_mm` of the other surface (surfaces as in `hd95_mm`)."""
+  return surface_dice_at(first, second, spacing_mm, (tolerance_mm,))[0]
+
+
+def surface_dice_at(
+  first: Mask, second: Mask, spacing_mm: Spacing, tolerances_mm: Sequence[float]
+) -> tuple[float, ...]:
+  """`surface_dice` at several tolerances, for the distances of one."""
   first, second = _same_shape(first, second)
   if not first.any() or not second.any():
-    return float(first.any() == second.any())
-  there, back = _surface_distances(first, second, spacing_mm)
-  near = np.count_nonzero(there <= tolerance_mm) + np.count_nonzero(back <= tolerance_mm)
-  return near / (len(there) + len(back))
+    return (float(first.any() == second.any()),) * len(tolerances_mm)
+  distances = np.concatenate(_surface_distances(first, second, spacing_mm))
+  return tuple(float(np.mean(distances <= tolerance)) for tolerance in tolerances_mm)
 
 
 def _surface_distances(

@@ -86,6 +86,7 @@ def test_missing_things_give_what_the_module_says():
   assert metrics.hd95_mm(EMPTY, full, (2, 1, 3)) == pytest.approx(np.sqrt(8**2 + 5**2 + 18**2))
   assert metrics.surface_dice(EMPTY, EMPTY, (1, 1, 1), 1.0) == 1
   assert metrics.surface_dice(full, EMPTY, (1, 1, 1), 1.0) == 0
+  assert metrics.surface_dice_at(EMPTY, EMPTY, (1, 1, 1), (1.0, 2.0)) == (1, 1)
 
 
 def test_diagonal_runs_from_outer_face_to_outer_face():
@@ -142,3 +143,4 @@ def test_hd95_equals_brute_force_on_random_blobs():
     assert metrics.hd95_mm(*masks, spacing) == pytest.approx(expected)
     near = ((there <= 1.2).sum() + (back <= 1.2).sum()) / (len(there) + len(back))
     assert metrics.surface_dice(*masks, spacing, 1.2) == pytest.approx(near)
+    assert metrics.surface_dice_at(*masks, spacing, (0.0, 1.2))[1] == pytest.approx(near)

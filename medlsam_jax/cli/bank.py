@@ -41,7 +41,7 @@ def add_to(commands: options.Commands) -> None:
   check.add_argument("--labels", metavar="FILE", help="labels.json for all templates")
   options.add_reading(check, "the templates")
   options.add_network(check)
-  check.add_argument("--seed", type=options.seed, default=0, help="draws where the search starts (default: 0)")
+  check.add_argument("--seed", type=options.whole_number, default=0, help="draws where the search starts (default: 0)")
   options.add_quiet(check)
   check.set_defaults(run=run_check)
 

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medlsam_jax import notices
-from medlsam_jax.cli import options, segment
+from medlsam_jax.cli import compare, options, segment
 from medlsam_jax.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
-  from medlsam_jax.cli.scoring import Case, Scoring
+  from medlsam_jax.cli.cases import Case
+  from medlsam_jax.cli.scoring import Scoring
   from medlsam_jax.cli.terminal import Terminal
   from medlsam_jax.evaluation.case import Task
   from medlsam_jax.pipeline import PipelineSettings
@@ -30,7 +30,7 @@ def add_to(commands: options.Commands) -> None:
     "  medlsam evaluate --templates templates/ --query test/ --out scores/\n"
     "  localizes and segments every scan of test/, scores it against NAME_seg.nii.gz beside it, and writes\n"
     "  scores/evaluation.csv and scores/evaluation.json. Results that are there already:\n"
-    "  medlsam evaluate --predictions out/ --truth test/",
+    "  medlsam evaluate --predictions out/ --truth test/\n" + compare.EXAMPLE,
   )
   options.add_query(parser, required=False)
   parser.add_argument(
@@ -48,6 +48,7 @@ def add_to(commands: options.Commands) -> None:
   options.add_organs(parser)
   options.add_search(parser)
   segment.add_painting(parser.add_argument_group("how they are painted"))
+  compare.add_to(parser.add_argument_group("comparing ways to paint"))
   options.add_settings(parser, "search, confidence, segmentation, propagation, masks")
   options.add_quiet(parser)
   parser.set_defaults(run=run, boxes=None, points=None, made_up=False)
@@ -56,10 +57,14 @@ def add_to(commands: options.Commands) -> None:
 def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Scores every scan; 1 if any failed."""
   from medlsam_jax.cli import networks_and_banks
+  from medlsam_jax.cli.cases import cases_of
   from medlsam_jax.cli.search import settings_of
   from medlsam_jax.evaluation.truth_names import own_tables
   from medlsam_jax.io.atomic import require_writable
 
+  if arguments.compare:
+    return _compare(arguments, terminal)
+  compare.check_unused(arguments)
   cases = cases_of(arguments)
   named = own_tables({case.name: case.truth for case in cases}, arguments.labels)
   settings = settings_of(arguments)
@@ -76,6 +81,14 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   for case in cases:
     scoring.add_files(case, folder)
   return tell(arguments, scoring, terminal)
+
+
+def _compare(arguments: argparse.Namespace, terminal: Terminal) -> int:
+  """Paints every scan in several ways, as far as that was not done before, and scores it; 1 if any failed."""
+  from medlsam_jax.cli.comparing import Comparing
+
+  compare.check(arguments)
+  return Comparing.prepare(arguments, terminal).run()
 
 
 def _make_and_score(
@@ -113,34 +126,11 @@ def _scoring(
   organs: Sequence[str],
   terminal: Terminal,
 ) -> Scoring:
-  """What each scan is scored by.
-
-  Args:
-    named: of `own_tables`.
-    numbers: by scan, the label values of the results' organs.
-    organs: to score; empty for all that truth names.
-
-  Raises:
-    InputError: nothing says which organ a value of truth is, or truth has no value for an organ.
-  """
+  """What each scan is scored by; arguments and errors as of `values_of`."""
+  from medlsam_jax.cli.cases import values_of
   from medlsam_jax.cli.scoring import Scoring, baseline_of
-  from medlsam_jax.evaluation.truth_names import borrowed_tables
 
-  tables, broken = named
-  unnamed = {case.name: case.truth for case in cases if case.name not in tables | broken}
-  borrowed, nameless = borrowed_tables(unnamed, numbers)
-  tables = tables | borrowed
-  reasons = broken | nameless
-  if reasons and not tables:
-    raise InputError(next(iter(reasons.values())))
-  for name, why in reasons.items():
-    terminal.warn(f"{name}: {why}")
-  known = list(dict.fromkeys(organ for table in tables.values() for organ in table))
-  organs = organs or known
-  unknown = [organ for organ in organs if organ not in known]
-  if unknown:
-    raise InputError(f"{', '.join(unknown)}: no value in the truth's labels.json; name it there, or choose --organs")
-  values = {name: {organ: table[organ] for organ in organs if organ in table} for name, table in tables.items()}
+  values, organs, reasons = values_of(cases, named, numbers, organs, terminal)
   tasks = _expected(arguments, cases)
   baseline = baseline_of(arguments, cases, organs, terminal)
   return Scoring(arguments, {case.name: case for case in cases}, values, tasks, baseline, terminal, reasons)
@@ -158,47 +148,6 @@ def check_predictions(arguments: argparse.Namespace) -> None:
     if getattr(arguments, option):
       name = arguments.rest[0] if option == "rest" else "--" + option.replace("_", "-")
       raise ConfigError(f"{name} is about making results; with --predictions they are only scored: leave it away")
-
-
-def cases_of(arguments: argparse.Namespace) -> list[Case]:
-  """Scans and their truth.
-
-  Raises:
-    ConfigError: neither scans nor truth are named, or scans are missing for what was asked.
-    InputError: no truth for a scan.
-  """
-  from medlsam_jax.cli.scoring import Case
-  from medlsam_jax.io import label_files
-  from medlsam_jax.io.scans import list_scans
-
-  if arguments.query is None:
-    if arguments.predictions is None:
-      raise ConfigError("give --query PATH (scans with NAME_seg.nii.gz beside them), or --predictions with --truth")
-    if arguments.truth is None:
-      raise ConfigError("--predictions needs --truth DIR, or --query PATH of scans with their truth beside them")
-    if arguments.templates is not None:
-      raise ConfigError("the baseline of --templates is placed in scans: give them with --query PATH")
-    label_maps = label_files.label_maps_in(Path(arguments.truth))
-    if not label_maps:
-      raise InputError(f"{arguments.truth}: no NAME_seg.nii.gz there, nor in folders of cases in it")
-    return [Case(name, None, path) for name, path in label_maps.items()]
-  cases, missing = [], []
-  for scan in list_scans(arguments.query):
-    folder = Path(arguments.truth) if arguments.truth else None
-    truth = (
-      label_files.label_map_for(scan.path, scan.name, folder) if folder else label_files.label_map_beside(scan.path)
-    )
-    if truth is not None:
-      cases.append(Case(scan.name, scan, truth))
-    elif not scan.wrong:
-      missing.append(
-        f"{scan}: no truth for it: {(folder or scan.path.parent) / (scan.name + '_seg.nii.gz')} is missing"
-      )
-  if not cases:
-    raise InputError(missing[0] if missing else f"{arguments.query}: no scan can be read")
-  for text in missing:
-    notices.warn(f"{text}; left out")
-  return cases
 
 
 def numbers_of(predictions: Path, cases: Sequence[Case]) -> dict[str, dict[str, int]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -135,10 +137,12 @@ def run_over(
   make: Make[Result],
   finish: Finish[Result],
   is_done: Callable[[str], bool],
+  until: float = math.inf,
 ) -> Summary:
   """Does `make` for each scan that is not done yet, on all devices, and then `finish`, in the order of the scans.
 
-  A defect of the program in one scan is shown with its traceback and counts as a failure of that scan.
+  A defect of the program in one scan is shown with its traceback and counts as a failure of that scan. After `until`
+  (`time.monotonic`) nothing is begun: the scans that are left are in no list of the summary.
   """
   summary = Summary()
   titles = [
@@ -151,6 +155,8 @@ def run_over(
       if is_done(name):
         summary.skipped.append(name)
         terminal.say(f"{title}: its results are there, skipped")
+        continue
+      if time.monotonic() >= until:
         continue
       try:
         doubts = finish(title, made(scan, title))

@@ -50,7 +50,7 @@ def positive_int(text: str) -> int:
   return int(text)
 
 
-def seed(text: str) -> int:
+def whole_number(text: str) -> int:
   """A whole number of at least 0."""
   if not text.isdecimal():
     raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
@@ -156,7 +156,7 @@ def add_search(parser: argparse.ArgumentParser) -> None:
   group.add_argument("--save-bank", metavar="FILE", help="keep the bank built from --templates, to use it with --bank")
   add_network(group)
   add_bank_building(group)
-  group.add_argument("--seed", type=seed, default=0, help="draws where the search starts (default: 0)")
+  group.add_argument("--seed", type=whole_number, default=0, help="draws where the search starts (default: 0)")
   group.add_argument("--steps", type=positive_int, metavar="N", help="refinements of each point (default: 1)")
   group.add_argument(
     "--search",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medlsam_jax.cli import networks_and_banks, options
+from medlsam_jax.cli.cases import Case
 from medlsam_jax.cli.terminal import Terminal
 from medlsam_jax.errors import InputError
 from medlsam_jax.evaluation.baseline import MeanBoxes
@@ -18,16 +19,6 @@ from medlsam_jax.geometry import Volume
 from medlsam_jax.io.nifti import read_label_nifti
 from medlsam_jax.io.packaged_banks import NAMES
 from medlsam_jax.io.scan_result import BOXES, LABELS, ScanResult
-from medlsam_jax.io.scans import ListedScan
-
-
-@dataclass(frozen=True)
-class Case:
-  """One scan to score; `scan` is None where only results and truth are there."""
-
-  name: str
-  scan: ListedScan | None
-  truth: Path
 
 
 @dataclass

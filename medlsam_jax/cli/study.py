@@ -44,7 +44,9 @@ def add_to(commands: options.Commands) -> None:
     "--grid", type=options.positive_int, default=32, metavar="N", help="points a side in everything mode (default: 32)"
   )
   prompts.add_argument("--no-disturbing", action="store_true", help="leave out moved and enlarged prompts")
-  prompts.add_argument("--seed", type=options.seed, default=0, help="draws how prompts are disturbed (default: 0)")
+  prompts.add_argument(
+    "--seed", type=options.whole_number, default=0, help="draws how prompts are disturbed (default: 0)"
+  )
   options.add_quiet(prompts)
   prompts.set_defaults(run=run_prompts)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from medlsam_jax.errors import InputError
@@ -79,3 +79,23 @@ def read_sound(folder: str | os.PathLike[str]) -> dict[str, dict[str, str]] | No
       raise InputError(f'{path}: {scan}: write {{"SCAN": {{"liver": "whole", ...}}}}')
     sound[scan] = said
   return sound
+
+
+def not_whole(truths: Mapping[str, Path], organs: Mapping[str, Iterable[str]]) -> set[tuple[str, str]]:
+  """Scans and organs of them whose labels may not count in means over whole labels, by the `sound.json` beside each.
+
+  Args:
+    truths: label map of each scan.
+    organs: of each scan.
+
+  Raises:
+    InputError: as `read_sound`.
+  """
+  sound = {folder: read_sound(folder) for folder in {path.parent for path in truths.values()}}
+  cut = set[tuple[str, str]]()
+  for scan, path in truths.items():
+    said = sound[path.parent]
+    if said is not None:
+      own = said.get(scan, {})
+      cut |= {(scan, organ) for organ in organs.get(scan, ()) if own.get(organ) != WHOLE}
+  return cut

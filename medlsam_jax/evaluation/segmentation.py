@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from jaxtyping import Integer
+from jaxtyping import Bool, Integer
 
 from medlsam_jax import metrics
 from medlsam_jax.geometry import Grid
@@ -18,6 +18,15 @@ class MaskScores:
 
   dice: float
   hd95_mm: float
+
+
+@dataclasses.dataclass(frozen=True)
+class OverlapScores:
+  """Of one organ's mask, in [0, 1]; an empty mask of an organ that is there scores 0."""
+
+  dice: float
+  surface_dice_2mm: float
+  surface_dice_5mm: float
 
 
 class LabelBoxes:
@@ -45,11 +54,31 @@ def score_mask(
   `predicted` None is a scan without a label map, `predicted_value` None an organ that the label map does not know: both
   are an empty mask.
   """
+  masks = _both(predicted, predicted_value, truth, truth_value)
+  if not masks[0].any() or not masks[1].any():
+    both_empty = not masks[0].any() and not masks[1].any()
+    return MaskScores(float(both_empty), 0.0 if both_empty else metrics.diagonal_mm(grid))
+  return MaskScores(metrics.dice(*masks), metrics.hd95_mm(*masks, grid.spacing_mm))
+
+
+def score_overlap(
+  predicted: LabelBoxes | None, predicted_value: int | None, truth: LabelBoxes, truth_value: int, grid: Grid
+) -> OverlapScores:
+  """Dice, and surface Dice at 2 and at 5 mm, of one organ; arguments as of `score_mask`."""
+  masks = _both(predicted, predicted_value, truth, truth_value)
+  near, far = metrics.surface_dice_at(*masks, grid.spacing_mm, (2.0, 5.0))
+  return OverlapScores(metrics.dice(*masks), near, far)
+
+
+def _both(
+  predicted: LabelBoxes | None, predicted_value: int | None, truth: LabelBoxes, truth_value: int
+) -> tuple[Bool[np.ndarray, "z y x"], Bool[np.ndarray, "z y x"]]:
+  """Masks of an organ in the box around both; an empty one where there is none."""
   ours = None if predicted is None else predicted.slices(predicted_value)
   theirs = truth.slices(truth_value)
-  if predicted is None or ours is None or theirs is None:
-    both_empty = ours is None and theirs is None
-    return MaskScores(float(both_empty), 0.0 if both_empty else metrics.diagonal_mm(grid))
-  cut = tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(ours, theirs, strict=True))
-  first, second = predicted.array[cut] == predicted_value, truth.array[cut] == truth_value
-  return MaskScores(metrics.dice(first, second), metrics.hd95_mm(first, second, grid.spacing_mm))
+  boxes = [each for each in (ours, theirs) if each is not None] or [(slice(0, 1),) * 3]
+  cut = tuple(slice(min(s.start for s in along), max(s.stop for s in along)) for along in zip(*boxes, strict=True))
+  second = truth.array[cut] == truth_value
+  if predicted is None or predicted_value is None:
+    return np.zeros_like(second), second
+  return predicted.array[cut] == predicted_value, second

@@ -1,0 +1,85 @@
+"""Ways to paint that `medlsam evaluate --compare` sets beside each other, each with its network loaded."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from medlsam_jax import pipeline
+from medlsam_jax.cli import compare, networks_and_banks, provenance
+from medlsam_jax.cli.terminal import Terminal
+from medlsam_jax.errors import ConfigError
+from medlsam_jax.finding import Finding
+from medlsam_jax.geometry import Volume
+from medlsam_jax.io.labels import LabelMap
+from medlsam_jax.medlam.bank.bank import Bank
+from medlsam_jax.progress import Progress
+from medlsam_jax.sam.predictor import Predictor
+from medlsam_jax.sam3d.cube_predictor import CubePredictor
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+  """One way to paint."""
+
+  title: str
+  masks: pipeline.Masks
+  painter: Predictor | CubePredictor | None
+  settings: pipeline.PipelineSettings
+  origin: Mapping[str, object]
+  """What paints, and all settings that its masks depend on."""
+  boxes_by_slice: bool = False
+  """Whether it asks for a box in each slice."""
+
+  @property
+  def identity(self) -> dict[str, object]:
+    """All that its masks depend on beside the scan, the boxes and the bank; where a file lies is not among it."""
+    return {name: entry for name, entry in self.origin.items() if name != "source"}
+
+  def paint(self, scan: Volume, boxes: Mapping[str, Finding], bank: Bank | None, progress: Progress) -> LabelMap:
+    """The label map of a scan, as a reader of its file has it."""
+    return pipeline.segment(
+      scan,
+      boxes,
+      self.painter,
+      masks=self.masks,
+      bank=bank,
+      settings=self.settings.segmentation,
+      propagation=self.settings.propagation,
+      vote=self.settings.masks,
+      progress=progress,
+    ).as_saved()
+
+
+def load_ways(arguments: argparse.Namespace, settings: pipeline.PipelineSettings, terminal: Terminal) -> Sequence[Way]:
+  """What paints, on this thread's device.
+
+  Raises:
+    ConfigError: `slices` and their like of a network that paints volumes.
+    WeightsError: a network cannot be used.
+  """
+  return [_way(title, word, arguments, settings, terminal) for title, word in compare.titled(arguments.compare)]
+
+
+def _way(
+  title: str, word: str, arguments: argparse.Namespace, settings: pipeline.PipelineSettings, terminal: Terminal
+) -> Way:
+  mode: Literal["boxes", "middle-out"] = "middle-out" if word == "propagate" else "boxes"
+  axes: Literal["axial", "all"] = "all" if word == "axes" else "axial"
+  settings = dataclasses.replace(settings, propagation=dataclasses.replace(settings.propagation, mode=mode, axes=axes))
+  of = provenance.of_settings
+  if word == "templates":
+    return Way(title, "templates", None, settings, {"vote": of(settings.masks)})
+  named = {"prompted": pipeline.PROMPTED} | dict.fromkeys(compare.BY_SLICES, arguments.model or pipeline.PAINTER)
+  painter = networks_and_banks.painter_of(named.get(word, word), terminal, arguments.dtype)
+  origin: dict[str, object] = {**provenance.of_painter(painter), "segmentation": of(settings.segmentation)}
+  if isinstance(painter, CubePredictor):
+    if word in named:
+      raise ConfigError(f"--model {named[word]} paints volumes; name it in --compare, and for {word} one of slices")
+    return Way(title, "network", painter, settings, origin | {"cubes": of(painter.settings)})
+  if word == "prompted":
+    return Way(title, "prompted", painter, settings, origin | {"vote": of(settings.masks)})
+  origin |= {"propagation": of(settings.propagation), "boxes_by_slice": word == "tight"}
+  return Way(title, "network", painter, settings, origin, word == "tight")
