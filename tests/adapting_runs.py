@@ -1,6 +1,6 @@
 """What tests of training adapters share: settings of a short run on the tiny network, and quick compiling."""
 
-import jax
+import quick_programs
 
 from medlsam_jax.sam3d import cube_predictor
 from medlsam_jax.sam3d.training import step
@@ -39,21 +39,8 @@ def words(scans, validation, **fields):
   return [f"--{name}={said(value)}" for name, value in flat.items() if name != "model"]
 
 
-class _Quick:
-  """JAX, but for programs that are left as XLA first makes them: compiling takes far longer than these runs."""
-
-  def __getattr__(self, name):
-    return getattr(jax, name)
-
-  def jit(self, function, **given):
-    nested = "out_shardings" in given  # the optimizer's start, which is traced within others for its shapes
-    quick = {} if nested else {"compiler_options": {"xla_backend_optimization_level": 0}}
-    return jax.jit(function, **given, **quick)
-
-
 def compile_quickly(patch):
-  """Of the training step and of painting."""
-  for module in (step, cube_predictor):
-    patch.setattr(module, "jax", _Quick())
+  """The training step, and painting."""
+  quick_programs.compile_quickly(patch, step, cube_predictor)
   step._compiled_step.cache_clear()
   cube_predictor._program.cache_clear()

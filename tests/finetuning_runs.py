@@ -1,8 +1,10 @@
 """What tests of fine-tuning share: a small member of the family, settings of a short run, and what a run changed."""
 
 import numpy as np
+import quick_programs
 from flax.traverse_util import flatten_dict
 
+from medlsam_jax.sam.finetuning import step
 from medlsam_jax.sam.finetuning.settings import FinetuneSettings
 from medlsam_jax.sam.network.sam import DecoderSizes, SamVariant
 from medlsam_jax.sam.network.tiny_vit import TinyViTSizes
@@ -40,3 +42,9 @@ def changed(before, after):
   first, second = (flatten_dict(tree, sep="/") for tree in (before, after))
   assert first.keys() == second.keys()
   return {"/".join(n.split("/")[:2]) for n in first if not np.array_equal(np.asarray(first[n]), np.asarray(second[n]))}
+
+
+def compile_quickly(patch):
+  """The training step."""
+  quick_programs.compile_quickly(patch, step)
+  step._compiled_step.cache_clear()

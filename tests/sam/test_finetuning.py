@@ -26,8 +26,11 @@ from medlsam_jax.sam.slices import ImageFit
 from medlsam_jax.train import checkpoint, loop
 from medlsam_jax.train.sigterm import Stopped
 
-# every 20th slice of the small queries misses an organ
-pytestmark = pytest.mark.filterwarnings("ignore:data.validation shows nothing of gamma")
+pytestmark = [
+  pytest.mark.usefixtures("quick_steps"),
+  # every 20th slice of the small queries misses an organ
+  pytest.mark.filterwarnings("ignore:data.validation shows nothing of gamma"),
+]
 
 
 @pytest.mark.slow

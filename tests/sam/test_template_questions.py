@@ -2,7 +2,6 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 from etils import epath
@@ -12,7 +11,6 @@ from medlsam_jax.errors import ConfigError, InputError
 from medlsam_jax.sam.finetuning import mask_batches, recipe
 from medlsam_jax.sam.finetuning.mask_validation import MaskValidation
 from medlsam_jax.sam.finetuning.template_questions import FOLDER, questions_to_learn, questions_to_validate
-from medlsam_jax.sam.network.sam import Sam
 from medlsam_jax.template_masks.votes import Vote
 from medlsam_jax.template_masks.votes_file import FOUND, JITTERED, file_name, write_votes
 
@@ -60,7 +58,7 @@ def test_a_question_is_the_vote_and_the_answer_what_is_there(people, mini_templa
   np.testing.assert_array_equal(jittered[1].masks, jittered[1].masks)
 
 
-def test_what_no_vote_sees_is_not_asked_for_in_training_but_counts_when_held_out(people):
+def test_what_no_vote_sees_is_not_asked_for_in_training_but_counts_when_held_out(people, lite):
   learnt, held_out, folder = people
   for scan in (*learnt.scans, *held_out.scans):
     write_votes(
@@ -71,14 +69,15 @@ def test_what_no_vote_sees_is_not_asked_for_in_training_but_counts_when_held_out
   assert set(asking.organs) == {"alpha"} != set(learnt.organs)
   questions, scored = questions_to_validate(held_out, folder)
   assert set(scored.organs) == set(held_out.organs)
-  module = Sam(LITE)
-  scores = MaskValidation(module, scored, lambda variables, number: np.zeros((8, 8, 16), np.float32), questions, 1.0)
-  variables = jax.jit(module.init)(jax.random.key(1), np.zeros((1, 32, 32, 3)), np.zeros((1, 4)))
-  for of_scan in scores(variables).values():
+  scores = MaskValidation(
+    lite.module, scored, lambda variables, number: np.zeros((8, 8, 16), np.float32), questions, 1.0
+  )
+  for of_scan in scores(lite.variables).values():
     assert of_scan["alpha"] == 1 and of_scan["beta"] == 0  # the vote alone has a say here
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_steps")
 @pytest.mark.filterwarnings("ignore:data.validation shows nothing of gamma")
 def test_prompt_encoder_and_decoder_learn_from_votes(people, tmp_path, mini_templates, mini_queries, lite):
   said = {}
