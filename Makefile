@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # more words for pytest, such as PYTEST='-m "not slow"'
 PYTEST ?=
+# extras to install: the tests of a Ray cluster run with EXTRAS=dev,ray
+EXTRAS ?= dev
 # LOWEST=1 installs the lowest version of every package that pyproject.toml allows
 LOWEST ?=
 
@@ -14,7 +16,7 @@ $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(if $(LOWEST),$(BIN)/python tools/lowest_versions.py > $(VENV)/lowest.txt)
-	$(BIN)/python -m pip install --quiet $(if $(LOWEST),--constraint $(VENV)/lowest.txt) --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet $(if $(LOWEST),--constraint $(VENV)/lowest.txt) --editable '.[$(EXTRAS)]'
 	touch $(READY)
 
 demo: $(READY)

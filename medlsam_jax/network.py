@@ -38,6 +38,10 @@ class Network:
     numbers = sum(leaf.size for leaf in flatten_dict(self.variables).values())
     return f"Network {self.source}: {self.kind} of {numbers:,} weights"
 
+  def __getstate__(self) -> dict[str, Any]:
+    """For another process, which makes ready what it needs."""
+    return {**self.__dict__, "ready": {}}
+
   def _repr_html_(self) -> str:
     return display.html_table(repr(self), [["header", ""], *self.header.items()] if self.header else [])
 

@@ -16,6 +16,10 @@ class Rehearsal:
       self._begun = [pool.submit(run) for run in runs]
       pool.shutdown(wait=False)
 
+  def __reduce__(self) -> tuple[type[Rehearsal], tuple[()]]:
+    """For another process, which has its own programs: one of nothing."""
+    return Rehearsal, ()
+
   def wait(self) -> None:
     """Until all are done. What went wrong is left for the work itself to meet."""
     for each in self._begun:

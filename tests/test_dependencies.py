@@ -33,6 +33,7 @@ RUN_NOT_IMPORTED = {
 MAY_USE = {
   "medlsam_jax/cli/startup.py": {"train"},
   "medlsam_jax/cohort/board.py": {"train"},
+  "medlsam_jax/cohort/ray_": {"ray"},
   "medlsam_jax/io/dicom": {"dicom"},
   "medlsam_jax/train/": {"train"},
   "medlsam_jax/medlam/pretraining/": {"train"},
@@ -88,5 +89,5 @@ def test_what_a_file_imports_is_declared_where_it_is_needed(path):
 
 def test_what_is_declared_is_used():
   used = set().union(*(imported(path) for path in sources())) | set(RUN_NOT_IMPORTED)
-  for extra in (None, "dicom", "train", "rle", "parity", "dev"):
+  for extra in (None, "dicom", "train", "ray", "rle", "parity", "dev"):
     assert declared(extra) <= used, f"{extra or 'dependencies'} of pyproject.toml has what nothing uses"

@@ -29,7 +29,7 @@ _SHOWN = 20
 """Scans that failed or are doubtful that the end names one by one."""
 _FIRST = 5
 """Odd scans that the end names."""
-_FLAGS = ("scan_seconds", "scan_memory", "shard", "retry_failed", "readers")
+_FLAGS = ("scan_seconds", "scan_memory", "shard", "retry_failed", "readers", "ray", "ray_actor")
 
 
 def add_to(parser: argparse.ArgumentParser) -> None:
@@ -52,6 +52,17 @@ def add_to(parser: argparse.ArgumentParser) -> None:
   )
   group.add_argument(
     "--readers", type=options.positive_int, metavar="N", help="processes that read (default: as many as devices)"
+  )
+  group.add_argument(
+    "--ray",
+    metavar="ADDRESS",
+    help="work on a Ray cluster: HOST:PORT of its head, `auto` on one of its machines, or `local` (the extra `ray`)",
+  )
+  group.add_argument(
+    "--ray-actor",
+    metavar="WHAT",
+    help="what of the cluster each worker takes, such as CPU=4 or CPU=8,GPU=1 (default: one GPU or TPU where there are "
+    "any, else one CPU)",
   )
 
 
@@ -90,9 +101,10 @@ def options_of(arguments: argparse.Namespace) -> CohortOptions:
   """What `add_to` was given.
 
   Raises:
-    ConfigError: a limit or shard that is none.
+    ConfigError: a limit, shard or actor that is none.
   """
   from medlsam_jax.cohort.lock import Shard
+  from medlsam_jax.cohort.ray_stages import RayOptions
   from medlsam_jax.cohort.reader import Limits
   from medlsam_jax.cohort.run import CohortOptions
 
@@ -101,7 +113,10 @@ def options_of(arguments: argparse.Namespace) -> CohortOptions:
     raise ConfigError(f"--scan-seconds {seconds:g}: give a number above 0")
   memory = None if arguments.scan_memory is None else bytes_of(arguments.scan_memory)
   shard = None if arguments.shard is None else Shard.of(arguments.shard)
-  return CohortOptions(Limits(seconds, memory), shard, bool(arguments.retry_failed), arguments.readers)
+  if arguments.ray_actor is not None and arguments.ray is None:
+    raise ConfigError("--ray-actor is for a cluster: give its address by --ray")
+  ray = None if arguments.ray is None else RayOptions.of(arguments.ray, arguments.ray_actor)
+  return CohortOptions(Limits(seconds, memory), shard, bool(arguments.retry_failed), arguments.readers, ray)
 
 
 def bytes_of(text: str) -> int:

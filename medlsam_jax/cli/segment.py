@@ -170,7 +170,7 @@ def _maker(arguments: argparse.Namespace, search: Search | None, painter: Painte
 
   if search is not None:
     painter.bank = search.bank
-  painters = {platform.device(): painter}
+  painters = {platform.device().id: painter}
 
   def make(listed: ListedScan, title: str, read: Read) -> tuple[ScanResult, Mapping[str, object]]:
     findings: Mapping[str, Finding]
@@ -181,7 +181,7 @@ def _maker(arguments: argparse.Namespace, search: Search | None, painter: Painte
       scan, findings = own_boxes.given_boxes(arguments, listed, title, terminal, read)
       provenance = own_boxes.provenance_of_boxes(arguments)
     # on another device a network is loaded when the first organ needs it there
-    here = painters.setdefault(platform.device(), dataclasses.replace(painter, network=None))
+    here = painters.setdefault(platform.device().id, dataclasses.replace(painter, network=None))
     labels, how = here.run(scan, findings, title)
     return ScanResult(listed.name, scan, findings, labels), painting.merged(provenance, how)
 

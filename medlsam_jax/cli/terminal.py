@@ -53,6 +53,10 @@ class Terminal:
     self._out = Console(file=sys.stdout, markup=False, highlight=False, soft_wrap=True)
     self._err = Console(file=sys.stderr, markup=False, highlight=False, soft_wrap=True)
 
+  def __reduce__(self) -> tuple[type[Terminal], tuple[bool]]:
+    """In another process nobody looks."""
+    return Terminal, (True,)
+
   def result(self, text: str = "") -> None:
     """What the command was called for, also with `--quiet`."""
     self._out.print(text)

@@ -14,10 +14,9 @@ from pathlib import Path
 import medlsam_jax
 from medlsam_jax import notices
 from medlsam_jax.cohort import frames
-from medlsam_jax.cohort.identity import Identity
+from medlsam_jax.cohort.outcome import About, MachineError, ScanError
 from medlsam_jax.cohort.reading_process import Answer, Task
-from medlsam_jax.cohort.sketch import Sketch
-from medlsam_jax.errors import ConfigError, InputError, MedlsamError
+from medlsam_jax.errors import ConfigError, InputError
 from medlsam_jax.geometry import Volume
 from medlsam_jax.io.scans import ListedScan, ReadingOptions
 
@@ -42,28 +41,12 @@ class Limits:
       raise ConfigError("a limit of memory needs Linux, whose /proc tells what a process uses")
 
 
-@dataclasses.dataclass(frozen=True)
-class About:
-  """What the record of a scan says of it."""
-
-  identity: Identity
-  body_mm: tuple[tuple[float, ...], ...] | None
-  peak_bytes: int
-  """Memory of the process that read it."""
-  sketch: Sketch | None = None
-  """Its picture, beside which others are looked at; None of a scan of nothing but air."""
-
-
-class UnreadableError(InputError):
+class UnreadableError(ScanError, InputError):
   """A scan that cannot be read."""
 
-  def __init__(self, text: str, identity: Identity | None = None, defect: str = "") -> None:
-    super().__init__(text)
-    self.identity, self.defect = identity, defect
 
-
-class NoReaderError(MedlsamError):
-  """No child can be started: no fault of a scan."""
+class NoReaderError(MachineError):
+  """No child can be started."""
 
 
 class ReadingStopped(Exception):

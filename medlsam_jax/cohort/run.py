@@ -8,33 +8,32 @@ import errno
 import json
 import os
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-from medlsam_jax import platform
+from medlsam_jax import notices, platform
 from medlsam_jax.cohort import manifest, throughput
 from medlsam_jax.cohort.at_work import AtWork
 from medlsam_jax.cohort.board import Board
 from medlsam_jax.cohort.identity import Identity, glance_at
 from medlsam_jax.cohort.lock import Shard, locked
 from medlsam_jax.cohort.manifest import Manifest, ManifestWriter, Record
+from medlsam_jax.cohort.outcome import MachineError, Made, Make, Outcome, Written
 from medlsam_jax.cohort.plan import Plan, place_of, plan
-from medlsam_jax.cohort.reader import Limits, NoReaderError, Reader, UnreadableError
-from medlsam_jax.cohort.stages import Outcome, Stages, Work
+from medlsam_jax.cohort.ray_stages import RayOptions, RayStages, connected
+from medlsam_jax.cohort.ray_worker import Orders, Packed
+from medlsam_jax.cohort.reader import Limits, Reader
+from medlsam_jax.cohort.stages import Stages, Work
 from medlsam_jax.cohort.throughput import Throughput
-from medlsam_jax.errors import HungError, InputError, MedlsamError, OutputError
+from medlsam_jax.errors import HungError, InputError, OutputError
 from medlsam_jax.geometry import Volume
+from medlsam_jax.installation import version
+from medlsam_jax.io import scan_result
 from medlsam_jax.io.atomic import clear_scratch, folder_for
-from medlsam_jax.io.scan_result import ScanResult
 from medlsam_jax.io.scans import ListedScan, ReadingOptions
 
-Make = Callable[[ListedScan, Volume], tuple[ScanResult, Mapping[str, object]]]
-"""Gives a scan's result and where it comes from; called in a thread for each device."""
-
-_Made: TypeAlias = tuple[ScanResult, Mapping[str, object]]
 _NOBODY_CAN_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE}
 """Errors that the next scan would meet as well."""
 
@@ -47,7 +46,10 @@ class CohortOptions:
   shard: Shard | None = None
   retry_failed: bool = False
   readers: int | None = None
-  """Processes that read; None: one for each device, on a machine with accelerators two."""
+  """Processes that read; None: one for each device, on a machine with accelerators two. On Ray those of an actor; None:
+  one."""
+  ray: RayOptions | None = None
+  """The cluster that does the work; None: this process."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,33 +132,45 @@ class Cohort:
     name = manifest.name_of(made_by)
     if name not in self.known.made_by:
       self._book.says(made_by)
-    work = self._work(planned.todo, make, reading or ReadingOptions())
-    with Stages(work, planned.todo) as stages, contextlib.closing(Board(self.folder)) as board:
-      report.throughput = Throughput(max(len(work.devices), 1))
+    stages = self._stages(planned.todo, make, reading or ReadingOptions())
+    with stages, contextlib.closing(Board(self.folder)) as board:
+      report.throughput = Throughput(stages.devices)
       self._collect(stages, board, name, len(planned.todo), report, tell)
     self._at_work.close()
     return report
 
-  def _work(self, todo: Sequence[ListedScan], make: Make, reading: ReadingOptions) -> Work[_Made, _Written]:
+  def _stages(
+    self, todo: Sequence[ListedScan], make: Make, reading: ReadingOptions
+  ) -> Stages[Made, Written] | RayStages:
+    options = self.options
+    if options.ray is None:
+      return Stages(self._work(todo, make, reading), todo)
+    orders = Orders(make, reading, options.limits, options.readers or 1, version())
+    return RayStages(options.ray, orders, todo, self._publish)
+
+  def _work(self, todo: Sequence[ListedScan], make: Make, reading: ReadingOptions) -> Work[Made, Written]:
     devices = platform.devices_for(len(todo))
     count = self.options.readers or max(len(devices), 1) * (1 if platform.backend() == "cpu" else 2)
     readers = [Reader(reading, self.options.limits) for _ in range(min(count, len(todo)))]
 
-    def marked(scan: ListedScan, volume: Volume) -> _Made:
+    def marked(scan: ListedScan, volume: Volume) -> Made:
       self._at_work.begin(scan.name)
       return make(scan, volume)
 
     return Work(readers, marked, self._write, devices, self.options.limits.seconds)
 
-  def _write(self, made: _Made) -> _Written:
+  def _write(self, made: Made) -> Written:
     result, provenance = made
     result.write(self.folder, provenance)
-    verdicts = {organ: each.verdict for organ, each in result.findings.items()}
-    return _Written(verdicts, result.scan.doubts)
+    return Written.of(result)
+
+  def _publish(self, packed: Packed) -> Written:
+    scan_result.write_files(self.folder, packed.files)
+    return packed.written
 
   def _collect(
     self,
-    stages: Stages[_Made, _Written],
+    stages: Stages[Made, Written] | RayStages,
     board: Board,
     name: str,
     total: int,
@@ -167,6 +181,8 @@ class Cohort:
     said = time.monotonic()
     for number, outcome in enumerate(stages, 1):
       _raise_what_ends_all(outcome)
+      for text in outcome.warned:
+        notices.warn(text)
       record = _record(outcome, name, self.known.records.get(outcome.scan.name))
       if outcome.about is not None and outcome.about.sketch is not None:
         outcome.about.sketch.save(self.folder, record.scan)
@@ -181,7 +197,7 @@ class Cohort:
         if record.doubts:
           report.doubtful[record.scan] = "; ".join(each.removeprefix(f"{outcome.scan}: ") for each in record.doubts)
       if tell is not None:
-        tell(Ended(record, number, total, _defect(outcome.error)))
+        tell(Ended(record, number, total, outcome.defect))
       if isinstance(outcome.error, HungError):
         raise HungError(
           f"{record.scan}: {record.error}; a device, its driver or a file system hangs, and this program with it. The "
@@ -194,14 +210,6 @@ class Cohort:
         said = time.monotonic()
 
 
-@dataclasses.dataclass(frozen=True)
-class _Written:
-  """What is left of a result when its files are there."""
-
-  verdicts: Mapping[str, str]
-  doubts: tuple[str, ...]
-
-
 @contextlib.contextmanager
 def opened(out: str | os.PathLike[str], options: CohortOptions) -> Iterator[Cohort]:
   """A folder of results, new or from earlier runs, for this run alone.
@@ -209,8 +217,9 @@ def opened(out: str | os.PathLike[str], options: CohortOptions) -> Iterator[Coho
   Raises:
     OutputError: another run works on it, or it cannot be written.
     InputError: its manifest is of another version.
+    ConfigError: the cluster cannot be used.
   """
-  with folder_for(out) as folder, locked(folder, options.shard):
+  with folder_for(out) as folder, locked(folder, options.shard), connected(options.ray):
     clear_scratch(folder)
     known = manifest.read_folder(folder)
     with manifest.writer(folder, options.shard) as book:
@@ -222,19 +231,18 @@ def _plain(made_by: Mapping[str, Any]) -> dict[str, Any]:
   return json.loads(json.dumps(made_by))
 
 
-def _raise_what_ends_all(outcome: Outcome[_Written]) -> None:
+def _raise_what_ends_all(outcome: Outcome[Written]) -> None:
   error = outcome.error
   if error is None:
     return
-  if isinstance(error, NoReaderError) or not isinstance(error, Exception):
+  if isinstance(error, MachineError) or not isinstance(error, Exception):
     raise error  # the latter is Ctrl-C that met a thread
   if isinstance(error, OutputError) and getattr(error.__cause__, "errno", None) in _NOBODY_CAN_WRITE:
     raise OutputError(f"{error}. Make room, and the same command goes on from here") from error
 
 
-def _record(outcome: Outcome[_Written], name: str, before: Record | None) -> Record:
-  scan, about, error = outcome.scan, outcome.about, outcome.error
-  identity = about.identity if about is not None else getattr(error, "identity", None)
+def _record(outcome: Outcome[Written], name: str, before: Record | None) -> Record:
+  scan, about, identity = outcome.scan, outcome.about, outcome.identity
   if identity is None and not scan.wrong:
     with contextlib.suppress(InputError):  # to tell later whether the file is another one
       identity = Identity(**dataclasses.asdict(glance_at(scan.path)), sha256="")
@@ -246,19 +254,9 @@ def _record(outcome: Outcome[_Written], name: str, before: Record | None) -> Rec
     identity,
     {} if outcome.result is None else outcome.result.verdicts,
     () if outcome.result is None else outcome.result.doubts,
-    "" if error is None else _reason(error).removeprefix(f"{scan}: "),
+    outcome.reason,
     {stage: round(seconds, 3) for stage, seconds in outcome.seconds.items()},
     None if about is None else about.body_mm,
     1 if before is None else before.tries + 1,
     datetime.now(UTC).isoformat(timespec="microseconds"),
   )
-
-
-def _reason(error: BaseException) -> str:
-  return str(error) if isinstance(error, MedlsamError) else f"a defect of medlsam: {type(error).__name__}: {error}"
-
-
-def _defect(error: BaseException | None) -> str:
-  if error is None or (isinstance(error, MedlsamError) and not isinstance(error, UnreadableError)):
-    return ""
-  return error.defect if isinstance(error, UnreadableError) else "".join(traceback.format_exception(error))

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from medlsam_jax import platform
-from medlsam_jax.cohort.reader import About, ReadingStopped
+from medlsam_jax.cohort.outcome import About, Outcome, Result
+from medlsam_jax.cohort.reader import ReadingStopped
 from medlsam_jax.cohort.watch import Watch
 from medlsam_jax.errors import HungError
 from medlsam_jax.geometry import Volume
@@ -22,10 +23,8 @@ if TYPE_CHECKING:
   import jax
 
 Made = TypeVar("Made")
-Result = TypeVar("Result")
 Item = TypeVar("Item")
 Read = Callable[[ListedScan], tuple[Volume, About]]
-STAGES = ("read", "wait", "device", "write")
 _LOOK_S = 0.1
 """How often a stage that waits looks whether it is to stop."""
 PATIENCE_S = 600.0
@@ -33,20 +32,6 @@ PATIENCE_S = 600.0
 did not heed its limit hangs."""
 _LEAVE_S = 30.0
 """How long the end waits for other scans when one hangs."""
-
-
-@dataclasses.dataclass(eq=False)
-class Outcome(Generic[Result]):
-  """What became of a scan, without its voxels."""
-
-  scan: ListedScan
-  about: About | None = None
-  """None where it could not be read."""
-  result: Result | None = None
-  """What `write` made of it."""
-  error: BaseException | None = None
-  seconds: dict[str, float] = dataclasses.field(default_factory=dict)
-  """By stage; `wait` is the time between reading and a free device."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,10 +50,15 @@ class Work(Generic[Made, Result]):
   """That `make` may take; None for no limit."""
 
   @property
+  def device_count(self) -> int:
+    """Threads that each have a device."""
+    return max(len(self.devices), 1)
+
+  @property
   def in_memory(self) -> int:
     """Scans that are in memory at once, at most: one with each reader, and for each device one at work, one that is
     ready for it or being written."""
-    return len(self.readers) + 2 * max(len(self.devices), 1)
+    return len(self.readers) + 2 * self.device_count
 
 
 class Stages(Generic[Made, Result]):
@@ -76,6 +66,7 @@ class Stages(Generic[Made, Result]):
 
   def __init__(self, work: Work[Made, Result], scans: Sequence[ListedScan]) -> None:
     self._work, self._count = work, len(scans)
+    self.devices = work.device_count
     self._scans, self._scans_lock = iter(scans), threading.Lock()
     self._room = threading.Semaphore(work.in_memory)
     self._stop = threading.Event()
@@ -136,7 +127,7 @@ class Stages(Generic[Made, Result]):
         return
       outcome: Outcome[Result] = Outcome(scan)
       try:
-        with _timed(outcome, "read"):
+        with outcome.timed("read"):
           volume, outcome.about = read(scan)
       except ReadingStopped:
         return
@@ -185,7 +176,7 @@ class Stages(Generic[Made, Result]):
   @contextlib.contextmanager
   def _watched(self, outcome: Outcome[Result], stage: str, what: str, seconds: float | None) -> Iterator[None]:
     patience = None if seconds is None else seconds + PATIENCE_S
-    with _timed(outcome, stage), self._watch.over((what, outcome), patience):
+    with outcome.timed(stage), self._watch.over((what, outcome), patience):
       yield
 
   def _next(self, of: queue.Queue[Item]) -> Item | None:
@@ -198,12 +189,3 @@ class Stages(Generic[Made, Result]):
     outcome.error = error
     self._room.release()
     self._outcomes.put(outcome)
-
-
-@contextlib.contextmanager
-def _timed(outcome: Outcome[Result], stage: str) -> Iterator[None]:
-  begun = time.monotonic()
-  try:
-    yield
-  finally:
-    outcome.seconds[stage] = time.monotonic() - begun

@@ -8,8 +8,9 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from medlsam_jax import display
 from medlsam_jax.cohort.memory import peak_bytes, resident_bytes
-from medlsam_jax.cohort.stages import STAGES, Outcome
+from medlsam_jax.cohort.outcome import STAGES, Outcome
 from medlsam_jax.errors import OutputError
 
 FILE = "throughput.jsonl"
@@ -21,6 +22,7 @@ class Throughput:
   """Sums over the scans of one run."""
 
   devices: int = 1
+  """Of a cluster: that have done a scan."""
   begun: float = dataclasses.field(default_factory=time.monotonic)
   scans: int = 0
   """That ended, failed ones among them."""
@@ -29,6 +31,8 @@ class Throughput:
   first: tuple[float, float] | None = None
   """When the first scan was done, s from the beginning, and how long its device took, programs being compiled."""
   reader_peak_bytes: int = 0
+  worker_peak_bytes: dict[str, int] = dataclasses.field(default_factory=dict)
+  """Of a cluster's processes, by name."""
 
   def add(self, outcome: Outcome) -> None:
     """Counts a scan."""
@@ -40,6 +44,9 @@ class Throughput:
       self.first = (time.monotonic() - self.begun, outcome.seconds["device"])
     if outcome.about is not None:
       self.reader_peak_bytes = max(self.reader_peak_bytes, outcome.about.peak_bytes)
+    if outcome.worker is not None:
+      self.worker_peak_bytes[outcome.worker.name] = outcome.worker.peak_bytes
+      self.devices = len(self.worker_peak_bytes)
 
   def numbers(self) -> dict[str, object]:
     """All of it, rounded; `scans_a_minute_later` is without the first scan, which waits for programs to compile."""
@@ -61,6 +68,7 @@ class Throughput:
       "memory_mib": resident_bytes() >> 20,
       "peak_memory_mib": peak_bytes() >> 20,
       "reader_peak_memory_mib": self.reader_peak_bytes >> 20,
+      "worker_peak_memory_mib": max(self.worker_peak_bytes.values(), default=0) >> 20,
     }
 
   def sentence(self) -> str:
@@ -69,10 +77,15 @@ class Throughput:
     count = max(self.scans, 1)
     stages = ", ".join(f"{stage} {self.seconds[stage] / count:.2f} s" for stage in STAGES)
     later = said["scans_a_minute_later"]
+    workers = ""
+    if self.worker_peak_bytes:
+      who = display.count(len(self.worker_peak_bytes), "worker")
+      workers = f", of {who} {said['worker_peak_memory_mib']} at most"
     return (
       f"{said['scans_a_minute']} scans a minute{'' if later is None else f' ({later} after the first)'}; devices busy "
       f"{self.seconds['device'] / ((time.monotonic() - self.begun) * self.devices):.0%} of {said['seconds']} s; a scan "
       f"on average: {stages}; memory {said['peak_memory_mib']} MiB, reading {said['reader_peak_memory_mib']} at most"
+      f"{workers}"
     )
 
 

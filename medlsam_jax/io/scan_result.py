@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -76,3 +77,23 @@ class ScanResult:
       preview.write_preview(scratch / (name + PREVIEW), name, scan, findings, self.labels)
       (scratch / (name + BOXES)).write_text(content)
     return result_paths(directory, name, self.labels is not None)
+
+  def files(self, provenance: Mapping[str, object]) -> dict[str, bytes]:
+    """The same files by name, for a process that writes them elsewhere (`write_files`).
+
+    Raises:
+      OutputError: the folder of temporary files cannot be written.
+    """
+    with tempfile.TemporaryDirectory(prefix="medlsam-") as scratch:
+      return {path.name: path.read_bytes() for path in self.write(scratch, provenance)}
+
+
+def write_files(directory: str | os.PathLike[str], files: Mapping[str, bytes]) -> None:
+  """Writes what `ScanResult.files` gave, as `ScanResult.write` does.
+
+  Raises:
+    OutputError: the folder cannot be written; nothing of this scan's result is left then.
+  """
+  with all_or_none(directory, last=BOXES) as scratch:
+    for name, content in files.items():
+      (scratch / name).write_bytes(content)

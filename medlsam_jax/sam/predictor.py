@@ -95,6 +95,7 @@ class Predictor:
     if not module.folded:
       variables = fold_batch_norm(variables)
     module = module.clone(folded=True, dtype=dtype)
+    self._made_of = (network, dtype, encode_batch, pixels)
     self.network, self.operands = network, jnp.dtype(dtype).name
     self.variant = dataclasses.replace(module.variant, pixels=pixels or module.variant.pixels)
     self.encode_batch = encode_batch or platform.images_at_once()
@@ -128,6 +129,10 @@ class Predictor:
 
     self._encode, self._decode = jax.jit(encode), jax.jit(decode, static_argnums=5)
     self._encode_levels, self._decode_among = jax.jit(encode_levels), jax.jit(decode_among)
+
+  def __reduce__(self) -> tuple[type[Predictor], tuple[object, ...]]:
+    """For another process, made there anew: programs do not travel."""
+    return Predictor, self._made_of
 
   @property
   def image_size(self) -> int:

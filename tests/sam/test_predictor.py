@@ -1,5 +1,7 @@
 """Encoding once and prompting many, with a small random network."""
 
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,6 +53,14 @@ def test_any_number_of_images_and_boxes_compiles_a_fixed_number_of_programs(netw
     logits, quality = predictor.decode(embeddings[0], boxes[:count])
     assert logits.shape == (count, 32, 32) and quality.shape == (count,)
   assert predictor.compilations() == 1 + len(BOX_COUNTS)
+
+
+def test_one_that_was_sent_to_another_process_answers_the_same(predictor, images, boxes):
+  predictor.encode(images[:1])
+  sent = pickle.loads(pickle.dumps(predictor))
+  assert sent.compilations() == 0 and (sent.encode_batch, sent.operands) == (2, predictor.operands)
+  for one, other in zip(*(each.decode(each.encode(images)[2], boxes[:2]) for each in (predictor, sent)), strict=True):
+    np.testing.assert_array_equal(one, other)
 
 
 def test_padding_of_batches_changes_no_answer(network, predictor, images, boxes):
