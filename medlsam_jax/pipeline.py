@@ -182,8 +182,8 @@ def segment(
     painted.append(paint_from_votes(scan, voted, values, predictor, vote.vote_share, settings, progress))
   elif by_vote:
     painted.append(paint_by_templates(scan, by_vote, crops, values, vote, progress, by_hand))
-  if by_vote and clean_up:
-    clean_labels(painted[0], True, True)
+  if by_vote and (settings.largest_component or settings.fill_holes):
+    clean_labels(painted[0], settings.largest_component, settings.fill_holes)
   if by_network or not by_vote:
     painter = painter_of(model or PAINTER)
     painted.append(_paint(scan, by_network, values, painter, settings, propagation, points, progress))

@@ -77,6 +77,24 @@ def test_clean_up_adds_to_the_settings(scan, monkeypatch):
   assert seen[1].margin_px == 10
 
 
+def test_templates_masks_are_cleaned_by_the_settings_too(scan, monkeypatch):
+  """As the command line asks for it; so does `clean_up`."""
+
+  def in_two_pieces(scan, boxes, crops, values, *_):
+    array = np.zeros(scan.array.shape, np.uint8)
+    array[3, 4:10, 4:10] = array[5, 4, 4] = 5
+    return array
+
+  monkeypatch.setattr(pipeline, "paint_by_templates", in_two_pieces)
+  findings = Findings({"liver": given("liver", 5, (2, 4, 4), (5, 9, 9))}, {"liver": ()})
+  settings = dataclasses.replace(LITEMEDSAM, largest_component=True, fill_holes=True)
+  whole = np.zeros(scan.array.shape, bool)
+  whole[3, 4:10, 4:10] = True
+  for given_so in ({"settings": settings}, {"clean_up": True}):
+    np.testing.assert_array_equal(pipeline.segment(scan, findings, **given_so)["liver"], whole)
+  assert pipeline.segment(scan, findings)["liver"][5, 4, 4]
+
+
 def test_progress_is_told_of_every_slice(scan):
   told = []
   found = {"liver": given("liver", 5, (2, 4, 4), (5, 9, 9))}
