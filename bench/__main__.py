@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
-from bench import stages_network, stages_paint, stages_sam, stages_search, stages_training, timing
+from bench import stages_cubes, stages_network, stages_paint, stages_sam, stages_search, stages_training, timing
 from bench.common import Row
 
 STAGES = stages_network.STAGES | stages_search.STAGES | stages_paint.STAGES | stages_sam.STAGES | stages_training.STAGES
+STAGES |= stages_cubes.STAGES
 COLUMNS = ("stage", "operands", "ours s", "peer s", "ratio", "target", "share of limit", "memory GiB", "note")
 
 

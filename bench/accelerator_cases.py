@@ -1,8 +1,4 @@
-"""What `bench.accelerator` times: cases of ours by stage, and of the peers.
-
-Operands: `highest` asks for float32 products, `default` for what the platform does with float32 operands (TF32 on GPU,
-bfloat16 on TPU), `bfloat16` has operands of that type. On a CPU the first two are the same.
-"""
+"""What `bench.accelerator` times of ours: cases by stage."""
 
 import dataclasses
 import runpy
@@ -17,48 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from bench import common
+from bench.accelerator_case import GB, OPERANDS, Case, dtype_of, error_against_highest, relative, said, traced
 from bench.accelerator_sizes import Sizes
 from medlsam_jax import platform
 from medlsam_jax.medlam.search import programs
-
-OPERANDS = ("highest", "default", "bfloat16")
-GB = 1e9
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-  """One thing to time; what `make` gives is called once unmeasured (it compiles), then again and again."""
-
-  name: str
-  operands: str
-  make: Callable[[], Callable[[], Any]]
-  tflop: float | None = None
-  gigabytes: float | None = None
-  figures: Callable[[Any], dict[str, float]] = lambda result: {}
-  """Further figures, of the first call's result."""
-  runs: int = 20
-  times: int = 1
-  """What is timed is so small a part of the work, whose other parts are like it."""
-  note: str = ""
-
-
-def _traced(operands: str, call: Callable[[], Any]) -> Callable[[], Any]:
-  """The call with its programs traced at that precision."""
-
-  def run() -> Any:
-    with jax.default_matmul_precision("highest" if operands == "highest" else "default"):
-      return call()
-
-  return run
-
-
-def _said(dtype: str) -> str:
-  """What the library's own programs ask for with operands of that type."""
-  return "highest" if dtype == "float32" else dtype
-
-
-def _dtype(operands: str) -> Any:
-  return jnp.bfloat16 if operands == "bfloat16" else jnp.float32
 
 
 def ceilings(sizes: Sizes) -> Iterator[Case]:
@@ -71,9 +29,9 @@ def ceilings(sizes: Sizes) -> Iterator[Case]:
   def product(operands: str) -> Callable[[], Any]:
     edge = sizes.product_edge
     # drawn on the host: zeros and ones take less power, and run faster than numbers do
-    a = jnp.asarray(np.random.default_rng(0).standard_normal((edge, edge), np.float32), _dtype(operands))
+    a = jnp.asarray(np.random.default_rng(0).standard_normal((edge, edge), np.float32), dtype_of(operands))
     run = jax.jit(lambda a: a @ a)
-    return _traced(operands, lambda: run(a))
+    return traced(operands, lambda: run(a))
 
   yield Case("copy", "float32", copy, gigabytes=8 * sizes.copied_numbers / GB)
   for operands in reversed(OPERANDS):
@@ -102,11 +60,11 @@ def _forwards(name: str, scales: tuple[int, ...], sizes: Sizes) -> Iterator[Case
     if not exact:
       return {}
     position, features = exact[0]
-    found = {"position_error": _relative(result[0], position)}
-    return found | {f"feature_error_{stride}": _relative(result[1][stride], features[stride]) for stride in scales}
+    found = {"position_error": relative(result[0], position)}
+    return found | {f"feature_error_{stride}": relative(result[1][stride], features[stride]) for stride in scales}
 
   for operands in OPERANDS:
-    module = network.module.clone(dtype=_dtype(operands))
+    module = network.module.clone(dtype=dtype_of(operands))
     make = partial(_forward, module, network.variables, given, scales, operands)
     work = sizes.patches * common.gflop_of(module, scales) / 1e3
     yield Case(f"{name}, {sizes.patches} patches", operands, make, work, figures=partial(errors, operands))
@@ -119,32 +77,14 @@ def _forward(module: Any, variables: Any, given: Any, scales: tuple[int, ...], o
 
   run = jax.jit(lambda v, p: programs.each(partial(one, v), p, platform.patches_together()))
   variables, given = jax.device_put((variables, given))
-  return _traced(operands, lambda: run(variables, given))
-
-
-def _relative(found: Any, exact: Any) -> float:
-  """Largest error over the largest number."""
-  error = jnp.abs(found.astype(jnp.float32) - exact.astype(jnp.float32)).max()
-  return float(error / jnp.abs(exact.astype(jnp.float32)).max())
-
-
-def _error_against_highest() -> Callable[[str, Any], dict[str, float]]:
-  """Figures of a result by its operands: its error against the result of `highest`, which comes first."""
-  exact = list[Any]()
-
-  def error(operands: str, result: Any) -> dict[str, float]:
-    if operands == "highest":
-      exact.append(result)
-    return {"error": _relative(result, exact[0])} if exact and operands != "highest" else {}
-
-  return error
+  return traced(operands, lambda: run(variables, given))
 
 
 def forward_many(sizes: Sizes) -> Iterator[Case]:
   """As many patches as fill a large chip."""
   network, given = common.network(sizes.width), common.patches(sizes.many_patches)
   for operands in ("bfloat16", "default"):
-    module = network.module.clone(dtype=_dtype(operands))
+    module = network.module.clone(dtype=dtype_of(operands))
     make = partial(_forward, module, network.variables, given, (4, 2, 1), operands)
     work = sizes.many_patches * common.gflop_of(module, (4, 2, 1)) / 1e3
     yield Case(f"forward, {sizes.many_patches} patches", operands, make, work)
@@ -159,17 +99,17 @@ def exactness(sizes: Sizes) -> Iterator[Case]:
   def on_cpu(operands: str) -> Any:
     if not kept:
       run = jax.jit(lambda v, p: jax.lax.map(lambda patch: tuple(_outputs(network.module, v, patch)), p))
-      kept.append(jax.device_get(_traced("highest", lambda: run(*jax.device_put((network.variables, given), cpu)))()))
+      kept.append(jax.device_get(traced("highest", lambda: run(*jax.device_put((network.variables, given), cpu)))()))
     return kept[0]
 
   def compare(operands: str, result: Any) -> dict[str, float]:
     exact = on_cpu(operands)
     found = (result[0], *(result[1][stride] for stride in (4, 2, 1)))
     names = ("position_error", *(f"feature_error_{stride}" for stride in (4, 2, 1)))
-    return {name: _relative(jnp.asarray(np.asarray(a)), b) for name, a, b in zip(names, found, exact, strict=True)}
+    return {name: relative(jnp.asarray(np.asarray(a)), b) for name, a, b in zip(names, found, exact, strict=True)}
 
   for operands in OPERANDS:
-    module = network.module.clone(dtype=_dtype(operands))
+    module = network.module.clone(dtype=dtype_of(operands))
     make = partial(_forward, module, network.variables, given, (4, 2, 1), operands)
     yield Case("against the CPU, 2 patches", operands, make, figures=partial(compare, operands), runs=1)
 
@@ -187,13 +127,13 @@ def correlation(sizes: Sizes) -> Iterator[Case]:
 
   channels, rng = 4 * sizes.width, np.random.default_rng(0)
   features, taps = (jnp.asarray(rng.standard_normal((sizes.points, *(e,) * 3, channels), np.float32)) for e in (64, 8))
-  work, error = sizes.points * 2 * 512 * channels * 64**3 / 1e12, _error_against_highest()
+  work, error = sizes.points * 2 * 512 * channels * 64**3 / 1e12, error_against_highest()
 
   def make(operands: str) -> Callable[[], Any]:
     run = jax.jit(
-      lambda *both: programs.each(lambda pair: correlate(*pair, _dtype(operands)), both, platform.patches_together())
+      lambda *both: programs.each(lambda pair: correlate(*pair, dtype_of(operands)), both, platform.patches_together())
     )
-    return _traced(operands, lambda: run(features, taps))
+    return traced(operands, lambda: run(features, taps))
 
   for operands in OPERANDS:
     yield Case(f"MSS correlation, {channels} channels", operands, partial(make, operands), work,
@@ -242,7 +182,7 @@ def localize(organs: int, sizes: Sizes) -> Iterator[Case]:
     def run(settings: Any = settings) -> Callable[[], Any]:
       return lambda: find(search.network, search.bank, search.scan, settings=settings) and None
 
-    operands = _said(settings.operands)
+    operands = said(settings.operands)
     yield Case(f"localize {organs} organs, {preset}", operands, run, note=f"{sum(search.points)} points")
 
 
@@ -252,7 +192,7 @@ def bank(sizes: Sizes) -> Iterator[Case]:
 
   organs = sizes.organs[1]
   network, templates = common.network(sizes.width), common.templates(1, SIXTEEN[:organs])
-  yield Case(f"bank, {organs} organs", _said("float32"), lambda: lambda: _bank(network, templates) and None, runs=3)
+  yield Case(f"bank, {organs} organs", said("float32"), lambda: lambda: _bank(network, templates) and None, runs=3)
 
 
 def step(sizes: Sizes, operands: str) -> Iterator[Case]:
@@ -284,7 +224,7 @@ def published_step(sizes: Sizes, operands: str) -> Iterator[Case]:
 
 def _network(operands: str) -> dict[str, str]:
   """Settings of a network that is trained."""
-  return {"dtype": jnp.dtype(_dtype(operands)).name, "precision": "highest" if operands == "highest" else "default"}
+  return {"dtype": jnp.dtype(dtype_of(operands)).name, "precision": "highest" if operands == "highest" else "default"}
 
 
 def _work(width: int, scales: tuple[int, ...]) -> float:
@@ -349,13 +289,13 @@ def _encoders(variant: Any, images: int) -> Iterator[Case]:
   from bench.stages_sam import random_sam
   from medlsam_jax.sam.network.layers import fold_batch_norm
 
-  network, edge, error = random_sam(variant), variant.image_size, _error_against_highest()
+  network, edge, error = random_sam(variant), variant.image_size, error_against_highest()
 
   def make(operands: str) -> Callable[[], Any]:
-    module, variables = network.module.clone(folded=True, dtype=_dtype(operands)), fold_batch_norm(network.variables)
+    module, variables = network.module.clone(folded=True, dtype=dtype_of(operands)), fold_batch_norm(network.variables)
     given = jnp.asarray(np.random.default_rng(0).random((images, edge, edge, 3), np.float32))
     run, variables = jax.jit(lambda v, x: module.apply(v, x, method="encode")), jax.device_put(variables)
-    return _traced(operands, lambda: run(variables, given))
+    return traced(operands, lambda: run(variables, given))
 
   for operands in OPERANDS:
     yield Case(f"{variant.name} encoder, {images} image{'s' * (images > 1)}", operands, partial(make, operands),
@@ -375,8 +315,41 @@ def paint(sizes: Sizes) -> Iterator[Case]:
   network = random_sam(LITEMEDSAM)
 
   def make(operands: str) -> Callable[[], Any]:
-    predictor = Predictor(network, _dtype(operands))
+    predictor = Predictor(network, dtype_of(operands))
     return lambda: paint_volume(scan, boxes, values, predictor) is None
 
-  for operands in (_said("float32"), "bfloat16"):
+  for operands in (said("float32"), "bfloat16"):
     yield Case(f"paint {scan.array.shape[0]} slices, {len(boxes)} organs", operands, partial(make, operands), runs=3)
+
+
+def cubes(sizes: Sizes) -> Iterator[Case]:
+  """A cube and one organ's box through the volumetric networks, as they paint."""
+  from bench import cube_programs
+  from medlsam_jax.sam3d.network.variants import VARIANTS
+
+  for name in sizes.cubes:
+    work, error = cube_programs.forward_flop(VARIANTS[name], 1) / 1e12, error_against_highest()
+    for operands in (said("float32"), "bfloat16"):
+      make = partial(cube_programs.forward, name, dtype_of(operands), 1)
+      yield Case(f"{name}, a cube", operands, make, work, figures=partial(error, operands))
+
+
+def cube_step(sizes: Sizes) -> Iterator[Case]:
+  """The training step of the volumetric networks on one cube, views included, as their config has it."""
+  from bench import cube_programs
+
+  for name in sizes.cubes:
+    work = cube_programs.step_flop(cube_programs.settings_of(name, remat=False)) / 1e12
+    for remat in (True, False):
+      settings, found = cube_programs.settings_of(name, "bfloat16", remat), dict[str, float]()
+      make = partial(_cube_step, settings, found)
+      # what is worked out again is no work done
+      yield Case(f"{name}, step{', remat' * remat}", "bfloat16", make, work, figures=lambda _, found=found: found)
+
+
+def _cube_step(settings: Any, found: dict[str, float]) -> Callable[[], Any]:
+  from bench import cube_programs
+
+  step = cube_programs.Step(settings)
+  found["temporary_gib"] = round(step.temporary / 2**30, 2)
+  return step

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from bench import common, peer_training, peers
-from bench.accelerator_cases import GB, OPERANDS, Case
+from bench.accelerator_case import GB, OPERANDS, Case
 from bench.accelerator_sizes import Sizes
 from bench.common import torch_device
 
@@ -135,6 +135,19 @@ def paint(sizes: Sizes) -> Iterator[Case]:
     name = f"paint {scan.array.shape[0]} slices, {len(boxes)} organs"
     note = f"extrapolated from one of {slices} encodings and decodings"
     yield Case(name, operands, _set(operands, partial(make, operands)), times=slices, note=note)
+
+
+def cubes(sizes: Sizes) -> Iterator[Case]:
+  for name in sizes.cubes:
+    for operands in OPERANDS:
+      yield Case(f"{name}, a cube", operands, _set(operands, partial(peers.cubes, name, 1, _dtype(operands))))
+
+
+def cube_step(sizes: Sizes) -> Iterator[Case]:
+  for name in sizes.cubes:
+    for remat in (True, False):
+      make = _set("bfloat16", partial(peers.cube_step, name, 1, remat, "bfloat16"))
+      yield Case(f"{name}, step{', remat' * remat}", "bfloat16", make, note="views are ready")
 
 
 def device() -> dict[str, str]:

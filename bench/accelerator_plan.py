@@ -36,6 +36,8 @@ STAGES = {
   "encoder-many": Stage(3, split=True),
   "paint": Stage(2, split=True),
   "published-step": Stage(1),
+  "cubes": Stage(4, split=True),
+  "cube-step": Stage(4, split=True),
   "vit": Stage(3, split=True),
   "forward-many": Stage(2, split=True),
   "step-bfloat16": Stage(1),

@@ -23,7 +23,9 @@ class Sizes:
   """Of an organ, at most."""
   points: int = 6
   """That a correlation, and an organ of the peer, have."""
+  cubes: tuple[str, ...] = ("sam3d-litemedsam", "sam3d-vit-b")
+  """Volumetric networks."""
 
 
 FULL = Sizes()
-TINY = Sizes(2, 2, 3, 256, 2**20, (1, 2), 2, 1, 2, 1, 1, False, 2, 1)
+TINY = Sizes(2, 2, 3, 256, 2**20, (1, 2), 2, 1, 2, 1, 1, False, 2, 1, ("sam3d-tiny",))

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from bench import timing
-from bench.accelerator_cases import Case
+from bench.accelerator_case import Case
 from bench.accelerator_plan import Item
 from bench.accelerator_sizes import FULL, TINY, Sizes
 
@@ -28,9 +28,9 @@ def stages(cases: Any) -> dict[str, Callable[[Sizes], Iterator[Case]]]:
   """A side's stages by name; `cases` is its module."""
   result: dict[str, Stage] = {
     name: getattr(cases, name)
-    for name in ("ceilings", "forward", "head", "correlation", "bank", "encoder", "paint", "vit")
+    for name in ("ceilings", "forward", "head", "correlation", "bank", "encoder", "paint", "vit", "cubes")
   }
-  result |= {"forward-many": cases.forward_many, "encoder-many": cases.encoder_many}
+  result |= {"forward-many": cases.forward_many, "encoder-many": cases.encoder_many, "cube-step": cases.cube_step}
   result["localize-few"] = lambda sizes: cases.localize(sizes.organs[0], sizes)
   result["localize-many"] = lambda sizes: cases.localize(sizes.organs[1], sizes)
   for suffix, operands in (("", "default"), ("-bfloat16", "bfloat16")):

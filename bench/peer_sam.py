@@ -143,20 +143,41 @@ class TinyBlock(nn.Module):
     return (tokens + self.mlp(tokens)).permute(0, 3, 1, 2)
 
 
+WIDTHS, MERGE_STRIDES = (64, 128, 160, 320), (2, 2, 1)
+STAGES = ((2, 2, 7), (2, 4, 7), (6, 5, 14), (2, 10, 7))
+"""Blocks, heads and window of TinyViT's stages, the first of which has inverted bottlenecks."""
+
+
+def tiny_stem(embed_stride: int) -> nn.Sequential:
+  """Before the first stage: 1x1 convolutions (`embed_stride` 1) or 3x3 ones."""
+  edge = 1 if embed_stride == 1 else 3
+  return nn.Sequential(conv_norm(3, 32, edge, embed_stride), nn.GELU(), conv_norm(32, 64, edge, embed_stride))
+
+
+def tiny_blocks(stage: int) -> list[nn.Module]:
+  """Those of a stage."""
+  width, (depth, heads, window) = WIDTHS[stage], STAGES[stage]
+  return [TinyBlock(width, heads, window) if stage else Inverted(width) for _ in range(depth)]
+
+
+def tiny_merge(stage: int) -> nn.Sequential:
+  """What follows on a stage but the last."""
+  width, wider, stride = WIDTHS[stage], WIDTHS[stage + 1], MERGE_STRIDES[stage]
+  return nn.Sequential(
+    conv_norm(width, wider), nn.GELU(), conv_norm(wider, wider, 3, stride, wider), nn.GELU(), conv_norm(wider, wider)
+  )
+
+
 class PeerTinyViT(nn.Module):
   """TinyViT of LiteMedSAM (`embed_stride` 1) and MobileSAM (2): -> `(n, 256, 64, 64)`."""
 
   def __init__(self, embed_stride: int):
     super().__init__()
-    widths, edge = (64, 128, 160, 320), 1 if embed_stride == 1 else 3
-    parts: list[Any] = [conv_norm(3, 32, edge, embed_stride), nn.GELU(), conv_norm(32, 64, edge, embed_stride)]
-    for stage, (depth, heads, window) in enumerate(((2, 2, 7), (2, 4, 7), (6, 5, 14), (2, 10, 7))):
-      width = widths[stage]
-      parts += [TinyBlock(width, heads, window) if stage else Inverted(width) for _ in range(depth)]
-      if stage < 3:
-        wider, stride = widths[stage + 1], (2, 2, 1)[stage]
-        parts += [conv_norm(width, wider), nn.GELU(), conv_norm(wider, wider, 3, stride, wider), nn.GELU()]
-        parts.append(conv_norm(wider, wider))
+    parts: list[Any] = [tiny_stem(embed_stride)]
+    for stage in range(len(STAGES)):
+      parts += tiny_blocks(stage)
+      if stage < len(MERGE_STRIDES):
+        parts.append(tiny_merge(stage))
     self.parts = nn.Sequential(*parts, neck(320))
 
   def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -164,36 +185,42 @@ class PeerTinyViT(nn.Module):
 
 
 class Attention(nn.Module):
-  """Attention with an inner width."""
+  """Attention with an inner width; `present` `(n, k)` says which keys take part."""
 
-  def __init__(self, inner: int):
+  def __init__(self, inner: int, width: int = 256, heads: int = 8):
     super().__init__()
-    self.maps = nn.ModuleList([nn.Linear(256, inner) for _ in range(3)])
-    self.out = nn.Linear(inner, 256)
+    self.heads, self.maps = heads, nn.ModuleList([nn.Linear(width, inner) for _ in range(3)])
+    self.out = nn.Linear(inner, width)
 
-  def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    q, k, v = (f(x).unflatten(-1, (8, -1)).transpose(1, 2) for f, x in zip(self.maps, (q, k, v), strict=True))
-    mixed = (q @ k.transpose(2, 3) / q.shape[-1] ** 0.5).softmax(-1) @ v
-    return self.out(mixed.transpose(1, 2).flatten(2))
+  def forward(
+    self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, present: torch.Tensor | None = None
+  ) -> torch.Tensor:
+    q, k, v = (f(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f, x in zip(self.maps, (q, k, v), strict=True))
+    logits = q @ k.transpose(2, 3) / q.shape[-1] ** 0.5
+    if present is not None:
+      logits = logits.masked_fill(~present[:, None, None], float("-inf"))
+    return self.out((logits.softmax(-1) @ v).transpose(1, 2).flatten(2))
 
 
 class TwoWay(nn.Module):
   """Tokens among themselves, to the image, MLP, image to tokens."""
 
-  def __init__(self) -> None:
+  def __init__(self, width: int = 256, heads: int = 8, inner: int = 2048) -> None:
     super().__init__()
-    self.own, self.to_image, self.to_token = Attention(256), Attention(128), Attention(128)
-    self.mlp = nn.Sequential(nn.Linear(256, 2048), nn.ReLU(), nn.Linear(2048, 256))
-    self.norms = nn.ModuleList([nn.LayerNorm(256) for _ in range(4)])
+    self.own = Attention(width, width, heads)
+    self.to_image, self.to_token = (Attention(width // 2, width, heads) for _ in range(2))
+    self.mlp = nn.Sequential(nn.Linear(width, inner), nn.ReLU(), nn.Linear(inner, width))
+    self.norms = nn.ModuleList([nn.LayerNorm(width) for _ in range(4)])
 
   def forward(
-    self, tokens: torch.Tensor, image: torch.Tensor, place: torch.Tensor, where: torch.Tensor
-  ) -> tuple[torch.Tensor, torch.Tensor]:
+    self, tokens: torch.Tensor, image: torch.Tensor, place: torch.Tensor, where: torch.Tensor,
+    present: torch.Tensor | None = None,
+  ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     q = tokens + place
-    tokens = self.norms[0](tokens + self.own(q, q, tokens))
+    tokens = self.norms[0](tokens + self.own(q, q, tokens, present))
     tokens = self.norms[1](tokens + self.to_image(tokens + place, image + where, image))
     tokens = self.norms[2](tokens + self.mlp(tokens))
-    return tokens, self.norms[3](image + self.to_token(image + where, tokens + place, tokens))
+    return tokens, self.norms[3](image + self.to_token(image + where, tokens + place, tokens, present))
 
 
 def mlp3(out: int) -> nn.Sequential:

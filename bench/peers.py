@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench import peer_sam, peer_torch
+from bench import cube_programs, peer_cubes, peer_sam, peer_torch
 from bench.common import for_torch, torch_device
+from medlsam_jax.sam3d.network.variants import VARIANTS
 
 Call = Callable[[], Any]
 
@@ -110,6 +111,26 @@ def finetuning(truth: np.ndarray) -> Call:
     optimizer.step()
 
   return run
+
+
+def cubes(name: str, organs: int, dtype: str = "float32") -> Call:
+  """A cube and the boxes of so many organs through the volumetric network of that name."""
+  variant = VARIANTS[name]
+  module, asked = _placed(peer_cubes.PeerSam3D(variant), dtype), _asked(name, organs)
+  asked[0] = asked[0].to(getattr(torch, dtype))
+  return torch.no_grad()(lambda: module(*asked))
+
+
+def cube_step(name: str, organs: int, remat: bool, dtype: str = "float32") -> Call:
+  """Its training step on a cube whose views are ready."""
+  training = peer_cubes.PeerAdapting(VARIANTS[name], remat, dtype)
+  truth = torch.from_numpy(cube_programs.masks(VARIANTS[name], organs)).float().to(torch_device())
+  asked = _asked(name, organs)
+  return lambda: training.step(*asked, truth)
+
+
+def _asked(name: str, organs: int) -> list[torch.Tensor]:
+  return [torch.from_numpy(each).to(torch_device()) for each in cube_programs.asked(VARIANTS[name], organs)]
 
 
 def matrix_product(edge: int, dtype: str) -> Call:

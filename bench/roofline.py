@@ -10,9 +10,7 @@ of a scan's patches) is a thousandth of its work.
 """
 
 import argparse
-import dataclasses
 import math
-import re
 from functools import partial
 from typing import Any, cast
 
@@ -21,6 +19,7 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
+from bench.chips import CHIPS, product_bytes
 from bench.common import gflop_of
 from medlsam_jax.medlam.network.medlam import MedLAM, init_variables
 from medlsam_jax.medlam.pretraining.crops import Batch
@@ -29,33 +28,10 @@ from medlsam_jax.medlam.pretraining.step import abstract_state, make_module, mak
 from medlsam_jax.train import sharding
 from medlsam_jax.typed_settings import from_mapping
 
-
-@dataclasses.dataclass(frozen=True)
-class Chip:
-  """From the makers' data sheets: bfloat16 operations, bytes of memory and bytes of the network, each a second."""
-
-  platform: str
-  speed: float
-  bandwidth: float
-  network: float
-  """One way, of one chip."""
-
-
-CHIPS = {
-  # cloud.google.com/tpu/docs/v5e: 197 TFLOP/s, 819 GB/s, interconnect 400 GB/s both ways together
-  "TPU v5e": Chip("tpu", 197e12, 0.819e12, 200e9),
-  # cloud.google.com/tpu/docs/v5p: 459 TFLOP/s, 2765 GB/s, interconnect 4800 Gbit/s
-  "TPU v5p": Chip("tpu", 459e12, 2.765e12, 600e9),
-  # NVIDIA's H100 SXM5 (dense) and DGX H100 data sheets: one 400 Gbit/s adapter a GPU between machines
-  "H100": Chip("cuda", 989e12, 3.35e12, 50e9),
-}
 PATCHES = 6
 SCALES = {"encoder and head": (), "to half resolution": (4, 2), "whole decoder": (4, 2, 1)}
 SCANS, CHIPS_OF_RUN = 14_012, 256
 """The published training set, and the run of the last table: one scan, that is two patches, a chip and step."""
-
-_CONVOLUTION = re.compile(r"stablehlo\.convolution.*: \(tensor<(\S+)>, tensor<(\S+)>\) -> tensor<(\S+)>")
-_WIDTHS = {"f32": 4, "bf16": 2}
 
 
 def main() -> None:
@@ -96,7 +72,7 @@ def _training(width: int) -> Table:
   table = Table(*columns, f"s per {steps} steps", title=title)
   for name, chip in CHIPS.items():
     lowered = traced.lower(lowering_platforms=(chip.platform,))
-    cost, least = lowered.cost_analysis(), convolution_bytes(lowered.as_text())
+    cost, least = lowered.cost_analysis(), product_bytes(lowered.as_text(), ("convolution",))
     work, most = cost["flops"] / chip.speed, cost["bytes accessed"] / chip.bandwidth
     reduce = 2 * (CHIPS_OF_RUN - 1) / CHIPS_OF_RUN * gradient_bytes / chip.network
     fastest = max(work, least / chip.bandwidth) + reduce
@@ -121,16 +97,6 @@ def _traced_step(settings: PretrainSettings) -> tuple[Any, int]:
   )
   size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.params))
   return cast(Any, make_step(settings, mesh)).trace(state, batch), size
-
-
-def convolution_bytes(text: str) -> int:
-  """Bytes of the operands and results of all convolutions of a lowered program."""
-  return sum(_bytes(array) for arrays in _CONVOLUTION.findall(text) for array in arrays)
-
-
-def _bytes(array: str) -> int:
-  *edges, dtype = array.split("x")
-  return math.prod(map(int, edges)) * _WIDTHS[dtype]
 
 
 if __name__ == "__main__":

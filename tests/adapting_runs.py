@@ -42,5 +42,5 @@ def words(scans, validation, **fields):
 def compile_quickly(patch):
   """The training step, and painting."""
   quick_programs.compile_quickly(patch, step, cube_predictor)
-  step._compiled_step.cache_clear()
+  step.make_step.cache_clear()
   cube_predictor._program.cache_clear()

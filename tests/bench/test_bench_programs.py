@@ -3,7 +3,7 @@
 import pytest
 
 hlo = pytest.importorskip("bench.hlo")
-roofline = pytest.importorskip("bench.roofline")
+chips = pytest.importorskip("bench.chips")
 
 COMPILED = """HloModule jit_step, num_partitions=2
 
@@ -31,10 +31,13 @@ def test_collectives_are_counted_once_with_the_sizes_of_their_operands():
   assert (begun.kind, begun.sizes, begun.repeated) == ("all-reduce", (1,), False)
 
 
-def test_bytes_of_convolutions_are_those_of_operands_and_results():
+def test_bytes_of_products_are_those_of_operands_and_results():
   text = (
     "%1 = stablehlo.convolution(%a, %b) dim_numbers = [b, 0, f]x[0, i, o]->[b, 0, f], window = {pad = [[1, 1]]}"
     " : (tensor<2x4x3xbf16>, tensor<3x3x5xbf16>) -> tensor<2x4x5xf32>\n"
     "%2 = stablehlo.add %1, %1 : tensor<2x4x5xf32>\n"
+    "%3 = stablehlo.dot_general %2, %c, contracting_dims = [2] x [0] : (tensor<2x4x5xf32>, tensor<5x6xf32>) -> "
+    "tensor<2x4x6xf32>\n"
   )
-  assert roofline.convolution_bytes(text) == 2 * 24 + 2 * 45 + 4 * 40
+  assert chips.product_bytes(text, ("convolution",)) == 2 * 24 + 2 * 45 + 4 * 40
+  assert chips.product_bytes(text) == 2 * 24 + 2 * 45 + 4 * 40 + 4 * (40 + 30 + 48)

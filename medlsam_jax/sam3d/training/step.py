@@ -70,7 +70,7 @@ class Adapting:
 
   def step(self) -> Step:
     """The jitted step; the state given to it is donated."""
-    compiled, frozen = _compiled_step(self.settings, self.module, self.mesh), self.frozen
+    compiled, frozen = make_step(self.settings, self.module, self.mesh), self.frozen
     return lambda state, batch, *share: compiled(state, batch, frozen, *share)
 
 
@@ -80,7 +80,7 @@ def source_edge(edge: int, settings: AdaptSettings) -> int:
 
 
 @functools.lru_cache(maxsize=2)
-def _compiled_step(settings: AdaptSettings, module: Sam3D, mesh: Mesh) -> Step:
+def make_step(settings: AdaptSettings, module: Sam3D, mesh: Mesh) -> Step:
   """The step; frozen parameters are an argument. Kept, so that a run resumed here compiles none."""
 
   def loss(trained: Variables, frozen: Variables, views: View) -> tuple[Array, dict[str, Array]]:
