@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import functools
 import re
+from collections.abc import Callable
 from typing import cast
 
 import jax
@@ -21,7 +22,7 @@ from medlsam_jax.errors import WeightsError
 from medlsam_jax.network import Network, Variables
 from medlsam_jax.sam.network.layers import fold_batch_norm
 from medlsam_jax.sam.network.sam import Sam
-from medlsam_jax.sam.network.tiny_vit import TinyViTSizes
+from medlsam_jax.sam.network.tiny_vit import TinyViT, TinyViTSizes
 from medlsam_jax.sam3d.network.sam3d import Sam3D
 
 
@@ -88,13 +89,46 @@ def _draw(module: Sam3D, key: jax.Array) -> Variables:
   ]
 
 
-def drawn(module: Sam3D, key: jax.Array) -> Variables:
+def scratch(module: Sam3D, key: jax.Array) -> Variables:
   """All parameters at random, those of the base included: the control without pre-training, and nothing else.
 
-  Only the draws are computed, not the network.
+  Batch norm, where the base has it, is folded as of its first step. Without it a random base makes zeros of air, which
+  every layer norm that follows divides by almost nothing: the first gradient is infinite.
   """
-  options = platform.compiler_options_for_one_run(platform.backend())
-  return jax.jit(functools.partial(_draw, module), compiler_options=options)(key)
+  params = drawn(module, key)
+  if not isinstance(module.variant.base.encoder, TinyViTSizes):
+    return params
+  given = base_params(module, _drawn_base(module, key))
+  return unflatten_dict({**flatten_dict(params, sep="/"), **flatten_dict(given, sep="/")}, sep="/")
+
+
+def _drawn_base(module: Sam3D, key: jax.Array) -> Network:
+  """TinyViT at random, with batch norm's statistics of a few images of noise."""
+  variant = module.variant
+  assert isinstance(variant.base.encoder, TinyViTSizes)
+  encoder, edge = TinyViT(sizes=variant.base.encoder), variant.image_edge
+
+  def draw(key: jax.Array) -> Variables:
+    images = jnp.broadcast_to(jax.random.uniform(key, (2, edge, edge, 1)), (2, edge, edge, 3))
+    variables = encoder.init(key, images)
+    _, seen = encoder.apply(variables, images, train=True, mutable=["batch_stats"])
+    # running statistics move a tenth of the way to what was seen
+    stats = jax.tree.map(lambda old, new: 10 * new - 9 * old, variables["batch_stats"], seen["batch_stats"])
+    return {"params": {"image_encoder": variables["params"]}, "batch_stats": {"image_encoder": stats}}
+
+  return Network(Sam(variant.base), _once(draw)(key), variant.base.name, "weights at random")
+
+
+def drawn(module: Sam3D, key: jax.Array) -> Variables:
+  """All parameters at random, as `start` takes those that are new. Only the draws are computed, not the network."""
+  return _once(functools.partial(_draw, module))(key)
+
+
+def _once(draw: Callable[[jax.Array], Variables]) -> Callable[[jax.Array], Variables]:
+  return cast(
+    "Callable[[jax.Array], Variables]",
+    jax.jit(draw, compiler_options=platform.compiler_options_for_one_run(platform.backend())),
+  )
 
 
 def start(module: Sam3D, base: Network, key: jax.Array) -> Variables:

@@ -189,7 +189,7 @@ def test_the_control_trains_everything_and_its_file_needs_no_base(mini_templates
   chosen = settings(mini_templates, start="scratch", optimizer={"total_steps": 1})
   adapted = recipe.run(chosen, None, tmp_path)
   assert not adapted.frozen and flat(adapted.trained).keys() == flat(parameters.shapes(adapted.module)).keys()
-  drawn = flat(parameters.drawn(adapted.module, jax.random.key(chosen.seed)))
+  drawn = flat(parameters.scratch(adapted.module, jax.random.key(chosen.seed)))
   moved = {name for name, leaf in flat(adapted.trained).items() if not np.array_equal(leaf, drawn[name])}
   assert {"encoder/patch/kernel", "encoder/position", "encoder/block0/qkv/kernel"} <= moved
   path = tmp_path / "control.safetensors"

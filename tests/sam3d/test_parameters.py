@@ -150,3 +150,14 @@ def test_cubes_of_another_size_are_refused():
   small = functools.partial(parameters.apply, ON_VIT, *parameters.split(parameters.shapes(ON_VIT)))
   with pytest.raises(ValueError, match="takes 16 voxels an edge"):
     jax.eval_shape(small, VOLUME[:, 1:, 1:, 1:], POINTS, LABELS)
+
+
+def test_a_random_base_with_batch_norm_passes_on_values_of_one_size_and_no_zeros():
+  params = flatten_dict(parameters.scratch(ON_LITE, jax.random.key(0)), sep="/")
+  assert params.keys() == flatten_dict(parameters.shapes(ON_LITE), sep="/").keys()
+  noise = np.random.default_rng(0).random((10_000, 1))
+  kernel, bias = (np.asarray(params[f"encoder/embed0/{name}"]) for name in ("kernel", "bias"))
+  seen = noise * kernel[0, 0].sum(0) + bias
+  np.testing.assert_allclose(seen.mean(0), 0, atol=0.1)
+  np.testing.assert_allclose(seen.std(0), 1, atol=0.1)
+  assert np.abs(bias).min() > 0.5  # of air

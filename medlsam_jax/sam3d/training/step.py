@@ -46,7 +46,7 @@ class Adapting:
     """`base`: whose weights stay; None draws all at random and trains all."""
     self.settings, self.module, self.base, self.mesh = settings, module, base, mesh
     key = jax.random.key(settings.seed)
-    trained: Variables = parameters.drawn(module, key) if base is None else parameters.start(module, base, key)
+    trained: Variables = parameters.scratch(module, key) if base is None else parameters.start(module, base, key)
     frozen: Variables = {}
     if base is not None:
       trained, frozen = parameters.split(trained)
