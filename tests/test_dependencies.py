@@ -22,6 +22,7 @@ STUBS = {"_typeshed"}
 RUN_NOT_IMPORTED = {
   "beartype": "by tests/shapes.py, and by name in the hook of jaxtyping",
   "build": "by make wheel",
+  "gcsfs": "fsspec finds it by the address",
   "ipykernel": "runs the notebooks",
   "mypy": "by make lint",
   "pre-commit": "by whoever commits",
@@ -29,11 +30,13 @@ RUN_NOT_IMPORTED = {
   "pylibjpeg": "pydicom finds it among the installed packages",
   "pylibjpeg-openjpeg": "pylibjpeg finds it among the installed packages",
   "ruff": "by make lint",
+  "s3fs": "fsspec finds it by the address",
 }
 MAY_USE = {
   "medlsam_jax/cli/startup.py": {"train"},
   "medlsam_jax/cohort/board.py": {"train"},
   "medlsam_jax/cohort/ray_": {"ray"},
+  "medlsam_jax/io/addresses.py": {"cloud"},
   "medlsam_jax/io/dicom": {"dicom"},
   "medlsam_jax/train/": {"train"},
   "medlsam_jax/medlam/pretraining/": {"train"},
@@ -89,5 +92,5 @@ def test_what_a_file_imports_is_declared_where_it_is_needed(path):
 
 def test_what_is_declared_is_used():
   used = set().union(*(imported(path) for path in sources())) | set(RUN_NOT_IMPORTED)
-  for extra in (None, "dicom", "train", "ray", "rle", "parity", "dev"):
+  for extra in (None, "dicom", "train", "ray", "cloud", "rle", "parity", "dev"):
     assert declared(extra) <= used, f"{extra or 'dependencies'} of pyproject.toml has what nothing uses"

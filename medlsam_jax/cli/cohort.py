@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medlsam_jax.cli import options
@@ -188,20 +187,25 @@ def run_cohort(
     teller(terminal),
   )
   # read anew: other shards may have ended scans meanwhile
-  quality = page.write(cohort.folder, manifest.read_folder(cohort.folder), bank)
+  known = manifest.read_folder(cohort.folder)
+  cohort.place.fetch(list(known.records))
+  quality = page.write(cohort.folder, known, bank)
   tell_report(terminal, report)
-  tell_quality(terminal, quality, cohort.folder)
+  tell_quality(terminal, quality, cohort.place.shown)
   return report
 
 
-def tell_quality(terminal: Terminal, quality: Quality, folder: Path) -> None:
+def tell_quality(terminal: Terminal, quality: Quality, shown: str) -> None:
   """The scans to look at first, and where the others are named."""
   from medlsam_jax.cohort.page import PAGE, TABLE
+  from medlsam_jax.io.addresses import join
 
   odd = [quality.scans[row] for row in quality.to_look_at]
   for looked in odd[:_FIRST]:
     terminal.say(f"look at: {looked.record.scan}: {'; '.join(looked.in_words)}")
-  terminal.say(f"{len(odd)} of {len(quality.scans)} scans to look at, in order: {folder / PAGE}, {folder / TABLE}")
+  terminal.say(
+    f"{len(odd)} of {len(quality.scans)} scans to look at, in order: {join(shown, PAGE)}, {join(shown, TABLE)}"
+  )
 
 
 def teller(terminal: Terminal) -> Callable[[Ended], None]:

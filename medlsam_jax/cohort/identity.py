@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import tempfile
 from pathlib import Path
 
 from medlsam_jax.errors import InputError
+from medlsam_jax.io import addresses
+from medlsam_jax.io.addresses import Listing
 
 _BLOCK_BYTES = 1 << 20
 
@@ -37,12 +40,19 @@ def files_of(path: Path) -> list[tuple[str, Path]]:
   return [(str(file.relative_to(path)), file) for file in sorted(path.rglob("*")) if file.is_file()]
 
 
-def glance_at(path: Path) -> Glance:
+def glance_at(place: Path | str, listing: Listing | None = None) -> Glance:
   """Sizes and times alone: a thousand scans take a moment.
+
+  Args:
+    place: path or address.
+    listing: what lists folders behind addresses, for who looks at many.
 
   Raises:
     InputError: the files are not there, or may not be looked at.
   """
+  if isinstance(place, str) and addresses.is_address(place):
+    return Glance(**dataclasses.asdict(addresses.see(place) if listing is None else listing.see(place)))
+  path = Path(place)
   try:
     stats = [file.stat() for _, file in files_of(path)]
   except OSError as error:
@@ -50,13 +60,25 @@ def glance_at(path: Path) -> Glance:
   return Glance(sum(each.st_size for each in stats), len(stats), max((each.st_mtime_ns for each in stats), default=0))
 
 
-def identity_of(path: Path) -> Identity:
+def identity_of(place: Path | str, copy: Path | None = None) -> Identity:
   """Reads all files of a scan.
+
+  Args:
+    place: path or address.
+    copy: of what is behind the address, where it lies here already.
 
   Raises:
     InputError: they cannot be read.
   """
-  seen, digest = glance_at(path), hashlib.sha256()
+  seen = glance_at(place)
+  if copy is None and isinstance(place, str) and addresses.is_address(place):
+    with tempfile.TemporaryDirectory(prefix="medlsam-") as folder:
+      return Identity(**dataclasses.asdict(seen), sha256=_sha256(addresses.copy_here(place, Path(folder))))
+  return Identity(**dataclasses.asdict(seen), sha256=_sha256(copy or Path(place)))
+
+
+def _sha256(path: Path) -> str:
+  digest = hashlib.sha256()
   try:
     for name, file in files_of(path):
       if name:
@@ -66,4 +88,4 @@ def identity_of(path: Path) -> Identity:
           digest.update(block)
   except OSError as error:
     raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-  return Identity(**dataclasses.asdict(seen), sha256=digest.hexdigest())
+  return digest.hexdigest()

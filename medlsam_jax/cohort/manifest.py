@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -145,10 +145,16 @@ def _check_format(said: Mapping[str, Any], path: Path) -> None:
 
 
 class ManifestWriter:
-  """Adds lines to a manifest, each whole and on the disk when the call returns, or not there at all."""
+  """Adds lines to a manifest, each whole and on the disk when the call returns, or not there at all.
 
-  def __init__(self, path: Path, file: int) -> None:
-    self.path, self._file = path, file
+  Args:
+    path: for messages.
+    file: open.
+    hear: hears of each line that was written, and may refuse it.
+  """
+
+  def __init__(self, path: Path, file: int, hear: Callable[[str], None] | None = None) -> None:
+    self.path, self._file, self._hear = path, file, hear
     self._length = os.fstat(file).st_size
     if self._length == 0:
       self._add(json.dumps({"format": FORMAT}))
@@ -182,10 +188,12 @@ class ManifestWriter:
         f"{self.path}: cannot be written ({error.strerror or error}); make room, and the same command goes on from here"
       ) from error
     self._length = length
+    if self._hear is not None:
+      self._hear(line + "\n")
 
 
 @contextlib.contextmanager
-def writer(folder: Path, shard: Shard | None) -> Iterator[ManifestWriter]:
+def writer(folder: Path, shard: Shard | None, hear: Callable[[str], None] | None = None) -> Iterator[ManifestWriter]:
   """The manifest of a run, at whose end lines are added; half a line that a kill left there is cut off first.
 
   Raises:
@@ -198,7 +206,7 @@ def writer(folder: Path, shard: Shard | None) -> Iterator[ManifestWriter]:
     raise OutputError(f"{path}: cannot be written ({error.strerror or error}); choose another folder") from error
   try:
     _cut_half_a_line(file)
-    yield ManifestWriter(path, file)
+    yield ManifestWriter(path, file, hear)
   finally:
     os.close(file)
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from medlsam_jax import display
 from medlsam_jax.cohort import manifest
 from medlsam_jax.cohort.identity import Glance, glance_at, identity_of
 from medlsam_jax.cohort.manifest import Manifest, Record
+from medlsam_jax.cohort.place import Place
 from medlsam_jax.errors import InputError
 from medlsam_jax.io import scan_result
+from medlsam_jax.io.addresses import Listing, NotThereError
 from medlsam_jax.io.scans import ListedScan
 
 
@@ -49,7 +50,7 @@ class Plan:
 
 def plan(
   scans: Sequence[ListedScan],
-  folder: Path,
+  place: Place,
   known: Manifest,
   made_by: Mapping[str, Any],
   segmented: bool,
@@ -60,24 +61,25 @@ def plan(
   Files whose size and time are as recorded are taken to be the same; of others the content is compared.
 
   Args:
+    place: of the results.
     made_by: what results depend on beside the scan.
     segmented: whether label maps belong to a result.
 
   Raises:
-    InputError: the folder has the results of another scan of the same name.
+    InputError: the place has the results of another scan of the same name, or an address cannot be looked at.
   """
-  result, name = Plan(), manifest.name_of(made_by)
+  result, name, listing = Plan(), manifest.name_of(made_by), Listing()
   for scan in scans:
     record = known.records.get(scan.name)
     if record is None:
-      if any(path.exists() for path in scan_result.result_paths(folder, scan.name, segmented)):
+      if any(place.has(scan_result.result_names(scan.name, segmented))):
         result.again.setdefault("results that no record speaks of", []).append(scan.name)
       result.todo.append(scan)
       continue
     if record.state == "failed":
-      why = "tried again" if retry_failed else _failed_differently(scan, record, name)
+      why = "tried again" if retry_failed else _failed_differently(scan, record, name, listing)
     else:
-      why = _not_the_same(scan, record, folder, known, made_by, segmented)
+      why = _changed(scan, record, place, listing) or _made_otherwise(record, place, known, made_by, segmented)
     if why:
       result.again.setdefault(why, []).append(scan.name)
       result.todo.append(scan)
@@ -89,41 +91,47 @@ def plan(
 
 
 def place_of(scan: ListedScan) -> str:
-  """The scan's path as records have it."""
-  return os.path.abspath(scan.path)
+  """The scan's path or address as records have it."""
+  return scan.address or os.path.abspath(scan.path)
 
 
-def _failed_differently(scan: ListedScan, record: Record, name: str) -> str:
+def _failed_differently(scan: ListedScan, record: Record, name: str, listing: Listing) -> str:
   """Why a scan that failed may not fail now; empty for no reason."""
   if record.made_by != name:
     return "they failed with other settings"
   try:
-    now = None if scan.wrong else glance_at(scan.path)
+    now = None if scan.wrong else glance_at(place_of(scan), listing)
   except InputError:
     now = None
   return "" if _same(now, record.input) else "their files are other ones than those that failed"
 
 
-def _not_the_same(
-  scan: ListedScan, record: Record, folder: Path, known: Manifest, made_by: Mapping[str, Any], segmented: bool
-) -> str:
-  """Why a scan that is done has to be done again; empty for no reason."""
+def _changed(scan: ListedScan, record: Record, place: Place, listing: Listing) -> str:
+  """Why the files of a scan that is done are other ones; empty where they are the same."""
+  gone = "their files cannot be found any more"
   if scan.wrong:
-    return "their files cannot be found any more"
+    return gone
   moved = record.path != place_of(scan)
-  if moved or not _same(glance_at(scan.path), record.input):
+  try:
+    if not moved and _same(glance_at(place_of(scan), listing), record.input):
+      return ""
     assert record.input is not None
-    same = identity_of(scan.path).sha256 == record.input.sha256
-    if moved and not same:
-      raise InputError(
-        f"{scan}: {folder} has results of another scan of that name, {scan.name} ({record.path}); choose another --out "
-        "or rename one"
-      )
-    if not same:
-      return "their files have changed"
+    same = identity_of(place_of(scan)).sha256 == record.input.sha256
+  except NotThereError:
+    return gone
+  if moved and not same:
+    raise InputError(
+      f"{scan}: {place.shown} has results of another scan of that name, {scan.name} ({record.path}); choose another "
+      "--out or rename one"
+    )
+  return "" if same else "their files have changed"
+
+
+def _made_otherwise(record: Record, place: Place, known: Manifest, made_by: Mapping[str, Any], segmented: bool) -> str:
+  """Why the results of a scan that is done do not do; empty where they do."""
   if record.made_by != manifest.name_of(made_by):
     return f"made with other settings ({differences(known.made_by.get(record.made_by), made_by)})"
-  if not all(path.exists() for path in scan_result.result_paths(folder, scan.name, segmented)):
+  if not all(place.has(scan_result.result_names(record.scan, segmented))):
     return "their results are not all there"
   return ""
 

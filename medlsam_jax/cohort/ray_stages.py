@@ -169,7 +169,8 @@ class RayStages:
 
   def _dataset(self, ray: ModuleType, scans: Sequence[ListedScan], at_once: int) -> Any:
     """A row of an outcome for each scan, made when it is asked for."""
-    rows = [{SCAN: pickle.dumps(dataclasses.replace(scan, path=Path(os.path.abspath(scan))))} for scan in scans]
+    # of this machine's folder an actor knows nothing
+    rows = [{SCAN: pickle.dumps(dataclasses.replace(scan, path=Path(os.path.abspath(scan.path))))} for scan in scans]
     try:
       orders = ray.put(self._orders)
     except TypeError as error:

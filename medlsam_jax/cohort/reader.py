@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -69,7 +71,8 @@ class Reader:
       UnreadableError: it cannot be read, takes longer or more memory than the limits, or its reader died.
       ReadingStopped: `close` was called.
     """
-    answer = self._ask(scan) or self._ask(scan)
+    with tempfile.TemporaryDirectory(prefix="medlsam-") if scan.address else contextlib.nullcontext("") as folder:
+      answer = self._ask(scan, folder) or self._ask(scan, folder)
     if answer is None:
       raise UnreadableError(f"{scan}: the process that read it ended, twice; the file may be damaged")
     for text in answer.warned:
@@ -87,12 +90,12 @@ class Reader:
       self._closed = True
       self._end()
 
-  def _ask(self, scan: ListedScan) -> Answer | None:
+  def _ask(self, scan: ListedScan, folder: str) -> Answer | None:
     """The child's answer; None where it died."""
     line = self._begun()
     seconds = self._limits.seconds
     try:
-      frames.send(line, Task(scan, self._options, self._alone))
+      frames.send(line, Task(scan, self._options, self._alone, folder))
       answer = frames.receive(line, None if seconds is None else time.monotonic() + seconds)
     except TimeoutError as error:
       self._end()

@@ -22,7 +22,7 @@ from medlsam_jax.cohort.memory import peak_bytes
 from medlsam_jax.cohort.sketch import Sketch, sketch_of
 from medlsam_jax.errors import InputError, MedlsamError
 from medlsam_jax.geometry import Volume
-from medlsam_jax.io.scans import ListedScan, ReadingOptions
+from medlsam_jax.io.scans import CopiedScan, ListedScan, ReadingOptions
 from medlsam_jax.notices import MedlsamWarning
 
 READY = "ready"
@@ -36,6 +36,8 @@ class Task:
   scan: ListedScan
   options: ReadingOptions
   alone: bool
+  folder: str = ""
+  """Where a scan goes that is behind an address; its caller clears it, whatever becomes of this process."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -75,15 +77,16 @@ def main() -> None:
 
 def answer(task: Task) -> Answer:
   """Reads a scan; whatever goes wrong is in the answer."""
-  identity, volume, body, sketch = None, None, None, None
+  identity, volume, body, sketch, copied = None, None, None, None, CopiedScan(task.scan, "")
   error, defect, is_memory = "", "", False
   with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     try:
       if task.scan.wrong:
         raise InputError(task.scan.wrong)
-      identity = identity_of(Path(task.scan.path))
-      volume = task.options.read(task.scan, task.alone)
+      with CopiedScan.of(task.scan, task.folder) as copied:
+        identity = identity_of(task.scan.address or copied.scan.path, copied.scan.path)
+        volume = copied.renamed(task.options.read(copied.scan, task.alone))
       corners = body_mm(volume)
       body = None if corners is None else tuple(tuple(round(each, 1) for each in row) for row in corners.tolist())
       sketch = sketch_of(volume)
@@ -93,7 +96,7 @@ def answer(task: Task) -> Answer:
       volume, is_memory = None, True
     except Exception as failed:
       error, defect = f"a defect of medlsam: {type(failed).__name__}: {failed}", traceback.format_exc()
-  warned = tuple(str(each.message) for each in caught if issubclass(each.category, MedlsamWarning))
+  warned = tuple(copied.said(str(each.message)) for each in caught if issubclass(each.category, MedlsamWarning))
   return Answer(identity, volume, body, sketch, warned, error, defect, is_memory, peak_bytes())
 
 

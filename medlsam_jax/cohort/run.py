@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from medlsam_jax import notices, platform
-from medlsam_jax.cohort import manifest, throughput
+from medlsam_jax.cohort import manifest, sketch, throughput
 from medlsam_jax.cohort.at_work import AtWork
 from medlsam_jax.cohort.board import Board
 from medlsam_jax.cohort.identity import Identity, glance_at
-from medlsam_jax.cohort.lock import Shard, locked
+from medlsam_jax.cohort.lock import Shard
 from medlsam_jax.cohort.manifest import Manifest, ManifestWriter, Record
 from medlsam_jax.cohort.outcome import MachineError, Made, Make, Outcome, Written
+from medlsam_jax.cohort.place import Place, placed
 from medlsam_jax.cohort.plan import Plan, place_of, plan
 from medlsam_jax.cohort.ray_stages import RayOptions, RayStages, connected
 from medlsam_jax.cohort.ray_worker import Orders, Packed
@@ -30,8 +31,6 @@ from medlsam_jax.cohort.throughput import Throughput
 from medlsam_jax.errors import HungError, InputError, OutputError
 from medlsam_jax.geometry import Volume
 from medlsam_jax.installation import version
-from medlsam_jax.io import scan_result
-from medlsam_jax.io.atomic import clear_scratch, folder_for
 from medlsam_jax.io.scans import ListedScan, ReadingOptions
 
 _NOBODY_CAN_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE}
@@ -86,11 +85,16 @@ class CohortReport:
 
 
 class Cohort:
-  """A folder of results that is ours alone while the block of `opened` runs."""
+  """A place of results that is ours alone while the block of `opened` runs."""
 
-  def __init__(self, folder: Path, options: CohortOptions, known: Manifest, book: ManifestWriter) -> None:
-    self.folder, self.options, self.known, self._book = folder, options, known, book
-    self._at_work = AtWork(folder)
+  def __init__(self, place: Place, options: CohortOptions, known: Manifest, book: ManifestWriter) -> None:
+    self.place, self.options, self.known, self._book = place, options, known, book
+    self._at_work = AtWork(place.folder)
+
+  @property
+  def folder(self) -> Path:
+    """Of manifest and pages on this machine; of the results, unless they are behind an address."""
+    return self.place.folder
 
   def plan(self, scans: Sequence[ListedScan], made_by: Mapping[str, Any], segmented: bool) -> Plan:
     """What there is to do of a list, or of this shard of it.
@@ -100,7 +104,7 @@ class Cohort:
     """
     shard = self.options.shard
     mine = scans if shard is None else scans[shard.number - 1 :: shard.count]
-    result = plan(mine, self.folder, self.known, _plain(made_by), segmented, self.options.retry_failed)
+    result = plan(mine, self.place, self.known, _plain(made_by), segmented, self.options.retry_failed)
     result.put_last(self._at_work.marked())
     return result
 
@@ -160,12 +164,11 @@ class Cohort:
     return Work(readers, marked, self._write, devices, self.options.limits.seconds)
 
   def _write(self, made: Made) -> Written:
-    result, provenance = made
-    result.write(self.folder, provenance)
-    return Written.of(result)
+    self.place.write(made)
+    return Written.of(made[0])
 
   def _publish(self, packed: Packed) -> Written:
-    scan_result.write_files(self.folder, packed.files)
+    self.place.write_files(packed.files)
     return packed.written
 
   def _collect(
@@ -186,6 +189,7 @@ class Cohort:
       record = _record(outcome, name, self.known.records.get(outcome.scan.name))
       if outcome.about is not None and outcome.about.sketch is not None:
         outcome.about.sketch.save(self.folder, record.scan)
+        self.place.add_file(sketch.path_of("", record.scan))
       self._book.add(record)
       self._at_work.end(record.scan)
       self.known.records[record.scan] = record
@@ -212,18 +216,17 @@ class Cohort:
 
 @contextlib.contextmanager
 def opened(out: str | os.PathLike[str], options: CohortOptions) -> Iterator[Cohort]:
-  """A folder of results, new or from earlier runs, for this run alone.
+  """A folder or address of results, new or from earlier runs, for this run alone.
 
   Raises:
     OutputError: another run works on it, or it cannot be written.
     InputError: its manifest is of another version.
-    ConfigError: the cluster cannot be used.
+    ConfigError: the cluster cannot be used, nor an address for what is asked.
   """
-  with folder_for(out) as folder, locked(folder, options.shard), connected(options.ray):
-    clear_scratch(folder)
-    known = manifest.read_folder(folder)
-    with manifest.writer(folder, options.shard) as book:
-      yield Cohort(folder, options, known, book)
+  with placed(out, options.shard) as place, connected(options.ray):
+    known = manifest.read_folder(place.folder)
+    with manifest.writer(place.folder, options.shard, place.add_line) as book:
+      yield Cohort(place, options, known, book)
 
 
 def _plain(made_by: Mapping[str, Any]) -> dict[str, Any]:
@@ -245,7 +248,7 @@ def _record(outcome: Outcome[Written], name: str, before: Record | None) -> Reco
   scan, about, identity = outcome.scan, outcome.about, outcome.identity
   if identity is None and not scan.wrong:
     with contextlib.suppress(InputError):  # to tell later whether the file is another one
-      identity = Identity(**dataclasses.asdict(glance_at(scan.path)), sha256="")
+      identity = Identity(**dataclasses.asdict(glance_at(place_of(scan))), sha256="")
   return Record(
     scan.name,
     place_of(scan),

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from medlsam_jax.errors import OutputError
+from medlsam_jax.io.addresses import is_address
 
 _SCRATCH = ".medlsam-"
 """Beginning of the names of scratch folders."""
@@ -103,6 +104,8 @@ def folder_for(directory: str | os.PathLike[str]) -> Iterator[Path]:
   Raises:
     OutputError: it cannot be made or written.
   """
+  if is_address(os.fspath(directory)):
+    raise OutputError(f"{directory}: only the results of a LIST can go to an address; give a folder")
   with _said_of(directory), made_folder(directory) as folder:
     yield folder
 

@@ -31,7 +31,7 @@ def scans_in(folder: Path) -> list[Path]:
     InputError: the folder cannot be opened.
   """
   files, folders = _entries(folder, must=True)
-  scans = _nifti(files)
+  scans = nifti_of(files)
   if scans:
     series = [each for each in folders if _holds_slices(each)]
     deeper = [each for each in folders if each not in series and next(_below(each, 2, set()), None) is not None]
@@ -81,7 +81,7 @@ def _below(folder: Path, depth: int, seen: set[Path]) -> Iterator[Path]:
     return
   seen.add(place)
   files, folders = _entries(folder)
-  scans = _nifti(files)
+  scans = nifti_of(files)
   yield from scans
   if scans:
     return
@@ -114,7 +114,8 @@ def _holds_slices(folder: Path) -> bool:
   return bool(_entries(folder)[0]) and dicom.holds_slices(folder)
 
 
-def _nifti(files: list[Path]) -> list[Path]:
+def nifti_of(files: list[Path]) -> list[Path]:
+  """Of files those that are scans by their names: NIfTI files named `_ct`; where there are none, all but label maps."""
   images = [path for path in files if path.name.lower().endswith(NIFTI_SUFFIXES)]
   marked = [path for path in images if stem(path).endswith(SCAN_ENDING)]
   return marked or [path for path in images if not is_label_map(path.name)]

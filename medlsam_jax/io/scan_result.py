@@ -23,8 +23,13 @@ _NAMES_SHOWN = 3
 
 def result_paths(directory: str | os.PathLike[str], name: str, segmented: bool) -> list[Path]:
   """The files that `ScanResult.write` makes."""
+  return [Path(directory) / each for each in result_names(name, segmented)]
+
+
+def result_names(name: str, segmented: bool) -> list[str]:
+  """What they are called."""
   endings = (LABELS, BOXES, ROIS, PREVIEW) if segmented else (BOXES, ROIS, PREVIEW)
-  return [Path(directory) / (name + ending) for ending in endings]
+  return [name + ending for ending in endings]
 
 
 def replaced(directory: str | os.PathLike[str], names: Iterable[str], segmented: bool) -> str:

@@ -6,13 +6,14 @@ import contextlib
 import dataclasses
 import math
 import os
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from medlsam_jax import display, notices
 from medlsam_jax.errors import InputError
 from medlsam_jax.geometry import Volume
-from medlsam_jax.io import dicom, nifti, scan_checks, scan_folders, scan_names
+from medlsam_jax.io import addresses, dicom, nifti, scan_checks, scan_folders, scan_names
 from medlsam_jax.io.dicom_folder import NoSuchSeries
 from medlsam_jax.io.scan_names import NIFTI_SUFFIXES, SCAN_ENDING, scan_name
 
@@ -22,16 +23,25 @@ __all__ += ["scan_name"]
 
 @dataclasses.dataclass(frozen=True)
 class ListedScan:
-  """One of the scans that a path means; as a string, its path."""
+  """One of the scans that a path means; as a string, its path or address."""
 
   path: Path
+  """Of a scan behind an address, what follows `gs:/` there."""
   name: str
   """What its results are called; no other scan of the same list is called so."""
   wrong: str = ""
   """Why it cannot be read, where that is known before it is opened: a line of a list that names nothing."""
+  address: str = ""
+  """Where it lies if not on this machine: `gs://...`."""
+
+  @classmethod
+  def at(cls, address: str) -> ListedScan:
+    """A scan behind an address, without a name yet."""
+    address = address.rstrip("/")
+    return cls(Path("/" + address.partition("://")[2]), "", address=address)
 
   def __str__(self) -> str:
-    return str(self.path)
+    return self.address or str(self.path)
 
   def __fspath__(self) -> str:
     return str(self.path)
@@ -52,6 +62,9 @@ class ReadingOptions:
     """
     if scan.wrong:
       raise InputError(scan.wrong)
+    if scan.address:
+      with tempfile.TemporaryDirectory(prefix="medlsam-") as folder, CopiedScan.of(scan, folder) as copied:
+        return copied.renamed(self.read(copied.scan, alone))
     given = {name: value for name, value in vars(self).items() if value is not None}
     if alone or self.series is None:
       return read_volume(scan.path, **given)
@@ -63,6 +76,42 @@ class ReadingOptions:
     notices.warn(note)
     volume = read_volume(scan.path, **given)
     return dataclasses.replace(volume, notes=(note, *volume.notes))
+
+
+@dataclasses.dataclass(frozen=True)
+class CopiedScan:
+  """A scan that lay behind an address, on this machine."""
+
+  scan: ListedScan
+  """Where it lies now."""
+  address: str
+
+  @classmethod
+  @contextlib.contextmanager
+  def of(cls, scan: ListedScan, folder: str | os.PathLike[str]) -> Iterator[CopiedScan]:
+    """Copies a scan into a folder; in the block errors name the address. A scan of this machine stays where it is.
+
+    Raises:
+      InputError: it cannot be copied, or what the block raises as such.
+    """
+    if not scan.address:
+      yield cls(scan, "")
+      return
+    here = addresses.copy_here(scan.address, Path(folder))
+    copied = cls(dataclasses.replace(scan, path=here, address=""), scan.address)
+    try:
+      yield copied
+    except InputError as error:
+      raise InputError(copied.said(str(error))) from error
+
+  def said(self, text: str) -> str:
+    """A text about the copy, of the address."""
+    return text.replace(str(self.scan.path), self.address) if self.address else text
+
+  def renamed(self, volume: Volume) -> Volume:
+    """The volume, as read from the address."""
+    notes, doubts = (tuple(map(self.said, each)) for each in (volume.notes, volume.doubts))
+    return dataclasses.replace(volume, source=self.said(volume.source), notes=notes, doubts=doubts)
 
 
 def read_volume(path: str | os.PathLike[str], *, series: str | None = None, hu_offset: float | None = None) -> Volume:
@@ -105,7 +154,9 @@ def list_scans(*paths: str | os.PathLike[str]) -> list[ListedScan]:
   - a NIfTI file, a folder of DICOM slices, one such file, or a DICOMDIR: that scan;
   - a `.txt` file: one of these or a folder a line, relative to the list file; empty lines and lines starting with `#`
     are skipped; a line that names nothing is a scan that cannot be read, as long as others can;
-  - a folder: see `scan_folders.scans_in`.
+  - a folder: see `scan_folders.scans_in`;
+  - an address (`gs://`, `s3://`): a list there, whose lines are relative to it; a NIfTI file; a folder, of which all
+    NIfTI files are scans, those named `_ct` where there are any, or which is itself one, of DICOM slices.
 
   The scans themselves are not opened: one that is broken is reported when it is read. What is listed twice, also by
   links, is taken once, with a warning.
@@ -115,6 +166,9 @@ def list_scans(*paths: str | os.PathLike[str]) -> list[ListedScan]:
   """
   scans: list[ListedScan] = []
   for given in paths:
+    if addresses.is_address(os.fspath(given)):
+      scans += _at(os.fspath(given))
+      continue
     path = _existing(given)
     if path.is_dir():
       scans += _in_folder(path)
@@ -137,10 +191,14 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
     text = path.read_text(encoding="utf-8-sig")
   except (OSError, UnicodeDecodeError) as error:
     raise InputError(f"{path}: not a list of paths ({error})") from error
+  return _lines(text, str(path))
+
+
+def _lines(text: str, source: str) -> list[tuple[int, str]]:
   lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
   lines = [(number, line) for number, line in lines if line and not line.startswith("#")]
   if not lines:
-    raise InputError(f"{path}: an empty list; write one path a line")
+    raise InputError(f"{source}: an empty list; write one path a line")
   return lines
 
 
@@ -176,13 +234,43 @@ def _read_folder(path: Path, series: str | None) -> Volume:
 
 
 def _in_list(path: Path) -> list[ListedScan]:
+  def of(line: str) -> list[ListedScan]:
+    if addresses.is_address(line):
+      return _at(line)
+    scan = _existing(Path(line) if line.startswith("~") else path.parent / line)
+    return _in_folder(scan) if scan.is_dir() else [ListedScan(scan, "")]
+
+  return _each_line(read_lines(path), str(path), of, path.parent)
+
+
+def _at(address: str) -> list[ListedScan]:
+  """The scans that an address means. A NIfTI file is not looked for: reading it says so if it is not there."""
+  lower = address.lower()
+  if lower.endswith(".txt"):
+    folder = address.rpartition("/")[0]
+    lines = _lines(addresses.read_text(address), address)
+    return _each_line(
+      lines, address, lambda line: _at(line if addresses.is_address(line) else addresses.join(folder, line)), Path("/")
+    )
+  if lower.endswith(NIFTI_SUFFIXES):
+    return [ListedScan.at(address)]
+  names = addresses.names_below(address)
+  if not names:
+    raise InputError(f"{address}: no such file or folder")
+  scans = scan_folders.nifti_of([Path(name) for name in names])
+  return [ListedScan.at(addresses.join(address, str(name))) for name in scans] or [ListedScan.at(address)]
+
+
+def _each_line(
+  lines: Sequence[tuple[int, str]], source: str, of: Callable[[str], list[ListedScan]], folder: Path
+) -> list[ListedScan]:
+  """The scans of a list's lines; a line that names nothing is one that cannot be read, as long as others can."""
   scans = []
-  for number, line in read_lines(path):
+  for number, line in lines:
     try:
-      scan = _existing(Path(line) if line.startswith("~") else path.parent / line)
-      scans += _in_folder(scan) if scan.is_dir() else [ListedScan(scan, "")]
+      scans += of(line)
     except InputError as error:
-      scans.append(ListedScan(path.parent / line, "", f"{path}, line {number}: {error}"))
+      scans.append(ListedScan(folder / line, "", f"{source}, line {number}: {error}"))
   wrong = [scan.wrong for scan in scans if scan.wrong]
   if len(wrong) == len(scans):
     raise InputError(wrong[0] + (f" (and none of the other {len(wrong) - 1} lines)" if len(wrong) > 1 else ""))
@@ -199,15 +287,15 @@ def _in_folder(path: Path) -> list[ListedScan]:
 
 
 def _once(scans: Sequence[ListedScan]) -> list[ListedScan]:
-  kept: dict[Path, ListedScan] = {}
+  kept: dict[Path | str, ListedScan] = {}
   for scan in scans:
-    place = scan.path.resolve()
+    place = scan.address or scan.path.resolve()
     if place not in kept:
       kept[place] = scan
     elif kept[place].path == scan.path:
-      notices.warn(f"{scan.path}: listed twice; taken once")
+      notices.warn(f"{scan}: listed twice; taken once")
     else:
-      notices.warn(f"{scan.path} is the same as {kept[place].path}; taken once")
+      notices.warn(f"{scan} is the same as {kept[place].path}; taken once")
   return list(kept.values())
 
 

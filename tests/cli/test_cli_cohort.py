@@ -9,11 +9,13 @@ import sys
 import time
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from medlsam_jax.cli.cohort import bytes_of
 from medlsam_jax.cohort import manifest
 from medlsam_jax.cohort.lock import locked
+from medlsam_jax.cohort.place import RemotePlace
 from medlsam_jax.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -297,3 +299,36 @@ def test_sizes():
   for text in ("8", "GB", "-1GB", "1e9GB", "0GB", "nanGB"):
     with pytest.raises(ConfigError):
       bytes_of(text)
+
+
+def test_lists_scans_and_results_behind_addresses(medlsam, search, scans, tmp_path, monkeypatch):
+  """Scans in a folder behind `file://`, which a reader sees too, and results in a bucket in memory."""
+  fs, out = fsspec.filesystem("memory"), "memory://test_lists_scans_and_results"
+  (scans / "list.txt").write_text("\n".join(f"{name}_ct.nii.gz" for name in "abcd"))
+  call = ["localize", f"file://{scans}/list.txt", *search, "--out", out]
+
+  def die(self, name, content, **how):
+    put(self, name, content, **how)
+    if name == "b_boxes.json":
+      raise KeyboardInterrupt
+
+  put = RemotePlace._put
+  with monkeypatch.context() as patch:
+    patch.setattr(RemotePlace, "_put", die)
+    assert medlsam(*call).code == 130
+  result = medlsam(*call)
+  assert result.code == 1 and f"in order: {out}/cohort.html" in result.out and "done before" in result.out
+  assert "results that no record speaks of" in result.err
+  assert f"failed: c: {scans}" not in result.err and "failed: c: not a NIfTI" in result.err
+  fs.get(out, str(tmp_path / "there"), recursive=True)
+  plain = medlsam("localize", *search, "--query", scans, "--out", tmp_path / "plain")
+  there = {name: content.replace(b"file://", b"") for name, content in results(tmp_path / "there").items()}
+  assert plain.code == 1 and there == results(tmp_path / "plain")
+  assert states(tmp_path / "there") == {"a": "done", "b": "done", "c": "failed", "d": "done"}
+  assert manifest.read_folder(tmp_path / "there").records["a"].path == f"file://{scans}/a_ct.nii.gz"
+  assert "the same files as d" in (tmp_path / "there" / "cohort.html").read_text()
+  again = medlsam(*call)
+  assert again.code == 1 and "4 scans: 0 to do, 3 done before" in again.out
+  alone = medlsam("localize", *search, "--query", scans, "--out", out)
+  assert alone.code == 2 and "only the results of a LIST" in alone.err
+  fs.rm(out, recursive=True)

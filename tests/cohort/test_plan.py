@@ -8,6 +8,7 @@ import pytest
 from medlsam_jax.cohort import manifest
 from medlsam_jax.cohort.identity import Identity, glance_at, identity_of
 from medlsam_jax.cohort.manifest import Manifest, Record
+from medlsam_jax.cohort.place import Place
 from medlsam_jax.cohort.plan import plan
 from medlsam_jax.errors import InputError
 from medlsam_jax.io.scan_result import result_paths
@@ -31,7 +32,7 @@ def case(tmp_path):
 
 def why(case, made_by=MADE_BY, **options):
   scan, out, known = case
-  planned = plan([scan], out, known, made_by, False, **options)
+  planned = plan([scan], Place(out, str(out)), known, made_by, False, **options)
   assert len(planned.todo) + len(planned.done) + len(planned.failed) == 1
   return next(iter(planned.again)) if planned.todo else ""
 
@@ -65,7 +66,7 @@ def test_other_content_other_settings_and_lost_files_are_done_again(case):
 
 def test_a_label_map_belongs_to_what_segment_made(case):
   scan, out, known = case
-  assert plan([scan], out, known, MADE_BY, True).todo == [scan]
+  assert plan([scan], Place(out, str(out)), known, MADE_BY, True).todo == [scan]
 
 
 def test_a_failed_scan_is_left_alone_until_asked_for_or_changed(case):
@@ -93,7 +94,7 @@ def test_a_moved_scan_is_kept_and_another_of_its_name_is_refused(case, tmp_path)
 def test_results_that_no_record_speaks_of_are_made_again(case):
   scan, out, _ = case
   assert why((scan, out, Manifest())) == "results that no record speaks of"
-  new = plan([ListedScan(Path("n"), "n")], out, Manifest(), MADE_BY, False)
+  new = plan([ListedScan(Path("n"), "n")], Place(out, str(out)), Manifest(), MADE_BY, False)
   assert [each.name for each in new.todo] == ["n"] and not new.again
 
 
