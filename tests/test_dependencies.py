@@ -45,6 +45,7 @@ MAY_USE = {
   "medlsam_jax/sam3d/training/": {"train"},
   "medlsam_jax/sam/run_lengths.py": {"rle"},
   "tests/": {"dicom", "train", "rle", "dev"},
+  "tests/bench/test_cubes_bench.py": {"parity"},
   "bench/": {"train", "parity", "dev"},
 }
 """Extras that a folder or file may rely on, beside what everybody has."""
