@@ -89,9 +89,10 @@ def connected(options: RayOptions | None) -> Iterator[None]:
   if ray is None or options is None or ray.is_initialized():
     yield
     return
-  # nothing is sent anywhere about a cluster that is begun here, and what goes wrong beneath is told by whom it meets
-  os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-  os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+  # nothing is sent anywhere about a cluster that is begun here, and what goes wrong beneath is told by whom it meets:
+  # Ray's own statistics, when they lay on a machine that died, say so in a traceback every few seconds
+  for name, value in (("USAGE_STATS_ENABLED", "0"), ("BACKEND_LOG_LEVEL", "fatal"), ("IGNORE_UNHANDLED_ERRORS", "1")):
+    os.environ.setdefault(f"RAY_{name}", value)
   with _own_signals():
     try:
       ray.init(address=options.address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
