@@ -107,11 +107,12 @@ def step_shapes(settings: AdaptSettings) -> Stepping:
   """Shapes of what a step takes, none of it computed."""
   trained, frozen = parameters.split(parameters.shapes(module_of(settings)))
   moments = jax.eval_shape(make_optimizer(settings.optimizer).init, trained)
-  state = AdaptState(jax.ShapeDtypeStruct((), jnp.int32), trained, moments)  # type: ignore[arg-type]
+  shape: Any = jax.ShapeDtypeStruct
+  state = AdaptState(shape((), jnp.int32), trained, moments)
   edge, organs = source_edge(VARIANTS[settings.model].cube_edge, settings), settings.data.organs_per_cube
   cube = (1, edge, edge, edge)
   batch = (((cube), jnp.int16), (cube, jnp.uint8), ((1, organs), jnp.uint8), ((1,), jnp.int32))
-  return Stepping(state, CubeBatch(*(jax.ShapeDtypeStruct(*each) for each in batch)), frozen)  # type: ignore[arg-type]
+  return Stepping(state, CubeBatch(*(shape(*each) for each in batch)), frozen)
 
 
 def stepping(settings: AdaptSettings) -> Stepping:

@@ -21,7 +21,8 @@ from medlsam_jax import platform
 from medlsam_jax.geometry import Box
 from medlsam_jax.progress import Progress
 from medlsam_jax.rehearsal import Rehearsal
-from medlsam_jax.sam.predictor import BOX_COUNTS, Predictor
+from medlsam_jax.sam.fixed_sizes import BOX_COUNTS
+from medlsam_jax.sam.predictor import Predictor
 from medlsam_jax.sam.sliced_scan import SlicedScan
 
 BOXES_AT_ONCE = BOX_COUNTS[-1]

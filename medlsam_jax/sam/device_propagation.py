@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, Integer, Num
 
 from medlsam_jax.sam.device_painting import filled_up
 from medlsam_jax.sam.everything import boxes_of
-from medlsam_jax.sam.predictor import BOX_COUNTS
+from medlsam_jax.sam.fixed_sizes import BOX_COUNTS
 from medlsam_jax.sam.propagation import Organ
 from medlsam_jax.sam.sliced_scan import SlicedScan
 

@@ -20,14 +20,12 @@ from jaxtyping import Array, Bool, Float, Integer, Num, UInt8
 from medlsam_jax import platform
 from medlsam_jax.errors import InputError, WeightsError
 from medlsam_jax.network import Network, Variables
+from medlsam_jax.sam.fixed_sizes import padded, runs_of
 from medlsam_jax.sam.network.layers import fold_batch_norm
 from medlsam_jax.sam.network.prompt_encoder import BOX_HIGH, BOX_LOW
 from medlsam_jax.sam.network.sam import Sam
 from medlsam_jax.sam.prompts import Prompt, check_box, check_image, check_prompt, prompts_of, tokens_of
 from medlsam_jax.sam.slices import ImageFit, Pixels, scaled_levels
-
-BOX_COUNTS = (1, 4, 16)
-"""Prompts that one run of the decoder takes: three compiled programs serve every number of boxes."""
 
 SURE_IN_BFLOAT16 = ("litemedsam",)
 """Members whose mean Dice bfloat16 operands change by no more than .002: docs/accelerators.md."""
@@ -153,7 +151,7 @@ class Predictor:
     """Programs compiled so far.
 
     One to encode; to decode, for each kind of answer (single or multiple, with or without mask prompts) one per member
-    of `BOX_COUNTS` and power of two of points. Boxes alone: one for each of `BOX_COUNTS`.
+    of `fixed_sizes.BOX_COUNTS` and power of two of points. Boxes alone: one for each of these counts.
     """
     return self._compilations
 
@@ -182,7 +180,7 @@ class Predictor:
     while len(embeddings) < len(images):
       batch = images[len(embeddings) : len(embeddings) + self.encode_batch]
       try:
-        encoded = encode(self._variables, _padded(batch, self.encode_batch), *given)
+        encoded = encode(self._variables, padded(batch, self.encode_batch), *given)
       except jax.errors.JaxRuntimeError as error:
         self.less_at_once(error)
         continue
@@ -231,7 +229,7 @@ class Predictor:
     On the device, computed or not yet.
     """
     fitted = np.array(fit.fitted, np.int32)
-    return self._encode_levels(self._variables, _padded(levels, self.encode_batch), fitted)
+    return self._encode_levels(self._variables, padded(levels, self.encode_batch), fitted)
 
   def decode_among(
     self,
@@ -248,8 +246,8 @@ class Predictor:
       boxes: (x0, y0, x1, y1) pixels of the network's image, here or on the device; they are not looked at.
       size: boxes of a run: each size has a program of its own.
     """
-    filled = boxes if isinstance(boxes, jax.Array) else _padded(np.asarray(boxes, np.float32), size)
-    images = _padded(np.asarray(places, np.int32), size)
+    filled = boxes if isinstance(boxes, jax.Array) else padded(np.asarray(boxes, np.float32), size)
+    images = padded(np.asarray(places, np.int32), size)
     return self._decode_among(self._variables, embeddings, images, filled.reshape(-1, 2, 2))
 
   def encode_images(self, images: Sequence[np.ndarray]) -> list[EncodedImage]:
@@ -369,9 +367,9 @@ class Predictor:
   ) -> Iterator[Answers]:
     """Every prompt through programs of fixed sizes."""
     first = 0
-    for size in _runs(len(points)):
+    for size in runs_of(len(points)):
       some = slice(first, first + size)
-      batch = [None if part is None else _padded(part[some], size) for part in (points, labels, masks)]
+      batch = [None if part is None else padded(part[some], size) for part in (points, labels, masks)]
       logits, quality = self._decode(self._variables, embedding, *batch, multimask)
       yield Answers(first, len(points[some]), logits, quality)
       first += size
@@ -387,19 +385,3 @@ def _together(
     some = slice(run.first, run.first + run.count)
     logits[some], quality[some] = run.logits[: run.count], run.quality[: run.count]
   return logits, quality
-
-
-def _runs(boxes: int) -> list[int]:
-  """Sizes of the decoder runs for so many boxes: padded up where at least two thirds of a run are real, else split."""
-  runs = []
-  while boxes > 0:
-    fit = next((size for size in BOX_COUNTS if boxes <= size and 3 * boxes >= 2 * size), None)
-    runs.append(fit or max(size for size in BOX_COUNTS if size <= boxes))
-    boxes -= runs[-1]
-  return runs
-
-
-def _padded(batch: np.ndarray, size: int) -> np.ndarray:
-  """The batch with its last item repeated up to `size`, so that one compiled program serves every length."""
-  missing = size - len(batch)
-  return np.concatenate([batch, np.repeat(batch[-1:], missing, 0)]) if missing else batch

@@ -10,9 +10,10 @@ import pytest
 from medlsam_jax.errors import InputError, WeightsError
 from medlsam_jax.medlam.network.medlam import MedLAM
 from medlsam_jax.network import Network
+from medlsam_jax.sam.fixed_sizes import BOX_COUNTS
 from medlsam_jax.sam.network.sam import Sam, SamVariant
 from medlsam_jax.sam.network.tiny_vit import TinyViTSizes
-from medlsam_jax.sam.predictor import BOX_COUNTS, Predictor
+from medlsam_jax.sam.predictor import Predictor
 
 SIZES = TinyViTSizes(widths=(8, 8, 8, 8), depths=(1, 1, 1, 1), heads=(1, 1, 1, 1), windows=(7, 4, 4, 4), neck=16)
 SMALL = SamVariant("small", 32, SIZES, "unit")
