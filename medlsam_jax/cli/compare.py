@@ -12,6 +12,8 @@ EXAMPLE = (
   "  medlsam evaluate --query test/ --compare slices,axes,volume=adapters.safetensors --boxes-from labels --out scores/"
 )
 BY_SLICES, BY_TEMPLATES = ("slices", "propagate", "axes", "tight"), ("templates", "prompted")
+CLEANED = "+clean-up"
+"""Behind a way: its masks as `--clean-up` leaves them."""
 
 
 def add_to(group: options.Options) -> None:
@@ -23,7 +25,8 @@ def add_to(group: options.Options) -> None:
     help="paint each scan in several ways, and hold all against the first: slices (--model, prompted by the organ's "
     "box), propagate and axes (the same with --propagate, and with --axes all), tight (with the labels' own box in "
     "each slice, which no search gives), templates and prompted (as --masks), or the name or file of a network, "
-    "adapters for volumes too; TITLE=FILE says what to call it",
+    "adapters for volumes too; TITLE=FILE says what to call it, and WAY+clean-up has its masks as --clean-up leaves "
+    "them, painted once for both",
   )
   group.add_argument(
     "--boxes-from",
@@ -56,7 +59,7 @@ def check(arguments: argparse.Namespace) -> None:
   titles = [title for title, _ in titled(arguments.compare)]
   if twice := next((title for title in titles if titles.count(title) > 1), None):
     raise ConfigError(f"--compare has two ways called {twice}; write TITLE=FILE")
-  words = [way for _, way in titled(arguments.compare)]
+  words = [plain(way) for _, way in titled(arguments.compare)]
   if arguments.model is not None and not set(words) & set(BY_SLICES):
     raise ConfigError(f"--model is what {', '.join(BY_SLICES)} paint with, and --compare has none of them")
   if "tight" in words and arguments.boxes_from != "labels":
@@ -80,10 +83,15 @@ def check_unused(arguments: argparse.Namespace) -> None:
 
 def searches(arguments: argparse.Namespace) -> bool:
   """Whether a bank is needed, for its boxes or its masks."""
-  return arguments.boxes_from != "labels" or any(way in BY_TEMPLATES for _, way in titled(arguments.compare))
+  return arguments.boxes_from != "labels" or any(plain(way) in BY_TEMPLATES for _, way in titled(arguments.compare))
 
 
 def titled(compare: list[str]) -> list[tuple[str, str]]:
   """Titles for the table, and what paints."""
   pairs = [each.rpartition("=") for each in compare]
   return [(title or way, way) for title, _, way in pairs]
+
+
+def plain(way: str) -> str:
+  """A way without its clean-up."""
+  return way.removesuffix(CLEANED)

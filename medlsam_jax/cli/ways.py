@@ -16,6 +16,7 @@ from medlsam_jax.geometry import Volume
 from medlsam_jax.io.labels import LabelMap
 from medlsam_jax.medlam.bank.bank import Bank
 from medlsam_jax.progress import Progress
+from medlsam_jax.sam.clean_up import clean_labels
 from medlsam_jax.sam.predictor import Predictor
 from medlsam_jax.sam3d.cube_predictor import CubePredictor
 
@@ -28,10 +29,14 @@ class Way:
   masks: pipeline.Masks
   painter: Predictor | CubePredictor | None
   settings: pipeline.PipelineSettings
-  origin: Mapping[str, object]
+  origin: dict[str, object]
   """What paints, and all settings that its masks depend on."""
   boxes_by_slice: bool = False
   """Whether it asks for a box in each slice."""
+  word: str = ""
+  """What paints, as `--compare` names it; ways with one word paint alike before clean-up."""
+  cleaned: bool = False
+  """Whether its masks are cleaned up."""
 
   @property
   def identity(self) -> dict[str, object]:
@@ -39,7 +44,7 @@ class Way:
     return {name: entry for name, entry in self.origin.items() if name != "source"}
 
   def paint(self, scan: Volume, boxes: Mapping[str, Finding], bank: Bank | None, progress: Progress) -> LabelMap:
-    """The label map of a scan, as a reader of its file has it."""
+    """The label map of a scan, before clean-up."""
     return pipeline.segment(
       scan,
       boxes,
@@ -50,7 +55,15 @@ class Way:
       propagation=self.settings.propagation,
       vote=self.settings.masks,
       progress=progress,
-    ).as_saved()
+    )
+
+  def finish(self, painted: LabelMap) -> LabelMap:
+    """What `paint` gave, cleaned up if that is asked for, as a reader of its file has it."""
+    if not self.cleaned:
+      return painted.as_saved()
+    array = painted.array.copy()
+    clean_labels(array, largest_component=True, fill_holes=True)
+    return dataclasses.replace(painted, array=array).as_saved()
 
 
 def load_ways(arguments: argparse.Namespace, settings: pipeline.PipelineSettings, terminal: Terminal) -> Sequence[Way]:
@@ -60,26 +73,32 @@ def load_ways(arguments: argparse.Namespace, settings: pipeline.PipelineSettings
     ConfigError: `slices` and their like of a network that paints volumes.
     WeightsError: a network cannot be used.
   """
-  return [_way(title, word, arguments, settings, terminal) for title, word in compare.titled(arguments.compare)]
+  titled = compare.titled(arguments.compare)
+  words = dict.fromkeys(compare.plain(word) for _, word in titled)
+  painters = {word: _way(word, arguments, settings, terminal) for word in words}
+  return [_named(painters[compare.plain(word)], title, word.endswith(compare.CLEANED)) for title, word in titled]
 
 
-def _way(
-  title: str, word: str, arguments: argparse.Namespace, settings: pipeline.PipelineSettings, terminal: Terminal
-) -> Way:
+def _named(way: Way, title: str, cleaned: bool) -> Way:
+  origin = way.origin | {"clean_up": True} if cleaned else way.origin
+  return dataclasses.replace(way, title=title, origin=origin, cleaned=cleaned)
+
+
+def _way(word: str, arguments: argparse.Namespace, settings: pipeline.PipelineSettings, terminal: Terminal) -> Way:
   mode: Literal["boxes", "middle-out"] = "middle-out" if word == "propagate" else "boxes"
   axes: Literal["axial", "all"] = "all" if word == "axes" else "axial"
   settings = dataclasses.replace(settings, propagation=dataclasses.replace(settings.propagation, mode=mode, axes=axes))
   of = provenance.of_settings
   if word == "templates":
-    return Way(title, "templates", None, settings, {"vote": of(settings.masks)})
+    return Way(word, "templates", None, settings, {"vote": of(settings.masks)}, word=word)
   named = {"prompted": pipeline.PROMPTED} | dict.fromkeys(compare.BY_SLICES, arguments.model or pipeline.PAINTER)
   painter = networks_and_banks.painter_of(named.get(word, word), terminal, arguments.dtype)
   origin: dict[str, object] = {**provenance.of_painter(painter), "segmentation": of(settings.segmentation)}
   if isinstance(painter, CubePredictor):
     if word in named:
       raise ConfigError(f"--model {named[word]} paints volumes; name it in --compare, and for {word} one of slices")
-    return Way(title, "network", painter, settings, origin | {"cubes": of(painter.settings)})
+    return Way(word, "network", painter, settings, origin | {"cubes": of(painter.settings)}, word=word)
   if word == "prompted":
-    return Way(title, "prompted", painter, settings, origin | {"vote": of(settings.masks)})
+    return Way(word, "prompted", painter, settings, origin | {"vote": of(settings.masks)}, word=word)
   origin |= {"propagation": of(settings.propagation), "boxes_by_slice": word == "tight"}
-  return Way(title, "network", painter, settings, origin, word == "tight")
+  return Way(word, "network", painter, settings, origin, word == "tight", word)

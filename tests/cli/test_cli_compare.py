@@ -94,6 +94,20 @@ def test_templates_paint_the_labels_boxes_too(compare, search, tmp_path):
   assert float(line["templates"]["dice"]) > float(line["slices"]["dice"])
 
 
+def test_masks_are_painted_once_and_scored_with_clean_up_too(compare, painted, monkeypatch, tmp_path):
+  def with_a_stray_voxel(way, scan, boxes, *rest):
+    labels = paint(way, scan, boxes, *rest)
+    labels.array[0, 0, 0] = labels.names["beta"]
+    return labels
+
+  paint = ways.Way.paint
+  monkeypatch.setattr(ways.Way, "paint", with_a_stray_voxel)
+  assert compare("slices,slices+clean-up").code == 0
+  assert [title for title, _ in painted] == ["slices", "slices"]
+  line = means(tmp_path / "out")
+  assert float(line["slices+clean-up"]["dice"]) > float(line["slices"]["dice"])
+
+
 def test_what_was_scored_is_taken_up_again_and_a_further_way_is_added(compare, painted, tmp_path):
   assert compare("slices").code == 0
   before = means(tmp_path / "out")["slices"]
