@@ -12,6 +12,7 @@ Parts (`--only`):
   parts    head and neck: position head alone, features alone from mean boxes on, both
   spl      organs cut along z (SPL) against whole ones (WPL)
   k        1, 3, 5, 8 and 12 templates, drawn anew `--repeats` times
+  corrected  five templates, and the same with the first three people of the set, corrected, added: on the other people
 
 The data (`--data`, by default ../shared/data beside the checkout) is not part of the repository. Means are over labels
 that `sound.json` calls whole; those over all labels stand beside them. Failures count: an organ that was not found, or
@@ -34,6 +35,8 @@ from bench.people_search import Labelled, Study, Task
 from bench.people_tables import Table, by_organ, compared, merged
 from bench.stages_paint import ORGANS as TORSO_ORGANS
 from medlsam_jax.cli import terminal
+from medlsam_jax.evaluation.labelled import LabelledScan
+from medlsam_jax.io.templates import Template, read_templates
 from medlsam_jax.loading import load
 from medlsam_jax.medlam.search.search_settings import PRESETS
 
@@ -41,6 +44,8 @@ FIVE = tuple(f"kbp_{number}" for number in ("013", "034", "061", "004", "017"))
 TORSO_TEMPLATES, TORSO_QUERIES = (
   tuple(f"case_{number}" for number in numbers) for numbers in (("000", "002", "004"), ("001", "003", "005"))
 )
+CORRECTED = 3
+"""People who are corrected and added."""
 COUNTS = (1, 3, 5, 8, 12)
 """Templates of the curve."""
 QUOTED = (
@@ -104,6 +109,20 @@ class Parts:
     note = "Differences are to one template. Intervals know of the people, not of the choice of templates."
     yield compared(f"Number of templates: {self.people}, WPL", lines, note)
 
+  def corrected(self) -> Iterator[Table]:
+    """What a user's corrections bring: labels stand for them, and no person is both template and query."""
+    data = self.headneck()
+    names = list(data.queries)[:CORRECTED]
+    added = {name: _corrected(self.data / "headneck" / self.people, data.queries[name]) for name in names}
+    rest = {name: query for name, query in data.queries.items() if name not in names}
+    grown = dataclasses.replace(
+      data, name=f"{data.name} corrected", templates={**data.templates, **added}, queries=rest
+    )
+    before, after = self.searched(grown, [Task(FIVE), Task((*FIVE, *names))])
+    lines = {"five templates": before, f"and {', '.join(names)}, corrected": after}
+    note = "Whole labels of the three stand for a user's corrections. Intervals know of the people, not of that choice."
+    yield compared(f"A bank that grows by corrections: {self.people}, WPL", lines, note)
+
   def headneck(self) -> Labelled:
     """Real people."""
     if "headneck" not in self._read:
@@ -127,6 +146,12 @@ class Parts:
         if one is not None:
           results.append(one)
     return by_task
+
+
+def _corrected(folder: Path, person: LabelledScan) -> Template:
+  """A person as a template of the organs whose labels are whole; those that a scan cuts nobody marks."""
+  whole = [organ for organ in person.values if person.is_whole(organ)]
+  return read_templates(folder / f"{person.name}_ct.nii.gz", whole, folder / "labels.json")[0]
 
 
 def draws(names: Sequence[str], count: int, repeats: int) -> list[tuple[str, ...]]:
@@ -153,7 +178,7 @@ def require(folder: Path) -> Path:
 
 
 PARTS: dict[str, Callable[[Parts], Iterator[Table]]] = {
-  name: getattr(Parts, name) for name in ("five", "torso", "parts", "spl", "k")
+  name: getattr(Parts, name) for name in ("five", "torso", "parts", "spl", "k", "corrected")
 }
 
 

@@ -153,6 +153,29 @@ def test_a_cut_run_goes_on_where_it_was(monkeypatch, tmp_path, labelled):
   assert other.one(labelled, task, "q") and other.one(labelled, task, "p") != first and searched == [0, 1, 0]
 
 
+def test_corrected_people_are_templates_of_their_whole_labels_and_no_queries(monkeypatch, tmp_path, labelled):
+  asked = []
+
+  class Searched:
+    def one(self, data, task, query):
+      asked.append((task.templates, query, {name: set(data.templates[name].organs) for name in task.templates}))
+      return result(query, row("liver", 0.1 * len(task.templates)))
+
+  (tmp_path / "headneck").mkdir()
+  (tmp_path / "queries").rename(tmp_path / "headneck" / "queries")
+  monkeypatch.setattr(real_people, "FIVE", ("a", "b"))
+  monkeypatch.setattr(real_people, "CORRECTED", 1)
+  parts = real_people.Parts(Searched(), tmp_path, "queries", None, 1)
+  parts._read["headneck"] = labelled
+  (table,) = parts.corrected()
+  both = {"liver", "spleen"}
+  assert asked == [
+    (("a", "b"), "q", dict.fromkeys("ab", both)),
+    (("a", "b", "p"), "q", {"a": both, "b": both, "p": {"liver"}}),
+  ]
+  assert "| and p, corrected |" in table.markdown() and table.figures["and p, corrected"]["whole"]["people"] == 1
+
+
 def test_missing_data_ends_in_words(tmp_path):
   with pytest.raises(SystemExit, match="not part of the repository"):
     real_people.main(["--data", str(tmp_path / "nowhere")])
