@@ -21,8 +21,8 @@ LEVEL = {
   "medlam": 5, "sam": 5,
   "sam3d": 6,
   "loading": 7, "pipeline": 7,
-  "evaluation": 8, "cohort": 8,
-  "cli": 9,
+  "evaluation": 8, "cohort": 8, "serve": 8,
+  "cli": 10,
 }  # fmt: skip
 FILE_LIBRARIES = {"nibabel", "pydicom", "grain", "ml_collections"}
 NO_FILES = {"medlam", "sam", "sam3d", "template_masks"}

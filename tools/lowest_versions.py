@@ -26,7 +26,7 @@ def lowest(requirements: list[str]) -> dict[str, str]:
 def main() -> None:
   """Prints one constraint a line."""
   project = tomllib.loads(PYPROJECT.read_text())["project"]
-  extras = [project["optional-dependencies"][name] for name in ("dicom", "train", "rle", "dev")]
+  extras = [project["optional-dependencies"][name] for name in ("dicom", "train", "rle", "serve", "dev")]
   own = f"{project['name']}["
   every = [r for part in (project["dependencies"], *extras) for r in part if not r.startswith(own)]
   for name, version in lowest(every).items():

@@ -1,0 +1,1 @@
+"""The guarded local server, and the protocol that nnInteractive's viewers speak, answered by our networks."""
