@@ -45,9 +45,13 @@ def cases_of(arguments: argparse.Namespace) -> list[Case]:
   cases, missing = [], []
   for scan in list_scans(arguments.query):
     folder = Path(arguments.truth) if arguments.truth else None
-    truth = (
-      label_files.label_map_for(scan.path, scan.name, folder) if folder else label_files.label_map_beside(scan.path)
-    )
+    try:
+      truth = (
+        label_files.label_map_for(scan.path, scan.name, folder) if folder else label_files.label_map_beside(scan.path)
+      )
+    except InputError as error:
+      missing.append(str(error))
+      continue
     if truth is not None:
       cases.append(Case(scan.name, scan, truth))
     elif not scan.wrong:

@@ -16,7 +16,7 @@ from medlsam_jax.evaluation.case import Row, Task, evaluate_case
 from medlsam_jax.evaluation.result import evaluate_result
 from medlsam_jax.evaluation.saved import SavedFiles, evaluate_saved
 from medlsam_jax.geometry import Volume
-from medlsam_jax.io.nifti import read_label_nifti
+from medlsam_jax.io.label_maps import read_label_map
 from medlsam_jax.io.packaged_banks import NAMES
 from medlsam_jax.io.scan_result import BOXES, LABELS, ScanResult
 
@@ -79,7 +79,7 @@ class Scoring:
       return
     try:
       with self.terminal.bar(f"{case.name}: scoring"):
-        self.rows[case.name] = rows(read_label_nifti(case.truth), self.values[case.name])
+        self.rows[case.name] = rows(read_label_map(case.truth, self.values[case.name]), self.values[case.name])
     except InputError as error:
       self.reasons[case.name] = str(error)
       self.terminal.warn(f"{case.name}: {error}")
@@ -87,7 +87,7 @@ class Scoring:
   def _failed(self, case: Case) -> list[Row]:
     """Rows of a scan that failed, none where truth cannot be read either."""
     try:
-      truth = read_label_nifti(case.truth)
+      truth = read_label_map(case.truth, self.values[case.name])
     except InputError as error:
       self.reasons[case.name] = str(error)
       return []

@@ -11,8 +11,8 @@ from medlsam_jax.evaluation.segmentation import LabelBoxes, score_overlap
 from medlsam_jax.finding import Finding
 from medlsam_jax.geometry import Box, Volume
 from medlsam_jax.io.alignment import align_labels
+from medlsam_jax.io.label_maps import read_label_map
 from medlsam_jax.io.labels import LabelMap
-from medlsam_jax.io.nifti import read_label_nifti
 from medlsam_jax.sam.slice_boxes import tight_boxes
 
 Source = Literal["labels", "found"]
@@ -55,7 +55,7 @@ class Truth:
     Raises:
       InputError: it cannot be read, or lies on another grid and is not to be resampled.
     """
-    labels = read_label_nifti(path)
+    labels = read_label_map(path, values)
     if scan is not None:
       labels = align_labels(labels, scan.grid, scan.source, scan.file_grid, resample=resample)
     return cls(name, labels, values)

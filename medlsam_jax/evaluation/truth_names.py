@@ -7,8 +7,8 @@ from pathlib import Path
 
 from medlsam_jax import display, notices
 from medlsam_jax.errors import InputError
+from medlsam_jax.io.label_maps import read_label_map
 from medlsam_jax.io.label_table import LABELS_FILE, read_label_table, table_beside
-from medlsam_jax.io.nifti import read_label_nifti
 from medlsam_jax.label_boxes import count_labels
 
 _SHOWN = 5
@@ -81,7 +81,7 @@ def _borrowed(name: str, truth: Path, numbers: dict[str, int]) -> dict[str, int]
   where = " or ".join(str(truth.parent / file) for file in (f"{name}_{LABELS_FILE}", LABELS_FILE))
   if not numbers:
     raise InputError(f'{truth}: nothing says which organ a value is; write {where}: {{"liver": 5, ...}}')
-  strangers = [value for value in count_labels(read_label_nifti(truth).array) if value not in numbers.values()]
+  strangers = [value for value in count_labels(read_label_map(truth).array) if value not in numbers.values()]
   if strangers:
     theirs = _listed(f"{organ} {value}" for organ, value in numbers.items())
     raise InputError(

@@ -1,8 +1,7 @@
 """Which files of a data set are label maps, and whose: the one place that knows the names that data sets give them.
 
 `NAME_seg.nii.gz` beside `NAME_ct.nii.gz` is ours; KiTS has `case_0/segmentation.nii.gz` beside `case_0/imaging.nii.gz`,
-LiTS `segmentation-0.nii` beside `volume-0.nii`, the Medical Decathlon `labelsTr/liver_0.nii.gz` for
-`imagesTr/liver_0.nii.gz`.
+LiTS `segmentation-0.nii` beside `volume-0.nii`; layouts of whole data sets are in `io.data_sets`.
 """
 
 from __future__ import annotations
@@ -13,13 +12,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from medlsam_jax.errors import InputError
+from medlsam_jax.io import data_sets
 from medlsam_jax.io.scan_names import NIFTI_SUFFIXES, SCAN_ENDING, is_generic, scan_name, stem
 
 ENDINGS = ("_seg", "_segmentation", "_label", "_labels")
 """What a label map's name adds to the scan's; in a folder of one case, what it is called (`seg`, `segmentation`)."""
-_OTHER_ENDINGS = ("_segmentations", "_labelmap", "_mask", "_masks", "_gt", "_truth", "_annotation", "aggregated_vol")
+_OTHER_ENDINGS = (
+  "_segmentations", "_labelmap", "_mask", "_masks", "_gt", "_truth", "_annotation", "aggregated_vol", data_sets.DSEG,
+)  # fmt: skip
 _LABEL_FOLDER = re.compile(
-  r"(label|mask|seg(mentation)?|annotation|instance|roi)s?(tr|ts|_?train|_?test)?", re.IGNORECASE
+  r"(label|mask|seg(mentation)?|annotation|instance|roi)s?(tr|ts|val?|_?train|_?val|_?test)?", re.IGNORECASE
 )
 _SUFFIXES = (*NIFTI_SUFFIXES, *(suffix.upper() for suffix in NIFTI_SUFFIXES))
 """Capitals as some systems export them: scans are taken whatever the capitals of their ending."""
@@ -40,7 +42,11 @@ def is_label_folder(name: str) -> bool:
 
 
 def label_maps_beside(scan: Path) -> Iterator[Path]:
-  """The label maps that lie beside a scan and belong to it, ours first."""
+  """The label maps that lie beside a scan, or where a data set has them, and belong to it; ours first.
+
+  Raises:
+    InputError: nobody can say which of several belongs to it.
+  """
   own = stem(scan)
   for name in dict.fromkeys((own.removesuffix(SCAN_ENDING) or own, own, scan_name(scan.absolute()))):
     yield from _existing(scan.parent, [name + ending for ending in ENDINGS])
@@ -48,6 +54,7 @@ def label_maps_beside(scan: Path) -> Iterator[Path]:
     yield from _existing(scan.parent, [_VOLUME.sub("segmentation", own)])
   if is_generic(own):
     yield from _existing(scan.parent, [ending.removeprefix("_") for ending in ENDINGS])
+  yield from data_sets.labels_of(scan)
 
 
 def label_map_beside(scan: Path) -> Path | None:
@@ -78,7 +85,7 @@ def label_map_for(scan: Path, name: str, folder: Path) -> Path | None:
 def tables_near(annotation: Path, file: str) -> Iterator[Path]:
   """Where the table `file` of an annotation may lie: beside it; above it where it is one of the files of a case."""
   yield annotation.parent / file
-  if f"_{stem(annotation).lower()}" in ENDINGS:
+  if f"_{stem(annotation).lower()}" in ENDINGS or is_label_folder(annotation.parent.name):
     yield annotation.parent.parent / file
 
 
@@ -90,7 +97,7 @@ def label_maps_in(folder: Path) -> dict[str, Path]:
   """
   if not folder.is_dir():
     raise InputError(f"{folder}: no such folder")
-  maps = [path for path in _listed(folder) if is_label_map(path.name)]
+  maps = [path for path in _listed(folder) if is_label_map(path.name) or is_label_folder(folder.name)]
   if not maps:
     by_case = (_of_case(case) for case in sorted(folder.iterdir()) if case.is_dir())
     maps = [of_case[0] for of_case in by_case if of_case]
@@ -106,6 +113,8 @@ def _scan_of(path: Path) -> str:
   """What the scan is called that a label map belongs to."""
   own = stem(path)
   lower = own.lower()
+  if path.is_dir():
+    return path.absolute().parent.name
   for ending in ENDINGS:
     if lower.endswith(ending):
       return scan_name(path.absolute().parent / (own[: len(own) - len(ending)] + SCAN_ENDING))
@@ -116,6 +125,8 @@ def _scan_of(path: Path) -> str:
 
 def _of_case(case: Path) -> list[Path]:
   """The label maps of one case, those first that are called by nothing else, or by an ending of ours."""
+  if data_sets.is_mask_folder(case / data_sets.MASKS):
+    return [case / data_sets.MASKS]
   labels = [path for path in _listed(case) if is_label_map(path.name)]
   return sorted(
     labels, key=lambda path: (f"_{stem(path).lower()}" not in ENDINGS, "aggregated" in path.name, path.name)

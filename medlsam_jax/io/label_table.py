@@ -1,15 +1,19 @@
 """Tables of label values: which organ a number of a label map is.
 
 Ours is `{"liver": 5, ...}`. The same the other way round, `{"5": "liver"}` (class maps of TotalSegmentator, nnU-Net
-version 1), and either as the `labels` of a `dataset.json` of nnU-Net are read too.
+version 1), and either as the `labels` of a `dataset.json` of nnU-Net are read too, and so is a `dseg.tsv` of BIDS. A
+folder of masks names organs by its files, which are numbered in order of their names.
 """
 
 from __future__ import annotations
 
+import csv
+import itertools
 import os
 from pathlib import Path
 
 from medlsam_jax.errors import InputError
+from medlsam_jax.io import data_sets
 from medlsam_jax.io.label_files import tables_near
 from medlsam_jax.io.point_files import read_json
 
@@ -24,9 +28,11 @@ def read_label_table(path: str | os.PathLike[str]) -> dict[str, int]:
     InputError: malformed, values that are not whole numbers above zero, one value for two names or two for one.
   """
   path = Path(path)
+  if path.is_dir():
+    return {organ: value for value, organ in enumerate(data_sets.masks_in(path), 1)}
   table: dict[str, int] = {}
   names: dict[int, str] = {}
-  for name, value in _entries(read_json(path), path):
+  for name, value in _of_tsv(path) if path.suffix.lower() == ".tsv" else _entries(read_json(path), path):
     if isinstance(value, float) and value.is_integer():
       value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
@@ -48,10 +54,21 @@ def read_label_table(path: str | os.PathLike[str]) -> dict[str, int]:
 def table_beside(annotation: Path, name: str) -> Path | None:
   """The table for an annotation file of the scan `name`: `NAME_labels.json`, else `labels.json`, beside it.
 
-  For a file such as `case_0/segmentation.nii.gz`, either may also lie in the folder of the cases.
+  For a file such as `case_0/segmentation.nii.gz`, either may also lie in the folder of the cases; then those that data
+  sets have (`data_sets.tables_of`). For a folder of masks it is the folder.
   """
-  tables = (path for file in (f"{name}_{LABELS_FILE}", LABELS_FILE) for path in tables_near(annotation, file))
-  return next((path for path in tables if path.is_file()), None)
+  near = (path for file in (f"{name}_{LABELS_FILE}", LABELS_FILE) for path in tables_near(annotation, file))
+  tables = itertools.chain(() if annotation.is_dir() else near, data_sets.tables_of(annotation))
+  return next((path for path in tables if path.exists()), None)
+
+
+def _of_tsv(path: Path) -> list[tuple[str, object]]:
+  """Names and values of a table of BIDS: columns `index` and `name`, separated by tabs."""
+  try:
+    rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines(), delimiter="\t"))
+    return [(row["name"], int(row["index"])) for row in rows]
+  except (OSError, KeyError, TypeError, ValueError) as error:
+    raise InputError(f"{path}: needs the columns index and name, whole numbers in the first ({error!r})") from error
 
 
 def _entries(content: dict[str, object], path: Path) -> list[tuple[str, object]]:

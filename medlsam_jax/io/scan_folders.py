@@ -9,7 +9,7 @@ from pathlib import Path
 
 from medlsam_jax import display, notices
 from medlsam_jax.errors import InputError
-from medlsam_jax.io import dicom
+from medlsam_jax.io import data_sets, dicom
 from medlsam_jax.io.label_files import is_label_folder, is_label_map
 from medlsam_jax.io.scan_names import NIFTI_SUFFIXES, SCAN_ENDING, stem
 
@@ -38,7 +38,10 @@ def scans_in(folder: Path) -> list[Path]:
     if deeper:
       notices.warn(f"{folder}: scans in folders of it are left out: {_names(deeper)}; name these folders, in a list")
     return [*scans, *series]
-  return list(_below(folder, 0, set()))
+  found = list(_below(folder, 0, set()))
+  if found and (lone := data_sets.without_scans(folder)):
+    notices.warn(f"{lone}; left out")
+  return found
 
 
 def why_none(folder: Path) -> str:
@@ -52,6 +55,8 @@ def why_none(folder: Path) -> str:
     if other:
       return f"no scans here, but {other[0]}{' and others' if other[1:] else ''}; {words}"
   labels = [name for name in names if name.endswith(NIFTI_SUFFIXES)]
+  if lone := data_sets.without_scans(folder):
+    return f"no scans here; {lone}; put the CTs beside them"
   if labels:
     return f"no scans here, only label maps by their names ({labels[0]}); name the scan itself, or end its name in _ct"
   if not names:
@@ -59,7 +64,10 @@ def why_none(folder: Path) -> str:
   endings = ", ".join(
     ending or "no ending" for ending, _ in Counter(os.path.splitext(n)[1] for n in names).most_common(3)
   )
-  return f"no scans here ({len(names)} files, {endings}); expected NAME_ct.nii.gz files or folders of DICOM slices"
+  return (
+    f"no scans here ({len(names)} files, {endings}); expected NAME_ct.nii.gz files, folders of DICOM "
+    f"slices, or a data set laid out as {data_sets.KNOWN} have it"
+  )
 
 
 def refuse_format(path: Path) -> None:
@@ -117,6 +125,7 @@ def _holds_slices(folder: Path) -> bool:
 def nifti_of(files: list[Path]) -> list[Path]:
   """Of files those that are scans by their names: NIfTI files named `_ct`; where there are none, all but label maps."""
   images = [path for path in files if path.name.lower().endswith(NIFTI_SUFFIXES)]
+  images = [path for path in images if not data_sets.is_other_channel(path)]
   marked = [path for path in images if stem(path).endswith(SCAN_ENDING)]
   return marked or [path for path in images if not is_label_map(path.name)]
 

@@ -17,10 +17,14 @@ NIFTI_SUFFIXES = (".nii.gz", ".nii")
 SCAN_ENDING = "_ct"
 GENERIC = (
   "ct", "image", "images", "imaging", "img", "scan", "volume", "vol", "series", "study", "slices", "dicom", "dcm",
-  "dicomdir",
+  "dicomdir", "data",
 )  # fmt: skip
 """Names (in small letters) that say nothing of whose scan it is; so do UIDs, numbers with three dots or more."""
 
+FIRST_CHANNEL = "_0000"
+"""Behind the name of a scan in the folders of nnU-Net."""
+IMAGES = re.compile(r"images(Tr|Ts|Val|Va)", re.IGNORECASE)
+"""Folder of scans whose label maps lie in a folder beside it."""
 _UID = re.compile(r"\d+(\.\d+){3,}")
 _UNSAFE = re.compile(r'[\x00-\x1f/\\:*?"<>|]')
 
@@ -77,6 +81,8 @@ class _Route:
     self.stem = _safe(stem(path))
     self.own = self.stem.removesuffix(SCAN_ENDING) or self.stem
     self.above = [_safe(part) for part in reversed(above)]
+    if self.above and IMAGES.fullmatch(self.above[0]):
+      self.own = self.own.removesuffix(FIRST_CHANNEL) or self.own
     self.at = 0
     """How many folders up the base stands; 0 for the own name."""
     if is_generic(self.own):

@@ -7,6 +7,8 @@ of
   `NAME_labels.json` or the folder's `labels.json`, `{"liver": 5, ...}`; without such a table organs are `label_5`;
 - `NAME_points.json`, `NAME.mrk.json` or `NAME.fcsv`: see `io.point_files`.
 
+Data sets laid out as `io.data_sets` knows them are read as they are.
+
 A list file (`.txt`) has one template a line: the scan, then its annotations, separated by commas, tabs or spaces,
 relative to the list file; a scan alone takes the annotations beside it.
 
@@ -29,7 +31,7 @@ from jaxtyping import Float
 from medlsam_jax import display, notices
 from medlsam_jax.errors import InputError, TemplateError
 from medlsam_jax.geometry import Volume
-from medlsam_jax.io import alignment, label_files, label_values, nifti, point_files, scans, slicer_files
+from medlsam_jax.io import alignment, data_sets, label_files, label_maps, label_values, point_files, scans, slicer_files
 from medlsam_jax.io.label_table import LABELS_FILE, read_label_table, table_beside
 from medlsam_jax.io.scan_names import NIFTI_SUFFIXES, SCAN_ENDING, names_of, scan_name, stem
 from medlsam_jax.io.scans import ListedScan
@@ -158,7 +160,7 @@ def read_templates(
   pairs = [pair for each in paths for pair in _pairs(each, left)]
   for scan, files in pairs if len(paths) == 1 else _named(pairs):
     with left.instead_of_raising():
-      cases.append(_annotations(scan, files, table, strict=organs is None))
+      cases.append(_annotations(scan, files, table, organs))
   wanted = _wanted(where, organs, cases, left)
   numbers = _numbers(cases, wanted)
   if organs is None:
@@ -192,13 +194,19 @@ def _pairs(path: Path, left: _LeftOut) -> list[tuple[ListedScan, list[Path]]]:
         pairs.append(_listed(path, number, line))
     pairs = _named(pairs)
   else:
-    pairs = [(scan, _beside(scan)) for scan in scans.list_scans(path)]
+    pairs = []
+    for scan in scans.list_scans(path):
+      with left.instead_of_raising():
+        pairs.append((scan, _beside(scan)))
   marked = [(scan, files) for scan, files in pairs if files]
   bare = [scan.path.name for scan, files in pairs if not files]
   if not marked and left.errors:
     raise left.errors[0]
   if not marked:
-    raise TemplateError(f"{path}: no annotations; each scan NAME needs one of NAME{', NAME'.join(ANNOTATION_ENDINGS)}")
+    endings = ", NAME".join(ANNOTATION_ENDINGS)
+    raise TemplateError(
+      f"{path}: no annotations; each scan NAME needs one of NAME{endings}, or labels where {data_sets.KNOWN} have them"
+    )
   if bare:
     left.sentences.append(f"{path}: left out of the templates, no annotation beside them: {', '.join(bare)}")
   return marked
@@ -238,7 +246,9 @@ def _named(pairs: list[tuple[ListedScan, list[Path]]]) -> list[tuple[ListedScan,
   return [(dataclasses.replace(scan, name=name), files) for (scan, files), name in zip(pairs, names, strict=True)]
 
 
-def _annotations(scan: ListedScan, files: list[Path], given: dict[str, int] | None, strict: bool) -> _Annotations:
+def _annotations(
+  scan: ListedScan, files: list[Path], given: dict[str, int] | None, organs: Sequence[str] | None
+) -> _Annotations:
   name = scan.name
   labels: Volume | None = None
   values: dict[str, int] = {}
@@ -250,11 +260,11 @@ def _annotations(scan: ListedScan, files: list[Path], given: dict[str, int] | No
     table = given or {}
     if named_in is not None:
       table = tables[str(named_in)] = read_label_table(named_in)
-    if file.name.lower().endswith(NIFTI_SUFFIXES):
+    if file.is_dir() or file.name.lower().endswith(NIFTI_SUFFIXES):
       if labels is not None:
         raise InputError(f"{scan}: two label maps, {labels.source} and {file}; give one")
-      labels = nifti.read_label_nifti(file)
-      values = _present(labels, table, strict)
+      labels = label_maps.read_label_map(file, organs)
+      values = _present(labels, table, organs is None)
       is_named = bool(table)
       tables.setdefault(str(named_in or file), table or values)
     elif file.suffix.lower() in (".json", *slicer_files.TABLE_ENDINGS):
