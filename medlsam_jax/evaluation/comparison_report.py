@@ -11,17 +11,15 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from medlsam_jax.display import count
+from medlsam_jax.evaluation.compared import MEAN, compared_lines, failed
 from medlsam_jax.evaluation.comparison import ComparedRow, Source
-from medlsam_jax.evaluation.people import organs_interval, organs_mean
 from medlsam_jax.evaluation.report import NOTE
 from medlsam_jax.io.atomic import write_text
 
 METRICS = {"dice": "Dice", "surface_dice_2mm": "surface Dice 2 mm", "surface_dice_5mm": "5 mm"}
 """Score of a row -> heading."""
-MEAN = "mean over organs"
 TITLES: dict[Source, str] = {
   "labels": "boxes of the labels (an oracle's: nobody has them in use)",
   "found": "boxes that MedLAM found",
@@ -56,24 +54,13 @@ class Comparison:
     """For each way each organ, and the mean over organs, each organ weighing the same: over whole labels, where some
     are not, and over all.
 
-    Keys: `labels` (`whole` or `all`), `way`, `organ`, `n` (labels), `failed`, each metric; for ways after the first
-    each metric's mean difference to the first, `METRIC_less_first`, and its 95 % interval by people, `..._low` and
-    `..._high`; in the line of the mean `seconds`, the median over scans.
+    Keys as of `compared.compared_lines`, and in the line of the mean `seconds`, the median over scans.
     """
-    lines = []
-    for labels in ("whole", "all") if self.cut else ("all",):
-      rows = [row for row in self.rows if labels == "all" or (row.scan, row.organ) not in self.cut]
-      organs = list(dict.fromkeys(row.organ for row in rows))
-      for way, seconds in self.seconds.items() if rows else ():
-        for organ in [*organs, MEAN]:
-          of_organ = [row for row in rows if organ in (MEAN, row.organ)]
-          own = [row for row in of_organ if row.way == way]
-          line: dict[str, Any] = {"labels": labels, "way": way, "organ": organ, "n": len(own), "failed": _failed(own)}
-          for metric in METRICS:
-            line |= self._figures(way, of_organ, metric)
-          if organ == MEAN:
-            line["seconds"] = float(np.median(seconds)) if seconds else None
-          lines.append(line)
+    lines = compared_lines(self.rows, list(self.seconds), list(METRICS), self.cut)
+    for line in lines:
+      if line["organ"] == MEAN:
+        seconds = self.seconds[line["way"]]
+        line["seconds"] = float(np.median(seconds)) if seconds else None
     return lines
 
   def table(self) -> list[list[str]]:
@@ -96,8 +83,8 @@ class Comparison:
   def notes(self) -> list[str]:
     """Sentences to print under the table."""
     notes = [f"{scan}: {why}" for scan, why in self.reasons.items()]
-    if failed := _failed(self.rows):
-      notes.append(f"{count(failed, 'mask')} missing: in every mean as 0")
+    if missing := failed(self.rows):
+      notes.append(f"{count(missing, 'mask')} missing: in every mean as 0")
     notes.append(
       "  surface Dice: share of both surfaces that is within so many mm of the other; s a scan: of painting, the "
       "median (the first has compiling in it); [95 %]: by people, drawn with replacement"
@@ -116,7 +103,8 @@ class Comparison:
     """
     less = [f"{metric}_less_first{end}" for metric in METRICS for end in ("", "_low", "_high")]
     text = io.StringIO()
-    names = ["boxes", "labels", "way", "organ", "n", "failed", *METRICS, *less, "seconds"]
+    ends = [f"{metric}{end}" for metric in METRICS for end in ("_p", "_low", "_high")]
+    names = ["boxes", "labels", "way", "organ", "n", "failed", *METRICS, *less, "seconds", "people", *ends]
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
     for line in self.lines():
@@ -133,29 +121,3 @@ class Comparison:
       "rows": [dataclasses.asdict(row) | {"whole": (row.scan, row.organ) not in self.cut} for row in self.rows],
     }  # fmt: skip
     write_text(path, json.dumps({**about, **body}, indent=1) + "\n")
-
-  def _figures(self, way: str, rows: Sequence[ComparedRow], metric: str) -> dict[str, float]:
-    """Mean of a metric over a way's rows, and what it is more than the first way's."""
-    first = next(iter(self.seconds))
-    own = _by_person(way, rows, metric)
-    said = {metric: organs_mean(own)}
-    if way != first:
-      less = own - _by_person(first, rows, metric)
-      low, high = organs_interval(less)
-      said |= {f"{metric}_less_first": organs_mean(less)}
-      said |= {f"{metric}_less_first_low": low, f"{metric}_less_first_high": high}
-    return said
-
-
-def _by_person(way: str, rows: Sequence[ComparedRow], metric: str) -> Float[np.ndarray, "people organs"]:
-  """Scores of a way, people and organs in the order of all rows; NaN where a person has no label that counts."""
-  people, organs = (list(dict.fromkeys(each)) for each in zip(*((row.scan, row.organ) for row in rows), strict=True))
-  table = np.full((len(people), len(organs)), np.nan)
-  for row in rows:
-    if row.way == way:
-      table[people.index(row.scan), organs.index(row.organ)] = getattr(row, metric)
-  return table
-
-
-def _failed(rows: Sequence[ComparedRow]) -> int:
-  return sum(bool(row.failure) for row in rows)
