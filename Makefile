@@ -34,7 +34,7 @@ bench: $(READY)
 	$(BIN)/python -m bench
 
 wheel: $(READY)
-	$(BIN)/python -m build --wheel
+	$(BIN)/python -m build
 
 clean:
 	rm -rf $(VENV) .venv-* build dist out

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from medlsam_jax import moved
 
+__version__ = "0.1.0"
+"""The one place that says it: the distribution, `medlsam --version` and the provenance of results read it here."""
+
 if TYPE_CHECKING:
   from medlsam_jax import errors as errors
   from medlsam_jax import metrics as metrics

@@ -10,19 +10,40 @@ import re
 import tomllib
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
+
+from medlsam_jax import __version__
 
 PACKAGE = "medlsam_jax"
 
 
 def version(name: str = PACKAGE) -> str:
-  """Version of an installed distribution, of a checkout that nobody installed, or `unknown`."""
+  """Version of an installed distribution, or `unknown`; ours as the code that runs says it, installed or not."""
   try:
-    return metadata.version(name)
+    return __version__ if name == PACKAGE else metadata.version(name)
   except metadata.PackageNotFoundError:
-    project = _project() if name == PACKAGE else {}
-    return str(project.get("version", "unknown"))
+    return "unknown"
+
+
+def requirements(extra: str = "") -> list[str]:
+  """What this package needs, or what an extra adds to it, as pyproject.toml says it: `jax>=0.10.2`."""
+  if project := _project():
+    extras: Any = project.get("optional-dependencies", {})
+    needed: Any = extras.get(extra, []) if extra else project.get("dependencies", [])
+    return list(needed)
+  parts = [text.partition(";") for text in metadata.distribution(PACKAGE).requires or ()]
+  of = [(name.strip(), re.search(r"extra\s*==\s*['\"]([^'\"]+)['\"]", marker)) for name, _, marker in parts]
+  return [name for name, named in of if (named[1] if named else "") == extra]
+
+
+def extras() -> list[str]:
+  """Names of the extras, in the order of pyproject.toml."""
+  if project := _project():
+    named: Any = project.get("optional-dependencies", {})
+    return list(named)
+  return metadata.distribution(PACKAGE).metadata.get_all("Provides-Extra") or []
 
 
 def install_hint(extra: str) -> str:
@@ -39,9 +60,7 @@ def install_hint(extra: str) -> str:
   origin = _origin(distribution.read_text("direct_url.json"))
   if origin:
     return f"pip install '{origin.format(extra=extra)}'"
-  names = [text.partition(";") for text in distribution.requires or ()]
-  wanted = [name.strip() for name, _, marker in names if re.search(rf"extra\s*==\s*['\"]{extra}['\"]", marker)]
-  return "pip install " + " ".join(f"'{name}'" for name in wanted)
+  return "pip install " + " ".join(f"'{name}'" for name in requirements(extra))
 
 
 def _checkout() -> Path:

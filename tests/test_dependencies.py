@@ -34,6 +34,7 @@ RUN_NOT_IMPORTED = {
   "s3fs": "fsspec finds it by the address",
 }
 MAY_USE = {
+  "medlsam_jax/cli/completion.py": {"completion"},
   "medlsam_jax/cli/startup.py": {"train"},
   "medlsam_jax/cohort/board.py": {"train"},
   "medlsam_jax/cohort/ray_": {"ray"},
@@ -46,7 +47,7 @@ MAY_USE = {
   "medlsam_jax/sam/finetuning/": {"train"},
   "medlsam_jax/sam3d/training/": {"train"},
   "medlsam_jax/sam/run_lengths.py": {"rle"},
-  "tests/": {"dicom", "train", "rle", "serve", "dev"},
+  "tests/": {"dicom", "train", "rle", "serve", "completion", "dev"},
   "tests/bench/test_cubes_bench.py": {"parity"},
   "bench/": {"train", "parity", "dev"},
 }
@@ -95,5 +96,5 @@ def test_what_a_file_imports_is_declared_where_it_is_needed(path):
 
 def test_what_is_declared_is_used():
   used = set().union(*(imported(path) for path in sources())) | set(RUN_NOT_IMPORTED)
-  for extra in (None, "dicom", "train", "ray", "cloud", "rle", "parity", "dev"):
+  for extra in (None, "dicom", "train", "ray", "cloud", "rle", "completion", "parity", "dev"):
     assert declared(extra) <= used, f"{extra or 'dependencies'} of pyproject.toml has what nothing uses"

@@ -23,6 +23,7 @@ LEVEL = {
   "loading": 7, "pipeline": 7,
   "evaluation": 8, "cohort": 8, "serve": 8,
   "cli": 10,
+  "__main__": 11,
 }  # fmt: skip
 FILE_LIBRARIES = {"nibabel", "pydicom", "grain", "ml_collections"}
 NO_FILES = {"medlam", "sam", "sam3d", "template_masks"}

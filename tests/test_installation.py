@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import medlsam_jax
 from medlsam_jax import installation
 
 ROOT = Path(installation.__file__).parents[1]
@@ -74,8 +75,17 @@ def test_a_checkout_that_nobody_installed_has_a_version(monkeypatch):
     raise metadata.PackageNotFoundError(name)
 
   monkeypatch.setattr(metadata, "version", nothing)
-  assert installation.version()[0].isdigit()
+  assert installation.version() == medlsam_jax.__version__
   assert installation.version("no_such_distribution") == "unknown"
+
+
+def test_requirements_are_those_of_the_checkout_or_of_the_installed_copy(installed, monkeypatch):
+  assert any(text.startswith("jax>=") for text in installation.requirements())
+  assert [text.partition(">")[0] for text in installation.requirements("completion")] == ["shtab"]
+  assert "train" in installation.extras()
+  installed(None)
+  assert installation.requirements() == ["jax>=0.6"]
+  assert installation.requirements("dicom") == ["pydicom>=3"]
 
 
 def test_the_command_says_its_version_without_an_installation():

@@ -18,6 +18,8 @@ GROUND = "ground"
 """Files of the package's own folder that everybody may use."""
 ON_TOP = ("pipeline", "loading")
 """Files of that folder that stand above the rooms."""
+DOORS = {"__main__": "cli"}
+"""Files of that folder that belong to a room: `python -m` asks for their place."""
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -32,7 +34,7 @@ def imports(path: Path) -> Iterator[str]:
 def room_of(name: str) -> str:
   """Room of a module, given its path in the package: `io/nifti.py`, or its full name."""
   part = re.split(r"[./]", name.removeprefix("medlsam_jax.").removesuffix(".py"))[0]
-  return part if part in ON_TOP or (PACKAGE / part).is_dir() else GROUND
+  return part if part in ON_TOP or (PACKAGE / part).is_dir() else DOORS.get(part, GROUND)
 
 
 def rooms() -> dict[str, list[Path]]:

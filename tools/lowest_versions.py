@@ -26,8 +26,10 @@ def lowest(requirements: list[str]) -> dict[str, str]:
 def main() -> None:
   """Prints one constraint a line."""
   project = tomllib.loads(PYPROJECT.read_text())["project"]
-  extras = [project["optional-dependencies"][name] for name in ("dicom", "train", "rle", "serve", "dev")]
+  optional = project["optional-dependencies"]
   own = f"{project['name']}["
+  (tested,) = (re.findall(r"\w+", r.removeprefix(own)) for r in optional["dev"] if r.startswith(own))
+  extras = [optional[name] for name in (*tested, "dev")]
   every = [r for part in (project["dependencies"], *extras) for r in part if not r.startswith(own)]
   for name, version in lowest(every).items():
     print(f"{name}=={version}")

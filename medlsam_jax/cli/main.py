@@ -15,9 +15,11 @@ from typing import NoReturn
 from medlsam_jax import platform
 from medlsam_jax.cli import (
   bank,
+  completion,
   convert,
   data,
   demo,
+  doctor,
   evaluate,
   export,
   finetune,
@@ -31,7 +33,10 @@ from medlsam_jax.cli import (
 from medlsam_jax.cli.parsing import Parser
 from medlsam_jax.errors import HungError, MedlsamError
 
-COMMANDS = (demo, weights, convert, bank, localize, segment, evaluate, data, pretrain, finetune, probe, study, export)
+COMMANDS = (
+  demo, doctor, weights, convert, bank, localize, segment, evaluate, data, pretrain, finetune, probe, study, export,
+  completion,
+)  # fmt: skip
 TRAINING = ("pretrain", "finetune")
 OK, SOME_FAILED, BAD_INPUT, HUNG, INTERRUPTED, STOPPED_BY = 0, 1, 2, 3, 130, 128
 

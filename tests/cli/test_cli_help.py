@@ -1,6 +1,7 @@
 """What a newcomer sees: help with an example, quick, and clear words for a wrong call."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ CALLS = (
   ["demo"], ["weights"], ["weights", "get"], ["weights", "list"], ["convert"], ["bank"], ["bank", "build"],
   ["bank", "info"], ["bank", "check"], ["localize"], ["segment"], ["evaluate"], ["pretrain"], ["data"],
   ["data", "prepare"], ["data", "check"], ["probe"], ["export"], ["finetune"], ["study"], ["study", "prompts"],
+  ["doctor"], ["completion"],
 )  # fmt: skip
 
 
@@ -27,7 +29,7 @@ def test_help_names_every_command(medlsam):
   result = medlsam("--help")
   assert result.code == 0
   for module in command_line.COMMANDS:
-    assert f"\n    {module.__name__.rpartition('.')[2]} " in result.out
+    assert re.search(rf"\n    {module.__name__.rpartition('.')[2]}\s", result.out)
 
 
 def test_help_loads_no_heavy_library():

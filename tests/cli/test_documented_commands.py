@@ -155,6 +155,7 @@ def in_workdir(position, answer):
 def words_of(call):
   for name, meaning in IN_SHELL.items():
     call = re.sub(rf"(?<![\w.]){re.escape(name)}(?![\w])", lambda _, m=meaning: m, call)
+  call = re.sub(r" > \S+$", "", call)  # where a shell puts what the command prints
   return shlex.split(call.replace("results/litemedsam_boxes", "out/patient_boxes"))[1:]
 
 
