@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from medlsam_jax import __version__
+import medlsam_jax
 
 PACKAGE = "medlsam_jax"
 
@@ -22,7 +22,7 @@ PACKAGE = "medlsam_jax"
 def version(name: str = PACKAGE) -> str:
   """Version of an installed distribution, or `unknown`; ours as the code that runs says it, installed or not."""
   try:
-    return __version__ if name == PACKAGE else metadata.version(name)
+    return medlsam_jax.__version__ if name == PACKAGE else metadata.version(name)
   except metadata.PackageNotFoundError:
     return "unknown"
 
