@@ -43,9 +43,7 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
     from medlsam_jax.installation import install_hint
 
     raise ConfigError(f"completion needs the package shtab: {install_hint('completion')}") from error
-  from medlsam_jax.cli.main import build_parser
-
-  parser = build_parser()
+  parser = arguments.root
   for action in _actions(parser):
     if any(word in str(action.metavar) for word in _NAMES_FILES):
       action.complete = shtab.FILE

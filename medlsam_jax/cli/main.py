@@ -61,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     prog="medlsam", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument("--version", action="store_true", help="print the version and exit")
+  parser.set_defaults(root=parser)  # for `completion`, which speaks of all commands
   commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
   for command in COMMANDS:
     command.add_to(commands)
