@@ -13,6 +13,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PACKAGE_OF = {
   "PIL": "pillow",
   "absl": "absl-py",
+  "nnInteractive": "nninteractive-client",
   "gdcm": "python-gdcm",
   "orbax": "orbax-checkpoint",
 }
@@ -23,7 +24,6 @@ RUN_NOT_IMPORTED = {
   "beartype": "by tests/shapes.py, and by name in the hook of jaxtyping",
   "build": "by make wheel",
   "gcsfs": "fsspec finds it by the address",
-  "httpx": "by starlette's TestClient",
   "ipykernel": "runs the notebooks",
   "mypy": "by make lint",
   "pre-commit": "by whoever commits",
@@ -40,6 +40,7 @@ MAY_USE = {
   "medlsam_jax/cohort/ray_": {"ray"},
   "medlsam_jax/io/addresses.py": {"cloud"},
   "medlsam_jax/io/dicom": {"dicom"},
+  "medlsam_jax/cli/serve.py": {"serve"},
   "medlsam_jax/serve/": {"serve"},
   "medlsam_jax/train/": {"train"},
   "medlsam_jax/medlam/pretraining/": {"train"},

@@ -1,0 +1,91 @@
+"""`medlsam serve`: a server on this computer for viewers that speak nnInteractive's protocol."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from medlsam_jax.cli import options
+
+if TYPE_CHECKING:
+  import socket
+
+  from medlsam_jax.cli.terminal import Terminal
+
+PORT = 1527
+"""The one that nnInteractive's front ends offer."""
+
+
+def add_to(commands: options.Commands) -> None:
+  """Adds the parser."""
+  parser = options.command(
+    commands,
+    "serve",
+    "answer the clicks of 3D Slicer and napari, by their nnInteractive front ends",
+    "  medlsam serve\n"
+    "  prints an address and an API key, for the front end's remote server; Ctrl-C ends it\n"
+    "Research use only; not a medical device. Reached from this computer alone; nothing is sent anywhere.",
+  )
+  parser.add_argument("--port", type=options.whole_number, default=PORT, help=f"0 takes any that is free ({PORT})")
+  parser.add_argument("--token-file", metavar="FILE", help="keep the API key in it, else every start draws a new one")
+  parser.add_argument("--sessions", type=options.positive_int, default=2, metavar="N", help="viewers at once (2)")
+  group = parser.add_argument_group("what answers")
+  group.add_argument("--model", default="litemedsam", metavar="NAME_OR_FILE", help="of the SAM family (litemedsam)")
+  group.add_argument(
+    "--dtype",
+    choices=("float32", "bfloat16"),
+    help="operands of its products (default: bfloat16 for litemedsam on a GPU or TPU, else float32)",
+  )
+  group.add_argument(
+    "--preset", choices=("litemedsam", "medlsam"), help="window, scaling and margin of the slices (litemedsam)"
+  )
+  group.add_argument(
+    "--no-ahead", action="store_true", help="encode a slice when it is marked, not before: spares the processor"
+  )
+  options.add_quiet(parser)
+  parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
+  """Serves until it is stopped."""
+  from medlsam_jax.errors import ConfigError
+  from medlsam_jax.installation import install_hint
+
+  try:
+    import blosc2  # noqa: F401
+    import starlette  # noqa: F401
+    import uvicorn  # noqa: F401
+  except ModuleNotFoundError as error:
+    raise ConfigError(f"medlsam serve needs {error.name}: {install_hint('serve')}") from error
+  from medlsam_jax.serve.guard import new_token
+  from medlsam_jax.serve.listening import listen
+  from medlsam_jax.serve.token_file import kept_token
+
+  # the port comes first: that it is taken is told before anything is loaded
+  with listen(arguments.port) as taken:
+    token = new_token() if arguments.token_file is None else kept_token(arguments.token_file)
+    return _serve(arguments, terminal, taken, token)
+
+
+def _serve(arguments: argparse.Namespace, terminal: Terminal, taken: socket.socket, token: str) -> int:
+  from medlsam_jax.cli import networks_and_banks
+  from medlsam_jax.sam.segmentation_settings import PRESETS
+  from medlsam_jax.serve import listening
+  from medlsam_jax.serve.viewers import viewer_app, warm
+
+  predictor = networks_and_banks.predictor_of(arguments.model, terminal, arguments.dtype)
+  with terminal.bar("making the network ready"):
+    warm(predictor)
+  app = viewer_app(
+    predictor,
+    PRESETS[arguments.preset or "litemedsam"],
+    token,
+    terminal.warn,
+    sessions=arguments.sessions,
+    ahead=not arguments.no_ahead,
+  )
+  terminal.result(f"server: {listening.address(taken)}")
+  terminal.result(f"API key: {token}")
+  terminal.say("Put both into the viewer's nnInteractive front end (remote server); Ctrl-C ends this one.")
+  listening.run(app, taken)
+  return 0
