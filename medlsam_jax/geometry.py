@@ -251,6 +251,17 @@ def reorient_corners(box: Box, grid: Grid, codes: str) -> Float[np.ndarray, "2 3
   return np.stack([moved.min(0), moved.max(0)])
 
 
+@dataclasses.dataclass(frozen=True)
+class SourceImage:
+  """One DICOM image that a scan was read from: files that refer to a scan name its images."""
+
+  path: str
+  frame: int
+  """Which image of the file, from 0."""
+  place_vox: float
+  """Where it lies along z, in voxels of the grid of the scan's file: no whole number where slices were laid even."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Volume:
   """A scan or label map: `array` (z, y, x) in HU or label values, its grid, and the file it came from."""
@@ -267,6 +278,8 @@ class Volume:
   doubts: tuple[str, ...] = ()
   """Why whatever is found in this scan may be wrong (values that are no HU, a thin slab), a sentence each. No organ of
   such a scan is called `found`."""
+  source_images: tuple[SourceImage, ...] = dataclasses.field(default=(), repr=False)
+  """The DICOM images that it was read from, by rising z; none of another format."""
   judged: bool = False
   """Whether `io.scan_checks` has looked for doubts; where it has not, `pipeline.localize` does."""
 

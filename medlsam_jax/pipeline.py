@@ -189,7 +189,7 @@ def segment(
     painted.append(_paint(scan, by_network, values, painter, settings, propagation, points, progress))
   # the network fills what the templates left
   array = painted[0] if len(painted) == 1 else np.where(painted[0] > 0, *painted)
-  return LabelMap(array, scan.grid, values, scan.file_grid)
+  return LabelMap(array, scan.grid, values, scan.file_grid, scan.source_images)
 
 
 def _paint(

@@ -165,7 +165,7 @@ def run_cohort(
   make: Make,
   made_by: Mapping[str, object],
   bank: Bank,
-  segmented: bool,
+  outputs: Sequence[str],
   terminal: Terminal,
 ) -> CohortReport:
   """Does what of a list is not done yet, a line for each scan, and at the end a summary and the page of quality."""
@@ -173,7 +173,7 @@ def run_cohort(
 
   for text in cohort.known.damaged:
     terminal.warn(text)
-  planned = cohort.plan(scans, made_by, segmented)
+  planned = cohort.plan(scans, made_by, outputs)
   count = len(planned.todo) + len(planned.done) + len(planned.failed)
   part = "" if cohort.options.shard is None else f", part {cohort.options.shard} of {len(scans)}"
   terminal.say(f"{count} scans{part}: {len(planned.todo)} to do, {len(planned.done)} done before")

@@ -51,7 +51,7 @@ def add_to(commands: options.Commands) -> None:
   compare.add_to(parser.add_argument_group("comparing ways to paint"))
   options.add_settings(parser, "search, confidence, segmentation, propagation, masks")
   options.add_quiet(parser)
-  parser.set_defaults(run=run, boxes=None, points=None, made_up=False)
+  parser.set_defaults(run=run, boxes=None, points=None, made_up=False, output_type=["nifti"])
 
 
 def run(arguments: argparse.Namespace, terminal: Terminal) -> int:

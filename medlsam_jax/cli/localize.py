@@ -64,7 +64,7 @@ def _run_list(arguments: argparse.Namespace, settings: PipelineSettings, termina
     search = Search.prepare(arguments, settings, terminal)
     make = _maker(search, terminal)
     made_by = cohort.made_by(arguments, search)
-    report = cohort.run_cohort(arguments, folder, scans, make, made_by, search.bank, False, terminal)
+    report = cohort.run_cohort(arguments, folder, scans, make, made_by, search.bank, (), terminal)
   search.finish(bool(report.failed))
   return report.exit_code
 
@@ -79,7 +79,7 @@ def localize_all(
   """Localizes in scans with the options of the command; also what `evaluate --no-masks` runs."""
   from medlsam_jax.cli.results import make_all
 
-  summary = make_all(arguments, queries, _maker(search, terminal), False, terminal, then)
+  summary = make_all(arguments, queries, _maker(search, terminal), (), terminal, then)
   search.finish(bool(summary.failed))
   return summary
 

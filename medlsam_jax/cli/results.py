@@ -25,11 +25,11 @@ def make_all(
   arguments: argparse.Namespace,
   queries: Sequence[ListedScan],
   make: Make,
-  segmented: bool,
+  outputs: Sequence[str],
   terminal: Terminal,
   then: Callable[[ScanResult], None] | None = None,
 ) -> Summary:
-  """Makes, writes and tells the result of every scan; `then` gets each of them."""
+  """Makes, writes and tells the result of every scan, its label map in the formats `outputs`; `then` gets each."""
 
   def finish(title: str, made: tuple[ScanResult, Mapping[str, object]]) -> Sequence[str]:
     result, provenance = made
@@ -41,18 +41,20 @@ def make_all(
     return result.scan.doubts
 
   def is_done(name: str) -> bool:
-    paths = scan_result.result_paths(arguments.out, name, segmented)
+    paths = scan_result.result_paths(arguments.out, name, outputs)
     return arguments.skip_existing and all(path.exists() for path in paths)
 
-  warn_replaced(terminal, arguments, [query.name for query in queries], segmented)
+  warn_replaced(terminal, arguments, [query.name for query in queries], outputs)
   ahead = max(len(devices_for(len(queries))), 1)
   with ReadAhead(queries, is_done, options.reading(arguments), ahead) as read:
     return run_over(terminal, queries, lambda listed, title: make(listed, title, read), finish, is_done)
 
 
-def warn_replaced(terminal: Terminal, arguments: argparse.Namespace, names: Sequence[str], segmented: bool) -> None:
+def warn_replaced(
+  terminal: Terminal, arguments: argparse.Namespace, names: Sequence[str], outputs: Sequence[str]
+) -> None:
   """Says before the work which results of an earlier run it will replace."""
-  text = "" if arguments.skip_existing else scan_result.replaced(arguments.out, names, segmented)
+  text = "" if arguments.skip_existing else scan_result.replaced(arguments.out, names, outputs)
   if text:
     terminal.warn(text)
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
   from medlsam_jax.cli.search import Search
   from medlsam_jax.cli.terminal import Terminal
   from medlsam_jax.finding import Finding
+  from medlsam_jax.geometry import Volume
   from medlsam_jax.io.scan_result import ScanResult
   from medlsam_jax.io.scans import ListedScan
   from medlsam_jax.pipeline import PipelineSettings
@@ -51,9 +52,22 @@ def add_to(commands: options.Commands) -> None:
     "(.mrk.json, .fcsv) or JSON: those called ORGAN are in it, those called 'not ORGAN' are not",
   )
   add_painting(group)
+  add_output(parser.add_argument_group("what is written"))
   options.add_settings(parser, "search, confidence, segmentation, propagation, masks")
   options.add_quiet(parser)
   parser.set_defaults(run=run)
+
+
+def add_output(group: options.Options) -> None:
+  """`--output-type`."""
+  group.add_argument(
+    "--output-type",
+    type=options.names,
+    metavar="A,B",
+    default=["nifti"],
+    help="formats of the label map (default: nifti): nifti; nifti-each, a file for each organ; dicom-seg, "
+    "dicom-seg-labelmap, which refer to the scan's DICOM series",
+  )
 
 
 def add_painting(group: options.Options) -> None:
@@ -100,10 +114,12 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   from medlsam_jax.cli import networks_and_banks, own_boxes
   from medlsam_jax.cli.painting import Painter
   from medlsam_jax.cli.search import Search, settings_of
+  from medlsam_jax.io import label_formats
   from medlsam_jax.io.atomic import require_writable
   from medlsam_jax.io.scans import list_scans
 
   cohort.settle(arguments)
+  label_formats.check(arguments.output_type)
   settings = settings_of(arguments)
   if arguments.list is not None:
     return _run_list(arguments, settings, terminal)
@@ -138,7 +154,7 @@ def _run_list(arguments: argparse.Namespace, settings: PipelineSettings, termina
     search = Search.prepare(arguments, settings, terminal)
     made_by = cohort.made_by(arguments, search, painter)
     make = _maker(arguments, search, painter, terminal)
-    report = cohort.run_cohort(arguments, folder, scans, make, made_by, search.bank, True, terminal)
+    report = cohort.run_cohort(arguments, folder, scans, make, made_by, search.bank, arguments.output_type, terminal)
   search.finish(bool(report.failed))
   return report.exit_code
 
@@ -157,7 +173,8 @@ def segment_all(
   """
   from medlsam_jax.cli.results import make_all
 
-  summary = make_all(arguments, queries, _maker(arguments, search, painter, terminal), True, terminal, then)
+  make = _maker(arguments, search, painter, terminal)
+  summary = make_all(arguments, queries, make, arguments.output_type, terminal, then)
   if search is not None:
     search.finish(bool(summary.failed))
   return summary
@@ -166,23 +183,28 @@ def segment_all(
 def _maker(arguments: argparse.Namespace, search: Search | None, painter: Painter, terminal: Terminal) -> Make:
   from medlsam_jax import platform
   from medlsam_jax.cli import own_boxes, painting
+  from medlsam_jax.io import label_formats
   from medlsam_jax.io.scan_result import ScanResult
 
+  outputs = arguments.output_type
   if search is not None:
     painter.bank = search.bank
   painters = {platform.device().id: painter}
 
   def make(listed: ListedScan, title: str, read: Read) -> tuple[ScanResult, Mapping[str, object]]:
+    def checked(listed: ListedScan) -> Volume:
+      return label_formats.check_scan(read(listed), outputs)
+
     findings: Mapping[str, Finding]
     if search is not None:
-      scan, findings = search.run(listed, title, terminal, read)
+      scan, findings = search.run(listed, title, terminal, checked)
       provenance = search.provenance()
     else:
-      scan, findings = own_boxes.given_boxes(arguments, listed, title, terminal, read)
+      scan, findings = own_boxes.given_boxes(arguments, listed, title, terminal, checked)
       provenance = own_boxes.provenance_of_boxes(arguments)
     # on another device a network is loaded when the first organ needs it there
     here = painters.setdefault(platform.device().id, dataclasses.replace(painter, network=None))
     labels, how = here.run(scan, findings, title)
-    return ScanResult(listed.name, scan, findings, labels), painting.merged(provenance, how)
+    return ScanResult(listed.name, scan, findings, labels, outputs), painting.merged(provenance, how)
 
   return make

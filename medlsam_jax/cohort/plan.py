@@ -53,7 +53,7 @@ def plan(
   place: Place,
   known: Manifest,
   made_by: Mapping[str, Any],
-  segmented: bool,
+  outputs: Sequence[str],
   retry_failed: bool = False,
 ) -> Plan:
   """Settles for each scan whether its result is there: of the same input, made with the same.
@@ -63,7 +63,7 @@ def plan(
   Args:
     place: of the results.
     made_by: what results depend on beside the scan.
-    segmented: whether label maps belong to a result.
+    outputs: the kinds of label maps that belong to a result, as `label_formats.FORMATS` calls them.
 
   Raises:
     InputError: the place has the results of another scan of the same name, or an address cannot be looked at.
@@ -72,14 +72,14 @@ def plan(
   for scan in scans:
     record = known.records.get(scan.name)
     if record is None:
-      if any(place.has(scan_result.result_names(scan.name, segmented))):
+      if any(place.has(scan_result.result_names(scan.name, outputs))):
         result.again.setdefault("results that no record speaks of", []).append(scan.name)
       result.todo.append(scan)
       continue
     if record.state == "failed":
       why = "tried again" if retry_failed else _failed_differently(scan, record, name, listing)
     else:
-      why = _changed(scan, record, place, listing) or _made_otherwise(record, place, known, made_by, segmented)
+      why = _changed(scan, record, place, listing) or _made_otherwise(record, place, known, made_by, outputs)
     if why:
       result.again.setdefault(why, []).append(scan.name)
       result.todo.append(scan)
@@ -127,11 +127,13 @@ def _changed(scan: ListedScan, record: Record, place: Place, listing: Listing) -
   return "" if same else "their files have changed"
 
 
-def _made_otherwise(record: Record, place: Place, known: Manifest, made_by: Mapping[str, Any], segmented: bool) -> str:
+def _made_otherwise(
+  record: Record, place: Place, known: Manifest, made_by: Mapping[str, Any], outputs: Sequence[str]
+) -> str:
   """Why the results of a scan that is done do not do; empty where they do."""
   if record.made_by != manifest.name_of(made_by):
     return f"made with other settings ({differences(known.made_by.get(record.made_by), made_by)})"
-  if not all(place.has(scan_result.result_names(record.scan, segmented))):
+  if not all(place.has(scan_result.result_names(record.scan, outputs))):
     return "their results are not all there"
   return ""
 

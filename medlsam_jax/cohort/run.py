@@ -96,7 +96,7 @@ class Cohort:
     """Of manifest and pages on this machine; of the results, unless they are behind an address."""
     return self.place.folder
 
-  def plan(self, scans: Sequence[ListedScan], made_by: Mapping[str, Any], segmented: bool) -> Plan:
+  def plan(self, scans: Sequence[ListedScan], made_by: Mapping[str, Any], outputs: Sequence[str]) -> Plan:
     """What there is to do of a list, or of this shard of it.
 
     Raises:
@@ -104,7 +104,7 @@ class Cohort:
     """
     shard = self.options.shard
     mine = scans if shard is None else scans[shard.number - 1 :: shard.count]
-    result = plan(mine, self.place, self.known, _plain(made_by), segmented, self.options.retry_failed)
+    result = plan(mine, self.place, self.known, _plain(made_by), outputs, self.options.retry_failed)
     result.put_last(self._at_work.marked())
     return result
 

@@ -18,7 +18,7 @@ from jaxtyping import Float32
 
 from medlsam_jax import notices
 from medlsam_jax.errors import InputError
-from medlsam_jax.geometry import Volume
+from medlsam_jax.geometry import SourceImage, Volume
 from medlsam_jax.io import dicom_folder, oblique, scan_checks
 from medlsam_jax.io.dicom_frames import may_be_slice
 from medlsam_jax.io.dicom_geometry import Stack, interleaved, place_slices
@@ -107,7 +107,18 @@ def _read(path: Path, series: str | None) -> tuple[Volume, list[str], list[str]]
     *_doubts(stack, source),
     *_jumps(array, stack, source),
   ]
-  return Volume(stack.laid_even(array), stack.grid, source), notes, doubts
+  images = _images(stack)
+  return Volume(stack.laid_even(array), stack.grid, source, source_images=images), notes, doubts
+
+
+def _images(stack: Stack) -> tuple[SourceImage, ...]:
+  """The stack's slices for files that refer to them."""
+  positions = np.array([frame.position for frame in stack.frames]) * (-1, -1, 1)
+  places = stack.grid.voxel_from_world(positions)[:, 0]
+  return tuple(
+    SourceImage(os.path.abspath(frame.path), frame.index, float(place))
+    for frame, place in zip(stack.frames, places, strict=True)
+  )
 
 
 def _files(path: Path, series: str | None) -> tuple[list[Path], str | None, list[str]]:

@@ -227,8 +227,8 @@ def _starts_with_an_element(start: bytes) -> bool:
   return False
 
 
-def read_dataset(path: Path, tags: list[str] | None = None) -> Header:
-  """The data set of a file: the fields `tags` alone and no pixels, or all of it.
+def read_dataset(path: Path, tags: list[str] | None = None, pixels: bool = True) -> Header:
+  """The data set of a file: the fields `tags` alone and no pixels, or all of it, with `pixels` or without.
 
   Raises:
     Unusable: no DICOM file, or one that cannot be parsed.
@@ -239,7 +239,7 @@ def read_dataset(path: Path, tags: list[str] | None = None) -> Header:
       if not _is_dicom(file.read(140)):
         raise Unusable("no DICOM file")
       file.seek(0)
-      dataset = pydicom.dcmread(file, force=True, stop_before_pixels=tags is not None, specific_tags=tags)
+      dataset = pydicom.dcmread(file, force=True, stop_before_pixels=not pixels or tags is not None, specific_tags=tags)
   except Unusable:
     raise
   except OSError as error:

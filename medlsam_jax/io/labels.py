@@ -12,9 +12,10 @@ from jaxtyping import Bool, Integer
 
 from medlsam_jax import display, notices
 from medlsam_jax.errors import InputError
-from medlsam_jax.geometry import Box, Grid, Volume
-from medlsam_jax.io import oblique
+from medlsam_jax.geometry import Box, Grid, SourceImage, Volume
+from medlsam_jax.io import colours, oblique
 from medlsam_jax.io.label_values import LARGEST_VALUE
+from medlsam_jax.io.painted import Painted, PaintedMap
 from medlsam_jax.label_boxes import count_labels
 
 
@@ -31,6 +32,8 @@ class LabelMap:
   names: Mapping[str, int]
   file_grid: Grid | None = None
   """The own grid of a tilted scan's file: files and volumes are of the labels there. None where `grid` is it."""
+  source_images: tuple[SourceImage, ...] = dataclasses.field(default=(), repr=False)
+  """The scan's DICOM images, which DICOM files of the labels refer to."""
 
   def __post_init__(self) -> None:
     if self.array.shape != self.grid.shape:
@@ -59,21 +62,35 @@ class LabelMap:
 
   def volumes_ml(self) -> dict[str, float]:
     """Volume of each organ in millilitres, as counted in the file that `save` writes."""
-    array, grid = self._in_file
-    voxel_ml = abs(float(np.linalg.det(grid.affine[:3, :3]))) / 1000
-    counts = count_labels(array)
-    return {organ: counts.get(value, 0) * voxel_ml for organ, value in self.names.items()}
+    voxel_ml = abs(float(np.linalg.det(self._in_file[1].affine[:3, :3]))) / 1000
+    return {organ: self._counts.get(value, 0) * voxel_ml for organ, value in self.names.items()}
 
-  def save(self, path: str | os.PathLike[str]) -> None:
-    """Writes NIfTI: grid and affine of the scan's file, smallest integer type, whole or not at all.
+  def painted(self) -> PaintedMap:
+    """Labels, names and colours for writers of files."""
+    array, grid = self._in_file
+    organs = (
+      Painted(organ, value, colours.of(place), self._counts.get(value, 0))
+      for place, (organ, value) in enumerate(self.names.items())
+    )
+    return PaintedMap(array, grid, tuple(organs), self.source_images)
+
+  def save(self, path: str | os.PathLike[str], kind: str | None = None) -> None:
+    """Writes the labels on the grid of the scan's file, whole or not at all.
+
+    Args:
+      path: of the file.
+      kind: one of `label_formats.FORMATS` (`nifti`, `dicom-seg`, `rtstruct`, ...); None goes by the ending of `path`:
+        `.nii` and `.nii.gz` are NIfTI in the smallest integer type, `.dcm` is `dicom-seg`.
 
     Raises:
-      OutputError: the file cannot be written.
+      InputError: nothing was painted that the format could hold, a package for it is missing, or it refers to a DICOM
+        series and the scan is of none.
+      OutputError: the file cannot be written, or its ending is of no format.
     """
-    # Here, since label maps are made where nibabel must not be imported.
-    from medlsam_jax.io.nifti import write_label_nifti
+    # Here, since label maps are made where nibabel and pydicom must not be imported.
+    from medlsam_jax.io import label_formats
 
-    write_label_nifti(path, *self._in_file)
+    label_formats.write(path, self.painted(), kind)
 
   def as_saved(self) -> LabelMap:
     """The same as a reader of its file has it: labels of a tilted scan went to the file's voxels and back."""
@@ -83,8 +100,13 @@ class LabelMap:
     return dataclasses.replace(self, array=oblique.nearest_labels(array, file_grid, self.grid))
 
   @functools.cached_property
+  def _counts(self) -> dict[int, int]:
+    """Voxels of each value in the scan's file."""
+    return count_labels(self._in_file[0])
+
+  @functools.cached_property
   def _in_file(self) -> tuple[Integer[np.ndarray, "z y x"], Grid]:
-    """Labels and grid of the scan's file."""
+    """Labels and grid as the scan's file has its voxels."""
     if self.file_grid is None:
       return self.array, self.grid
     return oblique.nearest_labels(self.array, self.grid, self.file_grid), self.file_grid

@@ -12,18 +12,13 @@ from jaxtyping import Float
 
 from medlsam_jax.finding import Finding
 from medlsam_jax.geometry import Grid
+from medlsam_jax.io import colours
 from medlsam_jax.io.boxes_file import box_to_world
 
 SCHEMA = (
   "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"
   "markups-schema-v1.0.3.json#"
 )
-COLOURS = (
-  (0.86, 0.39, 0.33), (0.35, 0.68, 0.84), (0.47, 0.75, 0.36), (0.93, 0.73, 0.25),
-  (0.65, 0.50, 0.83), (0.94, 0.56, 0.70), (0.30, 0.73, 0.66), (0.75, 0.62, 0.46),
-)  # fmt: skip
-"""Given out in turn; the preview uses the same."""
-
 _FLIP = np.array([-1.0, -1.0, 1.0])
 _UPRIGHT_RAS_IN_LPS = [-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0]
 
@@ -34,7 +29,7 @@ def rois(findings: Mapping[str, Finding], grid: Grid) -> dict[str, object]:
   for number, (organ, each) in enumerate(findings.items()):
     low, high = box_to_world(each.box, grid)
     centre = _plain((low + high) / 2 * _FLIP)
-    colour = list(COLOURS[number % len(COLOURS)])
+    colour = list(colours.of(number))
     items.append(
       {
         "type": "ROI",

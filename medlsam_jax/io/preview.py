@@ -17,9 +17,9 @@ from matplotlib.patheffects import withStroke
 
 from medlsam_jax.finding import FOUND, GIVEN, OUTSIDE, PARTLY_OUTSIDE, UNCERTAIN, Finding
 from medlsam_jax.geometry import DISPLAY_AXIS_CODES, Box, Grid, Volume, display_view, reorient_corners
+from medlsam_jax.io import colours
 from medlsam_jax.io.atomic import atomically
 from medlsam_jax.io.labels import LabelMap
-from medlsam_jax.io.markups import COLOURS
 from medlsam_jax.label_boxes import LabelBox, find_labels
 
 SOFT_TISSUE_HU = (-160.0, 240.0)
@@ -129,12 +129,12 @@ def write_preview(
   _caption(figure, height, gone, labels is not None)
   top, bottom = 1 - header / height, footer / height
   step = (top - bottom) / rows
-  colours = {organ: COLOURS[number % len(COLOURS)] for number, organ in enumerate(findings)}
+  outline = {organ: colours.of(number) for number, organ in enumerate(findings)}
   for number, (organ, each) in enumerate(shown.items()):
     row, column = divmod(number, columns)
     area = (column / columns, top - (row + 1) * step, 1 / columns, step)
     heading = _Heading(organ, each.verdict, verdict_colour(each.verdict, scan), reasons[organ], title / height)
-    _organ(figure, area, heading, each, scene, colours[organ])
+    _organ(figure, area, heading, each, scene, outline[organ])
   with atomically(path, ".png") as part:
     figure.savefig(part, format="png", facecolor=figure.get_facecolor())
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from medlsam_jax.errors import InputError
@@ -115,3 +115,18 @@ def _ways(routes: list[_Route]) -> Iterator[list[str]]:
 
 def _safe(name: str) -> str:
   return _UNSAFE.sub("_", name).strip(" .") or "scan"
+
+
+def safe_names(names: Iterable[str]) -> dict[str, str]:
+  """Each name as a part of a file's name that no two have, also where capitals do not count."""
+  result: dict[str, str] = {}
+  taken = set[str]()
+  for name in names:
+    safe = plain = _safe(name).replace(" ", "_")
+    number = 1
+    while safe.casefold() in taken:
+      number += 1
+      safe = f"{plain}_{number}"
+    taken.add(safe.casefold())
+    result[name] = safe
+  return result

@@ -6,13 +6,13 @@ import dataclasses
 import functools
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from medlsam_jax import display
 from medlsam_jax.finding import Finding
 from medlsam_jax.geometry import Volume
-from medlsam_jax.io import boxes_file, markups, preview
+from medlsam_jax.io import boxes_file, label_formats, markups, preview
 from medlsam_jax.io.atomic import all_or_none
 from medlsam_jax.io.labels import LabelMap
 
@@ -21,24 +21,27 @@ LABELS, BOXES, ROIS, PREVIEW = "_seg.nii.gz", "_boxes.json", "_boxes.mrk.json", 
 _NAMES_SHOWN = 3
 
 
-def result_paths(directory: str | os.PathLike[str], name: str, segmented: bool) -> list[Path]:
-  """The files that `ScanResult.write` makes."""
-  return [Path(directory) / each for each in result_names(name, segmented)]
+def result_paths(directory: str | os.PathLike[str], name: str, outputs: Sequence[str]) -> list[Path]:
+  """The files that `ScanResult.write` makes, but for those that are one for each organ.
+
+  Args:
+    outputs: kinds of label maps, as `label_formats.FORMATS` calls them; none where nothing is painted.
+  """
+  return [Path(directory) / each for each in result_names(name, outputs)]
 
 
-def result_names(name: str, segmented: bool) -> list[str]:
+def result_names(name: str, outputs: Sequence[str]) -> list[str]:
   """What they are called."""
-  endings = (LABELS, BOXES, ROIS, PREVIEW) if segmented else (BOXES, ROIS, PREVIEW)
-  return [name + ending for ending in endings]
+  return [*label_formats.names_of(name, outputs), *(name + ending for ending in (BOXES, ROIS, PREVIEW))]
 
 
-def replaced(directory: str | os.PathLike[str], names: Iterable[str], segmented: bool) -> str:
+def replaced(directory: str | os.PathLike[str], names: Iterable[str], outputs: Sequence[str]) -> str:
   """What a run over scans of these names replaces or leaves beside its results, in a sentence; empty for nothing."""
   folder, old, stale = Path(directory), list[str](), list[str]()
   for name in names:
-    if any(path.exists() for path in result_paths(folder, name, segmented)):
+    if any(path.exists() for path in result_paths(folder, name, outputs)):
       old.append(name)
-    if not segmented and (folder / (name + LABELS)).exists():
+    if not outputs and (folder / (name + LABELS)).exists():
       stale.append(name)
   if not old:
     return ""
@@ -58,6 +61,8 @@ class ScanResult:
   findings: Mapping[str, Finding]
   labels: LabelMap | None = None
   """None where nothing was painted."""
+  outputs: Sequence[str] = label_formats.USUAL
+  """Formats that they are written in, as `label_formats.FORMATS` calls them."""
 
   @functools.cached_property
   def volumes_ml(self) -> dict[str, float] | None:
@@ -68,20 +73,22 @@ class ScanResult:
     """Writes boxes, ROIs, a picture and, where there is one, the label map.
 
     Returns:
-      The files, as `result_paths`.
+      The files.
 
     Raises:
+      InputError: the label map cannot be written in a format.
       OutputError: the folder cannot be written; nothing of this scan's result is left then.
     """
     name, scan, findings = self.name, self.scan, self.findings
     content = boxes_file.to_text(boxes_file.to_dict(name, scan, findings, self.volumes_ml, provenance))
+    painted: list[Path] = []
     with all_or_none(directory, last=BOXES) as scratch:
       if self.labels is not None:
-        self.labels.save(scratch / (name + LABELS))
+        painted = label_formats.write_result(scratch, name, self.labels.painted(), self.outputs)
       (scratch / (name + ROIS)).write_text(boxes_file.to_text(markups.rois(findings, scan.grid)))
       preview.write_preview(scratch / (name + PREVIEW), name, scan, findings, self.labels)
       (scratch / (name + BOXES)).write_text(content)
-    return result_paths(directory, name, self.labels is not None)
+    return [*(Path(directory) / file.name for file in painted), *result_paths(directory, name, ())]
 
   def files(self, provenance: Mapping[str, object]) -> dict[str, bytes]:
     """The same files by name, for a process that writes them elsewhere (`write_files`).

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from labelled_series import write_labelled
 
 from medlsam_jax.cli import main as command_line
 from medlsam_jax.medlam.pretraining.settings import PretrainSettings
@@ -82,6 +83,7 @@ def files(tmp_path_factory, mini_templates, mini_queries, small_network_file):
   scan = root / "test" / "q0_ct.nii.gz"
   for name in ("patient.nii.gz", "patient_ct.nii.gz", "a_ct.nii.gz", "b_ct.nii.gz", "new_scans/one_ct.nii.gz"):
     shutil.copy(scan, root / name)
+  write_labelled(root / "series", plane=(28, 24))
   (root / "scans.txt").write_text("a_ct.nii.gz\nb_ct.nii.gz\n")
   (root / "lite_medsam.pth").write_text("")
   for name in ("MedLAM.pth", "medlam.pth"):

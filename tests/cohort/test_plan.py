@@ -24,7 +24,7 @@ def case(tmp_path):
   scan.path.write_bytes(b"a scan")
   out = tmp_path / "out"
   out.mkdir()
-  for path in result_paths(out, "a", False):
+  for path in result_paths(out, "a", ()):
     path.touch()
   record = Record("a", str(scan.path), "done", manifest.name_of(MADE_BY), identity_of(scan.path))
   return scan, out, Manifest({"a": record}, {manifest.name_of(MADE_BY): MADE_BY})
@@ -32,7 +32,7 @@ def case(tmp_path):
 
 def why(case, made_by=MADE_BY, **options):
   scan, out, known = case
-  planned = plan([scan], Place(out, str(out)), known, made_by, False, **options)
+  planned = plan([scan], Place(out, str(out)), known, made_by, (), **options)
   assert len(planned.todo) + len(planned.done) + len(planned.failed) == 1
   return next(iter(planned.again)) if planned.todo else ""
 
@@ -57,7 +57,7 @@ def test_other_content_other_settings_and_lost_files_are_done_again(case):
   assert why(case, {"seed": 0, "settings": {"steps": 2, "x": None}}).startswith(
     "made with other settings (settings.steps 1, now 2"
   )
-  result_paths(case[1], "a", False)[1].unlink()
+  result_paths(case[1], "a", ())[1].unlink()
   assert why(case) == "their results are not all there"
   case[0].path.write_bytes(b"b scan")
   os.utime(case[0].path, ns=(1, 1))
@@ -94,7 +94,7 @@ def test_a_moved_scan_is_kept_and_another_of_its_name_is_refused(case, tmp_path)
 def test_results_that_no_record_speaks_of_are_made_again(case):
   scan, out, _ = case
   assert why((scan, out, Manifest())) == "results that no record speaks of"
-  new = plan([ListedScan(Path("n"), "n")], Place(out, str(out)), Manifest(), MADE_BY, False)
+  new = plan([ListedScan(Path("n"), "n")], Place(out, str(out)), Manifest(), MADE_BY, ())
   assert [each.name for each in new.todo] == ["n"] and not new.again
 
 

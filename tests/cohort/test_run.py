@@ -55,7 +55,7 @@ def test_what_fails_in_make_is_that_scans_alone(tmp_path, mini_queries):
 
   told = []
   with opened(tmp_path / "out", CohortOptions()) as cohort:
-    report = cohort.run(cohort.plan(list_scans(mini_queries / "q0_ct.nii.gz"), {}, False), {}, make, tell=told.append)
+    report = cohort.run(cohort.plan(list_scans(mini_queries / "q0_ct.nii.gz"), {}, ()), {}, make, tell=told.append)
   assert report.failed == {"q0": "a defect of medlsam: RuntimeError: boom"} and report.exit_code == 1
   assert "in make" in told[0].defect and (told[0].number, told[0].total) == (1, 1)
 
@@ -86,7 +86,7 @@ def no_pictures(monkeypatch):
 
 def do(out, scans, make=quick, tell=None):
   with opened(out, CohortOptions()) as cohort:
-    planned = cohort.plan(scans, {}, False)
+    planned = cohort.plan(scans, {}, ())
     return cohort.run(planned, {}, make, tell=tell), cohort.known
 
 
@@ -159,7 +159,7 @@ def test_a_scan_that_took_its_process_with_it_is_done_after_the_others(many, tmp
   out.mkdir()
   AtWork(out).begin("s00")  # and a kill
   with opened(out, CohortOptions()) as cohort:
-    planned = cohort.plan(scans, {}, False)
+    planned = cohort.plan(scans, {}, ())
     assert "1 scan at work when an earlier run died, now done last (s00)" in planned.sentences()
     cohort.run(planned, {}, make)
   assert [name for name, _ in seen] == ["s01", "s02", "s00"] and all(name in marked for name, marked in seen)

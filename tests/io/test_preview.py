@@ -62,7 +62,7 @@ def test_picture_shows_box_and_mask(tmp_path, painted):
   scan, found, labels = case("LPS")
   preview.write_preview(tmp_path / "p.png", "ball", scan, found, labels if painted else None)
   image = matplotlib.image.imread(tmp_path / "p.png")[..., :3]
-  colour = np.array(preview.COLOURS[0])
+  colour = np.array(preview.colours.of(0))
   outline = np.abs(image - colour).max(-1) < 0.05
   assert (outline.sum() > 200) == painted
 
@@ -72,7 +72,7 @@ def test_right_of_the_patient_is_on_the_left_of_the_picture(tmp_path):
   preview.write_preview(tmp_path / "p.png", "ball", scan, found, labels)
   image = matplotlib.image.imread(tmp_path / "p.png")[..., :3]
   axial = image[:, : image.shape[1] // 3]
-  outline = np.abs(axial - np.array(preview.COLOURS[0])).max(-1) < 0.05
+  outline = np.abs(axial - np.array(preview.colours.of(0))).max(-1) < 0.05
   assert np.argwhere(outline)[:, 1].mean() < axial.shape[1] / 2
 
 
