@@ -112,7 +112,7 @@ def folder(files, tmp_path, monkeypatch):
 
 @pytest.fixture
 def stand_ins(monkeypatch, painter, small_network_file):
-  """Nothing is trained, probed, painted or fetched."""
+  """Nothing is trained, probed, painted, fetched or served."""
   from medlsam_jax import loading
   from medlsam_jax.cli import demo, probe
   from medlsam_jax.evaluation import prompt_report, prompts
@@ -121,8 +121,13 @@ def stand_ins(monkeypatch, painter, small_network_file):
   from medlsam_jax.sam.finetuning import recipe as finetuning
   from medlsam_jax.sam3d.adapter_file import Adapted
   from medlsam_jax.sam3d.training import recipe as adapting
+  from medlsam_jax.serve import listening, viewers
   from medlsam_jax.train import cluster
 
+  listen = listening.listen
+  monkeypatch.setattr(listening, "listen", lambda _: listen(0))
+  monkeypatch.setattr(listening, "run", lambda *_: None)
+  monkeypatch.setattr(viewers, "warm", lambda _: None)
   find = loading._find
   published = (*loading.PACKAGED, *loading.PUBLISHED)
   weights = ({"params": {"x": np.zeros(1, np.float32)}}, {"kind": "litemedsam", "trained_steps": "1"})
