@@ -101,8 +101,7 @@ class Search:
     with terminal.bar(f"{title}: reading"):
       scan = read(listed)
     with terminal.bar(f"{title}: localizing") as report:
-      for rehearsal in self.begun:
-        rehearsal.wait()
+      self.wait()
       findings = pipeline.localize(
         self.network,
         self.bank,
@@ -113,6 +112,11 @@ class Search:
         progress=report,
       )
     return scan, findings
+
+  def wait(self) -> None:
+    """Until the programs that are being compiled are there."""
+    for rehearsal in self.begun:
+      rehearsal.wait()
 
   def provenance(self) -> dict[str, object]:
     """Where a result of this search comes from; what painted it is added by `painting.merged`."""

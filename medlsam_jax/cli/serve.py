@@ -24,6 +24,8 @@ def add_to(commands: options.Commands) -> None:
     "answer the clicks of 3D Slicer and napari, by their nnInteractive front ends",
     "  medlsam serve\n"
     "  prints an address and an API key, for the front end's remote server; Ctrl-C ends it\n"
+    "  medlsam serve --bank headneck\n"
+    "  finds its organs in the viewer's image too, when it is asked to (docs/viewers.md)\n"
     "Research use only; not a medical device. Reached from this computer alone; nothing is sent anywhere.",
   )
   parser.add_argument("--port", type=options.whole_number, default=PORT, help=f"0 takes any that is free ({PORT})")
@@ -42,6 +44,14 @@ def add_to(commands: options.Commands) -> None:
   group.add_argument(
     "--no-ahead", action="store_true", help="encode a slice when it is marked, not before: spares the processor"
   )
+  group.add_argument(
+    "--axis-codes",
+    metavar="LPS",
+    help="directions in which x, y and z of the viewers' images rise, where they do not say them: to look organs up",
+  )
+  options.add_organs(parser)
+  options.add_search(parser)
+  options.add_settings(parser, "search, confidence, segmentation, masks")
   options.add_quiet(parser)
   parser.set_defaults(run=run)
 
@@ -57,32 +67,52 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
     import uvicorn  # noqa: F401
   except ModuleNotFoundError as error:
     raise ConfigError(f"medlsam serve needs {error.name}: {install_hint('serve')}") from error
+  from medlsam_jax.cli import networks_and_banks
   from medlsam_jax.serve.guard import new_token
   from medlsam_jax.serve.listening import listen
+  from medlsam_jax.serve.session import grid_of
   from medlsam_jax.serve.token_file import kept_token
 
+  if with_bank(arguments):
+    networks_and_banks.check_search(arguments)
+  if arguments.axis_codes is not None:
+    grid_of((1, 1, 1), None, arguments.axis_codes)
   # the port comes first: that it is taken is told before anything is loaded
   with listen(arguments.port) as taken:
     token = new_token() if arguments.token_file is None else kept_token(arguments.token_file)
     return _serve(arguments, terminal, taken, token)
 
 
+def with_bank(arguments: argparse.Namespace) -> bool:
+  """Whether organs are to be looked up too."""
+  return arguments.bank is not None or arguments.templates is not None
+
+
 def _serve(arguments: argparse.Namespace, terminal: Terminal, taken: socket.socket, token: str) -> int:
   from medlsam_jax.cli import networks_and_banks
-  from medlsam_jax.sam.segmentation_settings import PRESETS
+  from medlsam_jax.cli.search import Search, settings_of
   from medlsam_jax.serve import listening
+  from medlsam_jax.serve.organs import Organs
   from medlsam_jax.serve.viewers import viewer_app, warm
 
+  settings = settings_of(arguments)
   predictor = networks_and_banks.predictor_of(arguments.model, terminal, arguments.dtype)
+  organs = None
+  if with_bank(arguments):
+    search = Search.prepare(arguments, settings, terminal)
+    sections = search.provenance()
+    organs = Organs(search.network, search.bank, predictor, settings, arguments.seed, sections, search.wait)
   with terminal.bar("making the network ready"):
     warm(predictor)
   app = viewer_app(
     predictor,
-    PRESETS[arguments.preset or "litemedsam"],
+    settings.segmentation,
     token,
     terminal.warn,
-    sessions=arguments.sessions,
-    ahead=not arguments.no_ahead,
+    arguments.axis_codes,
+    arguments.sessions,
+    not arguments.no_ahead,
+    organs.routes if organs is not None else lambda protocol, turns: (),
   )
   terminal.result(f"server: {listening.address(taken)}")
   terminal.result(f"API key: {token}")

@@ -105,7 +105,7 @@ class Protocol:
   def _on_json(self, work: Callable[[Session, dict[str, Any]], Response]) -> Handler:
     async def handler(request: Request) -> Response:
       session = self.session(request)
-      given = _dict_of(await request.body())
+      given = dict_of(await request.body())
       return await run_in_threadpool(_locked, session, work, given)
 
     return handler
@@ -113,7 +113,7 @@ class Protocol:
   def _on_array(self, work: Callable[[Session, np.ndarray, dict[str, Any]], Response]) -> Handler:
     async def handler(request: Request) -> Response:
       session = self.session(request)
-      meta, body = _dict_of(request.headers.get(META, "{}").encode()), await request.body()
+      meta, body = dict_of(request.headers.get(META, "{}").encode()), await request.body()
 
       def with_array(session: Session, meta: dict[str, Any]) -> Response:
         return work(session, wire.unpacked(body, geometry.MAX_VOXELS), meta)
@@ -179,7 +179,12 @@ async def _full(_: Request, error: Exception) -> Response:
   return refusal(503, str(error))
 
 
-def _dict_of(text: bytes) -> dict[str, Any]:
+def dict_of(text: bytes) -> dict[str, Any]:
+  """A JSON object that was sent; nothing is an empty one.
+
+  Raises:
+    InputError: it is none.
+  """
   try:
     given = json.loads(text or b"{}")
   except ValueError as error:

@@ -23,6 +23,8 @@ from medlsam_jax.serve.sweep import Sweep
 SOURCE = "the viewer's image"
 """What an image is called in messages: a viewer sends no name, and none is wanted."""
 STEPS_BACK = 30
+UNSTATED_AXES = "LPS"
+"""How most viewers hold a CT: slices from the feet up, rows from the front, columns from the patient's right."""
 _AXES = ("RL", "AP", "SI")
 _PAUSE_S = 0.05
 
@@ -35,6 +37,11 @@ class Change:
   """Smallest around the voxels that differ from what the viewer has; None where none does."""
   mask: Bool[np.ndarray, "z y x"] | None
   """The new mask in that box."""
+
+  @property
+  def where(self) -> tuple[slice, ...]:
+    """The box in an array of the image's voxels; all of it where there is none."""
+    return (slice(None),) * 3 if self.box is None else _where(self.box)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,7 +60,8 @@ class Session:
     predictor: encodes and decodes.
     settings: how slices and boxes are prepared for it.
     turns: shared by all that compute.
-    axis_codes: directions of rising x, y, z voxels where a viewer does not say them.
+    axis_codes: directions of rising x, y, z voxels where a viewer does not say them; None where nobody does, which is
+      enough to cut an image into slices, not to tell left from right.
     ahead: whether slices are encoded before they are asked for, while nobody waits.
     report: told, in a line, what the person who started the server should know.
   """
@@ -63,7 +71,7 @@ class Session:
     predictor: Predictor,
     settings: SegmentationSettings,
     turns: Turns,
-    axis_codes: str,
+    axis_codes: str | None,
     ahead: bool,
     report: Callable[[str], None],
   ) -> None:
@@ -71,6 +79,10 @@ class Session:
     self._axis_codes, self._ahead = axis_codes, ahead
     self.lock = threading.Lock()
     self.spreads = True
+    self.axes_are_stated = False
+    """Whether somebody said how the image's axes run."""
+    self.found: dict[str, Change] = {}
+    """Masks of organs that were looked up in the image."""
     self._kept: KeptSlices | None = None
     self._sweep: Sweep | None = None
     self._marks, self._steps = Marks(), list[_Step]()
@@ -114,7 +126,8 @@ class Session:
       raise InputError(f"an image of shape {image.shape}: send (1, z, y, x), one channel")
     array = image[0]
     scan_checks.refuse_size(array.shape, SOURCE)
-    grid = _grid(array.shape, known.get("spacing"), known.get("axis_codes") or self._axis_codes)
+    codes = known.get("axis_codes") or self._axis_codes
+    grid = grid_of(array.shape, known.get("spacing"), codes or UNSTATED_AXES)
     scan_checks.refuse_spacing(grid, SOURCE)
     array, notes = scan_checks.fill_nonfinite(array, SOURCE)
     volume = Volume(array, grid, SOURCE, notes=notes)
@@ -124,6 +137,7 @@ class Session:
       self._kept = KeptSlices(volume, self._predictor, self._window(volume))
       self._sweep = Sweep(self._kept, _default_axis(grid), self.spreads)
       self._forget()
+      self.axes_are_stated, self.found = codes is not None, {}
     if self._ahead:
       threading.Thread(target=self._encode_ahead, args=(self._kept, self._closed), daemon=True).start()
     return image.shape
@@ -277,8 +291,12 @@ def _encode(kept: KeptSlices, plane: str, missing: Sequence[int], closed: thread
     kept.get(plane, missing[0], missing)
 
 
-def _grid(shape: tuple[int, ...], spacing: object, codes: object) -> Grid:
-  """Where the voxels of a viewer's array lie: their edges, and the directions in which its axes run."""
+def grid_of(shape: tuple[int, ...], spacing: object, codes: object) -> Grid:
+  """Where the voxels of a viewer's array lie: their edges, and the directions in which its axes run.
+
+  Raises:
+    InputError: they are none.
+  """
   try:
     edges = [float(each) for each in spacing] if isinstance(spacing, list | tuple) else [1.0, 1.0, 1.0]
   except (TypeError, ValueError) as error:

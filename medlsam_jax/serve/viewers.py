@@ -31,7 +31,7 @@ def viewer_app(
   settings: SegmentationSettings,
   token: str,
   report: Report,
-  axis_codes: str = "LPS",
+  axis_codes: str | None = None,
   sessions: int = 2,
   ahead: bool = True,
   more_routes: Callable[[Protocol, Turns], Sequence[BaseRoute]] = lambda protocol, turns: (),
@@ -43,7 +43,7 @@ def viewer_app(
     settings: how slices and boxes are prepared for it.
     token: the API key of its clients.
     report: takes a line for the person who started it.
-    axis_codes: directions of rising x, y, z voxels of the images, where a client does not say them.
+    axis_codes: directions of rising x, y, z voxels of the images, where a client does not say them, if they are known.
     sessions: at once.
     ahead: whether slices are encoded while nobody waits.
     more_routes: made of the protocol, by which they find a request's session, and of what lets one compute at a time.
