@@ -260,6 +260,8 @@ class SourceImage:
   """Which image of the file, from 0."""
   place_vox: float
   """Where it lies along z, in voxels of the grid of the scan's file: no whole number where slices were laid even."""
+  position_mm: tuple[float, float, float]
+  """Of the centre of its first pixel, as the file states it: LPS (x, y, z)."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -66,7 +66,7 @@ def add_output(group: options.Options) -> None:
     metavar="A,B",
     default=["nifti"],
     help="formats of the label map (default: nifti): nifti; nifti-each, a file for each organ; dicom-seg, "
-    "dicom-seg-labelmap, which refer to the scan's DICOM series",
+    "dicom-seg-labelmap, rtstruct, which refer to the scan's DICOM series",
   )
 
 

@@ -116,7 +116,7 @@ def _images(stack: Stack) -> tuple[SourceImage, ...]:
   positions = np.array([frame.position for frame in stack.frames]) * (-1, -1, 1)
   places = stack.grid.voxel_from_world(positions)[:, 0]
   return tuple(
-    SourceImage(os.path.abspath(frame.path), frame.index, float(place))
+    SourceImage(os.path.abspath(frame.path), frame.index, float(place), tuple(frame.position.tolist()))
     for frame, place in zip(stack.frames, places, strict=True)
   )
 

@@ -20,7 +20,7 @@ from medlsam_jax.geometry import SourceImage
 from medlsam_jax.installation import PACKAGE, install_hint, version
 from medlsam_jax.io.atomic import atomically
 from medlsam_jax.io.dicom_headers import quiet
-from medlsam_jax.io.dicom_source import Source, read_source
+from medlsam_jax.io.dicom_source import read_source
 from medlsam_jax.io.organ_codes import SCHEME, Code, code_of
 from medlsam_jax.io.painted import Painted
 
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 Kind = Literal["BINARY", "LABELMAP"]
 WHAT = "a DICOM SEG"
-SERIES_STEP = 1000
-"""Added to the number of the source's series."""
 _LONGEST = 64
 """Letters of a segment's label and of a series' description."""
 
@@ -76,7 +74,7 @@ def write_seg(
         segmentation_type=kind,
         segment_descriptions=[_described(number, each) for number, each in enumerate(organs, 1)],
         series_instance_uid=highdicom.UID(),
-        series_number=series_number(source),
+        series_number=source.series_number,
         sop_instance_uid=highdicom.UID(),
         instance_number=1,
         manufacturer=PACKAGE,
@@ -94,14 +92,6 @@ def write_seg(
       raise InputError(f"{said}; choose another format") from error
     with atomically(path) as part:
       segmentation.save_as(part)
-
-
-def series_number(source: Source) -> int:
-  """Of a series that is made of the source's."""
-  try:
-    return SERIES_STEP + int(source.first.get("SeriesNumber") or 0)
-  except (TypeError, ValueError):
-    return SERIES_STEP
 
 
 def _described(number: int, painted: Painted) -> SegmentDescription:

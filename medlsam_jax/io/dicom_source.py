@@ -7,6 +7,7 @@ else. Fields that anonymisation emptied are made up where the standard asks for 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,10 @@ _MUST_BE_THERE = (
   "ReferringPhysicianName",
 )  # fmt: skip
 """Fields that may be empty, not absent (type 2 of the standard)."""
+PATIENT_AND_STUDY = ("StudyInstanceUID", *_MUST_BE_THERE)
+"""What a file of the same study repeats of its source."""
+_SERIES_STEP = 1000
+"""Added to the number of the source's series."""
 _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 _REFERENCES = [
   *_UIDS, "SOPClassUID", "SOPInstanceUID", "Modality", "Rows", "Columns", "ImagePositionPatient",
@@ -55,12 +60,32 @@ class Source:
     """Whether it is one enhanced file."""
     return "PerFrameFunctionalGroupsSequence" in self.first
 
-  def in_frames(self, array: Shaped[np.ndarray, "z y x"]) -> Shaped[np.ndarray, "frame y x"]:
-    """An array on the grid of the scan's file as the source's own frames, those that were not taken being 0.
+  @property
+  def series_number(self) -> int:
+    """Of a series that is made of the source's."""
+    try:
+      return _SERIES_STEP + int(self.first.get("SeriesNumber") or 0)
+    except (TypeError, ValueError):
+      return _SERIES_STEP
 
-    Where slices were laid even, each frame has the grid's slice that lies nearest to it.
-    """
-    nearest = [int(np.clip(np.rint(image.place_vox), 0, len(array) - 1)) for image in self.images]
+  def places(self, slices: int) -> list[int]:
+    """The slice that each image has, of `slices` of the file's grid; the nearest where they were laid even."""
+    return [int(np.clip(np.rint(image.place_vox), 0, slices - 1)) for image in self.images]
+
+  def reference(self, image: SourceImage) -> dict[str, object]:
+    """The fields by which a file refers to an image."""
+    header = self.first if self.is_multi_frame else self._by_path[image.path]
+    fields: dict[str, object] = {"ReferencedSOPClassUID": header.SOPClassUID}
+    fields["ReferencedSOPInstanceUID"] = header.SOPInstanceUID
+    return {**fields, "ReferencedFrameNumber": image.frame + 1} if self.is_multi_frame else fields
+
+  @functools.cached_property
+  def _by_path(self) -> dict[str, Dataset]:
+    return {image.path: header for image, header in zip(self.images, self.headers, strict=True)}
+
+  def in_frames(self, array: Shaped[np.ndarray, "z y x"]) -> Shaped[np.ndarray, "frame y x"]:
+    """An array on the grid of the scan's file as the source's own frames, those that were not taken being 0."""
+    nearest = self.places(len(array))
     if not self.is_multi_frame:
       return array if nearest == list(range(len(array))) else array[nearest]
     result = np.zeros((self.frames, *array.shape[1:]), array.dtype)

@@ -56,12 +56,19 @@ def _labelmap_seg(path: PathLike, labels: PaintedMap) -> None:
   write_seg(path, labels.array, labels.present, labels.source_images, "LABELMAP")
 
 
+def _rtstruct(path: PathLike, labels: PaintedMap) -> None:
+  from medlsam_jax.io.rtstruct import write_rtstruct
+
+  write_rtstruct(path, labels)
+
+
 _HIGHDICOM = ("highdicom", "dicom")
 FORMATS = {
   "nifti": Format("_seg.nii.gz", _nifti, (".nii.gz", ".nii")),
   "nifti-each": Format("_{organ}_mask.nii.gz", _nifti),
   "dicom-seg": Format("_seg.dcm", _seg, (".dcm",), _HIGHDICOM, of_dicom=True),
   "dicom-seg-labelmap": Format("_seg_labelmap.dcm", _labelmap_seg, (), _HIGHDICOM, of_dicom=True),
+  "rtstruct": Format("_rtstruct.dcm", _rtstruct, (), ("pydicom", "dicom"), of_dicom=True),
 }
 """By what `--output-type` calls them."""
 USUAL = ("nifti",)

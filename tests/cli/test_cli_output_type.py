@@ -28,11 +28,11 @@ def test_every_type_that_was_asked_for_is_written(medlsam, painter, tmp_path, bo
     "--out",
     tmp_path / "out",
   ]
-  result = medlsam(*words, "--output-type", "nifti,nifti-each,dicom-seg,dicom-seg-labelmap")
+  result = medlsam(*words, "--output-type", "nifti,nifti-each,dicom-seg,dicom-seg-labelmap,rtstruct")
   assert result.code == 0, result.err
   names = {path.name for path in (tmp_path / "out").iterdir()}
   each = {"case_liver_mask.nii.gz", "case_kidney_left_mask.nii.gz"}
-  assert names == each | {"case_seg.nii.gz", "case_seg.dcm", "case_seg_labelmap.dcm"} | {
+  assert names == each | {"case_seg.nii.gz", "case_seg.dcm", "case_seg_labelmap.dcm", "case_rtstruct.dcm"} | {
     "case_boxes.json", "case_boxes.mrk.json", "case_preview.png",
   }  # fmt: skip
   labels = np.asarray(nibabel.load(tmp_path / "out" / "case_seg.nii.gz").dataobj)
