@@ -1,4 +1,4 @@
-"""`medlsam study prompts`: which prompts work on a user's labelled scans; reads truth, to make prompts and to score."""
+"""`medlsam study`; of it `prompts`: which of them work on labelled scans; reads truth, to make prompts and to score."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medlsam_jax.cli import options
+from medlsam_jax.cli import options, study_all
 from medlsam_jax.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,9 +19,10 @@ NAME = "prompt_study"
 def add_to(commands: options.Commands) -> None:
   """Adds the parser."""
   parser = options.command(
-    commands, "study", "measure how a segmentation network answers", "  medlsam study prompts --scans labelled/"
+    commands, "study", "measure what finds and what paints, on labelled scans", "  medlsam study all --data labelled/"
   )
   studies = parser.add_subparsers(dest="study", metavar="STUDY", required=True)
+  study_all.add_to(studies)
   prompts = options.command(
     studies,
     "prompts",

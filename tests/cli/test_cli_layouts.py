@@ -92,7 +92,17 @@ def test_offset_gives_the_boxes_of_the_scan_in_hounsfield_units(medlsam, search,
   assert boxes(tmp_path / "mended", "q0") == boxes(tmp_path / "right", "q0") != boxes(tmp_path / "told", "q0")
 
 
-READ = ["segment", "localize", "evaluate", "bank build", "data prepare", "pretrain", "finetune", "study prompts"]
+READ = [
+  "segment",
+  "localize",
+  "evaluate",
+  "bank build",
+  "data prepare",
+  "pretrain",
+  "finetune",
+  "study prompts",
+  "study all",
+]
 
 
 @pytest.mark.parametrize("command", READ)
