@@ -42,6 +42,8 @@ class Row:
   baseline_wall_distance_mm: float | None = None
   predicted_ml: float | None = None
   """Volume of the organ in the label map, also where truth does not have it."""
+  true_ml: float | None = None
+  """Volume of the organ in truth; 0 where truth does not have it. None in rows of before it was written."""
 
 
 def evaluate_case(
@@ -105,7 +107,7 @@ class _Case:
     finding = self.findings.get(organ) if self.findings is not None else None
     where = self.truth.slices(value)
     failures: list[str] = []
-    scores: dict[str, float] = {}
+    scores: dict[str, float] = {"true_ml": self._volume_ml(self.truth.count(value))}
     if "boxes" in self.expected:
       failures += _missing_box(self.findings, finding, where is not None)
       if where is not None:
@@ -130,8 +132,11 @@ class _Case:
     if present:
       scores |= dataclasses.asdict(score_mask(self.ours, ours, self.truth, value, self.grid))
     if self.ours is not None:
-      scores["predicted_ml"] = voxels * float(np.prod(self.grid.spacing_mm)) / 1000.0
+      scores["predicted_ml"] = self._volume_ml(voxels)
     return failures, scores
+
+  def _volume_ml(self, voxels: int) -> float:
+    return voxels * float(np.prod(self.grid.spacing_mm)) / 1000.0
 
 
 def _on_truth(name: str, label_map: LabelMap | Volume, truth: Volume) -> np.ndarray:

@@ -51,7 +51,7 @@ def test_a_perfect_finding_scores_perfectly_in_any_orientation(codes):
   assert liver.baseline_box_iou == 1 and liver.baseline_wall_distance_mm == 0
   assert spleen.baseline_box_iou == 0
   assert spleen.baseline_wall_distance_mm == pytest.approx(metrics.diagonal_mm(truth.grid))
-  assert liver.predicted_ml == pytest.approx(5 * 6 * 8 * 24 / 1000)
+  assert liver.predicted_ml == liver.true_ml == pytest.approx(5 * 6 * 8 * 24 / 1000)
   assert not tail.present and tail.box_iou is None and tail.dice is None and not tail.failure
 
 
@@ -135,6 +135,7 @@ def test_label_map_is_read_with_its_own_values_and_painted_absent_organs_show():
   assert liver.dice == 1 and liver.box_iou is None
   assert spleen.dice == 0 and spleen.failure == "empty mask"
   assert tail.dice is None and tail.predicted_ml == pytest.approx(5 * 24 / 1000)
+  assert tail.true_ml == 0 and (spleen.predicted_ml, spleen.true_ml) == (0, pytest.approx(2 * 2 * 2 * 24 / 1000))
 
 
 def test_dice_and_hd95_equal_those_of_the_whole_masks():
