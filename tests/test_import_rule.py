@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1] / "medlsam_jax"
 LEVEL = {
   "display": 0, "errors": 0, "finding": 0, "geometry": 0, "relay": 0, "metrics": 0, "notices": 0, "progress": 0,
   "installation": 0, "platform": 0, "moved": 0, "network": 0, "rehearsal": 0, "label_boxes": 0, "volume_layers": 0,
-  "working_grid": 0, "typed_settings": 0,
+  "working_grid": 0, "typed_settings": 0, "pages": 0,
   "io": 1,
   "phantom": 2,
   "train": 3,
@@ -22,6 +22,7 @@ LEVEL = {
   "sam3d": 6,
   "loading": 7, "pipeline": 7,
   "evaluation": 8, "cohort": 8, "serve": 8,
+  "report": 9,
   "cli": 10,
   "__main__": 11,
 }  # fmt: skip

@@ -20,7 +20,8 @@ from medlsam_jax.cli.search import Search, settings_of
 from medlsam_jax.cli.terminal import Terminal
 from medlsam_jax.cli.ways import Way, load_ways
 from medlsam_jax.errors import InputError, MedlsamError
-from medlsam_jax.evaluation.comparison import ComparedRow, Source, Truth
+from medlsam_jax.evaluation.compared_row import ComparedRow, Source
+from medlsam_jax.evaluation.comparison import Truth
 from medlsam_jax.evaluation.comparison_report import Comparison
 from medlsam_jax.evaluation.kept_scores import KeptScores, Scores
 from medlsam_jax.evaluation.labelled import not_whole

@@ -26,6 +26,7 @@ from medlsam_jax.cli import (
   localize,
   pretrain,
   probe,
+  report,
   segment,
   serve,
   study,
@@ -35,8 +36,8 @@ from medlsam_jax.cli.parsing import Parser
 from medlsam_jax.errors import HungError, MedlsamError
 
 COMMANDS = (
-  demo, doctor, weights, convert, bank, localize, segment, serve, evaluate, data, pretrain, finetune, probe, study,
-  export, completion,
+  demo, doctor, weights, convert, bank, localize, segment, serve, evaluate, report, data, pretrain, finetune, probe,
+  study, export, completion,
 )  # fmt: skip
 TRAINING = ("pretrain", "finetune")
 OK, SOME_FAILED, BAD_INPUT, HUNG, INTERRUPTED, STOPPED_BY = 0, 1, 2, 3, 130, 128

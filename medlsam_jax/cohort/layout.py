@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from medlsam_jax.finding import whole_points
 from medlsam_jax.geometry import WORKING_SPACING_MM
-from medlsam_jax.medlam.bank.bank import Bank
+
+if TYPE_CHECKING:
+  from medlsam_jax.medlam.bank.bank import Bank
 
 LEAST_SPREAD_MM = 8.0
 """People differ by this at least, whatever few of them say."""
@@ -127,11 +130,12 @@ def _filled(own: Layout, templates: Layout, enough: Bool[np.ndarray, " organs"])
   if both.any():
     laid = laid + np.nanmedian(start - laid, axis=0)
   take = ~enough & np.isfinite(templates.middles_mm[:, 0])
+  sizes = take & np.isfinite(templates.log_ml)
   return Layout(
     np.where(take[:, None], laid, own.middles_mm),
     np.where(take[:, None], templates.spread_mm, own.spread_mm),
-    np.where(take, templates.log_ml, own.log_ml),
-    np.where(take, templates.log_ml_spread, own.log_ml_spread),
+    np.where(sizes, templates.log_ml, own.log_ml),
+    np.where(sizes, templates.log_ml_spread, own.log_ml_spread),
   )
 
 

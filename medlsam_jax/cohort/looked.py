@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 from jaxtyping import Float
@@ -10,6 +11,7 @@ from jaxtyping import Float
 from medlsam_jax.cohort.layout import Layout
 from medlsam_jax.cohort.likeness import Likeness
 from medlsam_jax.cohort.manifest import Record
+from medlsam_jax.finding import FOUND
 
 LOOK_FROM = 8.0
 """Score from which a scan is among those to look at: one grave reason, or several slight ones."""
@@ -71,6 +73,14 @@ class Quality:
   """Of the layout of its organs: 1 as it should be, -1 in a mirror."""
   likeness: Likeness
   """Of the scans' pictures to each other."""
+
+  @functools.cached_property
+  def size_off(self) -> Float[np.ndarray, "scans organs"]:
+    """How far each size is from the median of those that were found, in logarithms and standard deviations; NaN where
+    an organ is not found, or nothing says what is usual."""
+    found = np.array([[each == FOUND for each in row] for row in self.verdicts], bool).reshape(self.log_ml.shape)
+    off = (self.log_ml - self.layout.log_ml) / self.layout.log_ml_spread
+    return np.where(found, off, np.nan)
 
   @property
   def in_order(self) -> list[int]:

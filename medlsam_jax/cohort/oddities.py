@@ -202,12 +202,11 @@ def _should_be_inside(quality: Quality, row: int, column: int) -> bool:
 
 def _places_and_sizes(quality: Quality, row: int) -> Said:
   """Organs that are found far from their place, or of an odd size."""
-  layout, log_ml = quality.layout, quality.log_ml[row]
-  off = log_ml - layout.log_ml
+  off = quality.log_ml[row] - quality.layout.log_ml
   for column, organ in enumerate(quality.organs):
     if quality.verdicts[row][column] != FOUND:
       continue
-    far, size = float(quality.deviation[row, column]), float(np.abs(off[column]) / layout.log_ml_spread[column])
+    far, size = float(quality.deviation[row, column]), abs(float(quality.size_off[row, column]))
     if far > FAR:
       yield f"{organ} lies {far:.0f} standard deviations from its place among the others", min(far, 10.0) / 2
     if size > FAR:

@@ -6,9 +6,11 @@ scans have an organ, against the templates. Nothing here knows the truth: what i
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -21,10 +23,15 @@ from medlsam_jax.cohort.manifest import Manifest, Record
 from medlsam_jax.cohort.sketch import Sketch
 from medlsam_jax.finding import FOUND, OUTSIDE
 from medlsam_jax.io.scan_result import BOXES
-from medlsam_jax.medlam.bank.bank import Bank
+
+if TYPE_CHECKING:
+  from medlsam_jax.medlam.bank.bank import Bank
 
 _SCAN_SEEMS = "the scan seems to be "
 """How a doubt of the search begins that is of the scan as a whole (`medlam.search.doubt.named`)."""
+
+
+_AXES = re.compile("(?=.*[RL])(?=.*[AP])(?=.*[SI])[RLAPSI]{3}")
 
 
 def quality_of(folder: Path, known: Manifest, bank: Bank | None = None) -> Quality:
@@ -43,8 +50,8 @@ def quality_of(folder: Path, known: Manifest, bank: Bank | None = None) -> Quali
       column = organs.index(organ)
       verdicts[row][column] = str(entry["verdict"])
       corners[row, column] = entry["box_world_mm"]
-      painted_ml[row, column] = entry.get("volume_ml", np.nan)
-      similarity[row, column] = (entry.get("confidence") or {}).get("similarity") or np.nan
+      painted_ml[row, column] = _number(entry.get("volume_ml"))
+      similarity[row, column] = _number((entry.get("confidence") or {}).get("similarity"))
   given = np.array([[each not in ("", OUTSIDE) for each in row] for row in verdicts], bool).reshape(painted_ml.shape)
   corners[~given] = np.nan
   is_painted = bool(np.isfinite(painted_ml).any())
@@ -52,6 +59,9 @@ def quality_of(folder: Path, known: Manifest, bank: Bank | None = None) -> Quali
   middles = corners.mean(2)
   sure = np.array([[each == FOUND for each in row] for row in verdicts], bool).reshape(given.shape)
   templates = None if bank is None or not organs else layout_of_templates(bank, organs)
+  if templates is not None and is_painted:
+    # theirs are sizes of boxes, several times those of masks
+    templates = dataclasses.replace(templates, log_ml=np.full(len(organs), np.nan))
   log_ml = np.where(given, log_ml, np.nan)
   layout = layout_of(middles, log_ml, sure, templates)
   result = Quality(
@@ -76,10 +86,19 @@ def quality_of(folder: Path, known: Manifest, bank: Bank | None = None) -> Quali
 
 
 def _boxes(folder: Path, record: Record) -> dict[str, Any] | None:
+  """What a scan's boxes file says; None of one that is damaged, or that lacks what is looked at here."""
   try:
     said = json.loads((folder / (record.scan + BOXES)).read_text())
-    return said if isinstance(said["organs"], dict) else None
-  except (OSError, ValueError, KeyError, TypeError):
+    scan = said["scan"]
+    places = [np.array(scan["affine"], float).reshape(4, 4), np.array(scan["shape"], float).reshape(3)]
+    for entry in said["organs"].values():
+      str(entry["verdict"])
+      places.append(np.array(entry["box_world_mm"], float).reshape(2, 3))
+      numbers = (entry.get("volume_ml"), (entry.get("confidence") or {}).get("similarity"))
+      places.append(np.array([each for each in numbers if each is not None], float))
+    whole = all(np.isfinite(each).all() for each in places) and {"source", "axis_codes"} <= scan.keys()
+    return said if whole and _AXES.fullmatch(str(scan["axis_codes"])) else None
+  except (OSError, ValueError, KeyError, TypeError, AttributeError):
     return None
 
 
@@ -97,3 +116,7 @@ def _field(said: dict[str, Any]) -> Float[np.ndarray, "2 3"]:
   ends = np.array([[i, j, k, 1] for i in (0, x - 1) for j in (0, y - 1) for k in (0, z - 1)])
   world = (ends @ np.array(scan["affine"], float).T)[:, :3]
   return np.stack([world.min(0), world.max(0)])
+
+
+def _number(value: float | None) -> float:
+  return np.nan if value is None else float(value)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping
-from typing import Literal
 
+from medlsam_jax.evaluation.compared_row import ComparedRow
 from medlsam_jax.evaluation.segmentation import LabelBoxes, score_overlap
 from medlsam_jax.finding import Finding
 from medlsam_jax.geometry import Box, Volume
@@ -14,23 +14,6 @@ from medlsam_jax.io.alignment import align_labels
 from medlsam_jax.io.label_maps import read_label_map
 from medlsam_jax.io.labels import LabelMap
 from medlsam_jax.sam.slice_boxes import tight_boxes
-
-Source = Literal["labels", "found"]
-"""Where boxes come from: the truth (an oracle, which nobody has in use), or MedLAM's search."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ComparedRow:
-  """One organ of one scan, painted one way. A mask that is missing scores 0 everywhere."""
-
-  scan: str
-  way: str
-  organ: str
-  failure: str
-  """Why there is no mask; empty where there is one."""
-  dice: float
-  surface_dice_2mm: float
-  surface_dice_5mm: float
 
 
 class Truth:

@@ -14,7 +14,7 @@ import numpy as np
 
 from medlsam_jax.display import count
 from medlsam_jax.evaluation.compared import MEAN, compared_lines, failed
-from medlsam_jax.evaluation.comparison import ComparedRow, Source
+from medlsam_jax.evaluation.compared_row import ComparedRow, Source
 from medlsam_jax.evaluation.report import NOTE
 from medlsam_jax.io.atomic import write_text
 

@@ -94,6 +94,8 @@ def files(tmp_path_factory, mini_templates, mini_queries, small_network_file):
   run("localize", "--bank", root / "organs.safetensors", "--query", scan, "--out", root / "out", *common)
   for old in (root / "out").glob("q0_*"):
     shutil.copy(old, root / "out" / old.name.replace("q0", "patient"))
+  shutil.copytree(root / "out", root / "results")
+  run("evaluate", "--predictions", root / "results", "--truth", root / "test", "--out", root / "scores", "--quiet")
   run("data", "prepare", root / "scans.txt", "--out", root / "prepared", "--quiet")
   return root
 

@@ -3,11 +3,13 @@
 import csv
 import io
 import json
+import math
 
 import numpy as np
 import pytest
 from pictures import People
 from pictures import mirrored as mirror_image
+from self_contained import loaded_by
 
 from medlsam_jax.cohort import page
 from medlsam_jax.cohort.identity import Identity
@@ -237,6 +239,40 @@ def test_few_scans_are_held_against_the_templates(cohort):
   assert said.pop("odd").startswith("mirrored") and set(said.values()) == {""}
 
 
+def test_painted_sizes_of_few_scans_are_not_held_against_the_templates_boxes(cohort):
+  """A mask fills a tenth of the box of a long organ."""
+  folder, known, _ = cohort
+  for name in list(known.records)[3:]:
+    del known.records[name]
+  for name in known.records:
+    file = folder / f"{name}_boxes.json"
+    said = json.loads(file.read_text())
+    for organ, entry in said["organs"].items():
+      entry["volume_ml"] = np.prod(PLACES[organ][1]) / 10_000
+    file.write_text(json.dumps(said))
+  middles = np.array([PLACES[organ][0] for organ in PLACES], float)
+  log_ml = np.log([np.prod(PLACES[organ][1]) / 1000 for organ in PLACES])
+  templates = Layout(middles, np.full((5, 3), 25.0), log_ml, np.full(5, 0.35))
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr("medlsam_jax.cohort.quality.layout_of_templates", lambda bank, organs: templates)
+    quality = quality_of(folder, known, bank=object.__new__(Bank))
+  assert quality.is_painted and [list(each.reasons) for each in quality.scans] == [[]] * 3
+  assert math.exp(quality.layout.log_ml[0]) == pytest.approx(np.prod(PLACES["liver"][1]) / 10_000)
+
+
+@pytest.mark.parametrize("spoilt", [
+  {"organs": {"liver": {"verdict": "found"}}}, {"organs": {"liver": 3}}, {"organs": []}, {"scan": {}}, {"scan": None},
+  {"organs": {"liver": {"verdict": "found", "box_world_mm": [[0, 0, float("nan")], [1, 1, 1]]}}},
+  {"organs": {"liver": {"verdict": "found", "box_world_mm": [[0, 0, 0], [1, 1, 1]], "volume_ml": "much"}}},
+])  # fmt: skip
+def test_a_boxes_file_that_lacks_something_is_left_out(cohort, spoilt):
+  folder, known, _ = cohort
+  file = folder / "p03_boxes.json"
+  file.write_text(json.dumps(json.loads(file.read_text()) | spoilt))
+  quality = quality_of(folder, known)
+  assert len(quality.scans) == 19 and "p03" not in {each.record.scan for each in quality.scans}
+
+
 def test_handedness_of_a_layout():
   middles = np.array([[80.0, 0, 0], [-90, 0, 0], [50, 0, 0], [-60, 0, 0]])
   layout = Layout(middles, np.full((4, 3), 8.0), np.zeros(4), np.ones(4))
@@ -253,8 +289,8 @@ def test_page_and_table_show_names_safely_and_need_no_other_file(cohort):
   known.records["bad"] = Record("bad", "bad", "failed", "m", error="hung <b>")
   page.write(folder, known)
   text = (folder / page.PAGE).read_text()
-  assert "<script" not in text and "&lt;script&gt;alert(1)" in text and "hung &lt;b&gt;" in text
-  assert "http" not in text and "22 scans, 2 to look at, 1 failed" in text
+  assert text.count("<script") == 1 and "&lt;script&gt;alert(1)" in text and "hung &lt;b&gt;" in text
+  assert loaded_by(text) == set() and "22 scans, 2 to look at, 1 failed" in text
   rows = list(csv.DictReader(io.StringIO((folder / page.TABLE).read_text())))
   assert len(rows) == 22 * 5 + 1 and {row["scan"] for row in rows[:10]} == {
     "<script>alert(1)<script>", "'=HYPERLINK(1)",

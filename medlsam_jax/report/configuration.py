@@ -1,0 +1,68 @@
+"""Where results come from, on the page: networks, bank, settings, versions and hashes."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from medlsam_jax import display
+from medlsam_jax.pages.table import table
+
+_MOST_ORIGINS = 10
+_FOLDERS = re.compile(r"^(?:[A-Za-z]:[\\/]|/|~|\.{1,2}/).*")
+"""A text that is a path with folders before its name."""
+
+
+def configuration_part(origins: Sequence[tuple[Mapping[str, Any], Sequence[str]]]) -> str:
+  """HTML of the section: the settings of most scans first, of others only what differs from them."""
+  if not origins:
+    return "<p>The results do not say what they were made with.</p>"
+  in_order = sorted(origins, key=lambda each: -len(each[1]))
+  first, scans = in_order[0]
+  parts = [
+    f"<p>{display.count(len(scans), 'scan')}. Of files the names are given, without their folders.</p>",
+    told(first),
+  ]
+  usual = dict(_flat(first))
+  for said, others in in_order[1:_MOST_ORIGINS]:
+    own = dict(_flat(said))
+    differs = {name: own.get(name, "not said") for name in {**usual, **own} if own.get(name) != usual.get(name)}
+    parts += [
+      f"<h3>Otherwise in {display.count(len(others), 'scan')}: {html.escape(display.some(others))}</h3>",
+      _rows(differs),
+    ]
+  if len(in_order) > _MOST_ORIGINS:
+    parts.append(f"<p>And {len(in_order) - _MOST_ORIGINS} more configurations; each NAME_boxes.json says its own.</p>")
+  return "\n".join(parts)
+
+
+def told(said: Mapping[str, Any]) -> str:
+  """Nested values as a table of two columns."""
+  return _rows(dict(_flat(said)))
+
+
+def _rows(said: Mapping[str, str]) -> str:
+  return table(["what", "value"], list(said.items()))
+
+
+def _flat(said: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+  for name, value in said.items():
+    where = f"{above}{name}"
+    if isinstance(value, Mapping):
+      yield from _flat(value, f"{where}: ")
+    else:
+      yield where, _text(value)
+
+
+def _text(value: object) -> str:
+  if isinstance(value, list | tuple):
+    return ", ".join(map(_text, value)) or "none"
+  if isinstance(value, str):
+    # whoever gets the page need not know where its maker keeps files
+    return PurePath(value.replace("\\", "/")).name if _FOLDERS.match(value) else value
+  if isinstance(value, bool):
+    return "yes" if value else "no"
+  return "none" if value is None else str(value)
