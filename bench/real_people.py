@@ -28,14 +28,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from bench import people_curves, timing
 from bench.people_search import Labelled, Study, Task
 from bench.people_tables import Table, by_organ, compared, merged
 from bench.stages_paint import ORGANS as TORSO_ORGANS
 from medlsam_jax.cli import terminal
 from medlsam_jax.evaluation.labelled import LabelledScan
+from medlsam_jax.evaluation.study.tables import draws as drawn_of
 from medlsam_jax.io.templates import Template, read_templates
 from medlsam_jax.loading import load
 from medlsam_jax.medlam.search.search_settings import PRESETS
@@ -156,15 +155,7 @@ def _corrected(folder: Path, person: LabelledScan) -> Template:
 
 def draws(names: Sequence[str], count: int, repeats: int) -> list[tuple[str, ...]]:
   """Choices of templates: those of the other tables where these are so many, and others drawn, always the same ones."""
-  if count >= len(names):
-    return [tuple(names)]
-  rng = np.random.default_rng(count)
-  chosen = [FIVE] if count == len(FIVE) and set(FIVE) <= set(names) else []
-  while len(chosen) < repeats:
-    drawn = tuple(sorted(rng.choice(names, count, replace=False).tolist()))
-    if drawn not in chosen:
-      chosen.append(drawn)
-  return chosen[:repeats]
+  return drawn_of(names, count, repeats, FIVE if set(FIVE) <= set(names) else ())
 
 
 def require(folder: Path) -> Path:

@@ -17,7 +17,7 @@ from medlsam_jax.cli.study_data import StudyData, painters
 from medlsam_jax.cli.terminal import Terminal
 from medlsam_jax.cli.ways import Way
 from medlsam_jax.display import count
-from medlsam_jax.errors import InputError, MedlsamError
+from medlsam_jax.errors import ConfigError, InputError, MedlsamError
 from medlsam_jax.evaluation.kept_scores import KeptScores
 from medlsam_jax.evaluation.labelled import not_whole
 from medlsam_jax.evaluation.report import MADE_UP_NOTE, NOTE
@@ -86,6 +86,9 @@ class Studying:
       painters=tuple(can_paint), missing=missing,
     )  # fmt: skip
     tables = [TABLES[name](plan) for name in names]
+    if not any(table.settings for table in tables):
+      why = "; ".join(f"{title}: {reason}" for title, reason in missing.items()) or "no network that paints is named"
+      raise ConfigError(f"nothing of {', '.join(names)} can be measured here: {why}")
     used = {name for table in tables for setting in table.settings for name in setting.boxes.templates}
     templates = {name: each for name, each in data.templates.items() if name in used}
     kept = KeptOutputs(Path(arguments.out) / "templates")

@@ -97,7 +97,9 @@ def label_maps_in(folder: Path) -> dict[str, Path]:
   """
   if not folder.is_dir():
     raise InputError(f"{folder}: no such folder")
-  maps = [path for path in _listed(folder) if is_label_map(path.name) or is_label_folder(folder.name)]
+  maps = [path for path in _listed(folder) if is_label_map(path.name)]
+  if not maps and is_label_folder(folder.name):
+    maps = _listed(folder)
   if not maps:
     by_case = (_of_case(case) for case in sorted(folder.iterdir()) if case.is_dir())
     maps = [of_case[0] for of_case in by_case if of_case]

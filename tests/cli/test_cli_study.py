@@ -134,6 +134,8 @@ def test_templates_of_a_folder_of_their_own(study, data, mini_templates, tmp_pat
     (["--counts", "1,x"], "'x' is not a whole number"),
     (["--organs", "heart"], "'heart'"),
     (["--network", "gone.safetensors"], "gone.safetensors"),
+    (["--tables", "models"], "nothing of models can be measured here"),
+    (["--tables", "models", "--models", "medsam"], "MedSAM: its weights are not here"),
   ],
 )
 def test_a_wrong_call_is_one_line(study, words, why):
