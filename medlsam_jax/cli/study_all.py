@@ -23,7 +23,7 @@ def add_to(studies: options.Commands) -> None:
     "make the papers' tables on labelled scans: localization, templates, scales, parts, painters, boxes, crops",
     "  medlsam study all --data labelled/ --tables localization,templates --seconds 600 --out study/\n"
     "  labelled/ is a folder of NAME_ct.nii.gz with NAME_seg.nii.gz, or a data set as TotalSegmentator, nnU-Net,\n"
-    "  BIDS, WORD or StructSeg have it. Writes study/study.md and study/TABLE.csv; what is scored is kept in\n"
+    "  BIDS, WORD or StructSeg have it. Writes study/study.html, study.md and TABLE.csv; what is scored is kept in\n"
     "  study/study.jsonl, and the same command goes on there.",
   )
   data = parser.add_argument_group("what is studied")

@@ -39,7 +39,7 @@ from medlsam_jax.network import Network
 from medlsam_jax.pipeline import PipelineSettings
 
 KEPT = "study.jsonl"
-PAGE = "study.md"
+PAGE, TEXT = "study.html", "study.md"
 
 
 @dataclasses.dataclass
@@ -215,7 +215,8 @@ class Studying:
     with folder_for(out):
       for each in self._measured:
         write_text(out / f"{each.table.name}.csv", each.csv())
-      write_text(out / PAGE, pages.markdown(self._measured, self._about(), self.reasons, note))
+      for name, made in ((PAGE, pages.html), (TEXT, pages.markdown)):
+        write_text(out / name, made(self._measured, self._about(), self.reasons, note))
     for each in self._measured:
       self.terminal.result()
       self.terminal.result(each.table.title)
@@ -225,7 +226,9 @@ class Studying:
         self.terminal.say(line)
     self.terminal.result()
     self.terminal.say(note)
-    self.terminal.result(f"wrote {out / PAGE} and {', '.join(f'{each.table.name}.csv' for each in self._measured)}")
+    self.terminal.result(
+      f"wrote {out / PAGE}, {TEXT}, {', '.join(f'{each.table.name}.csv' for each in self._measured)}"
+    )
 
   def _about(self) -> dict[str, str]:
     machine = ", ".join(f"{name} {said}" for name, said in provenance.of_machine().items())

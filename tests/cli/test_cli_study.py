@@ -6,6 +6,7 @@ import json
 import nibabel
 import numpy as np
 import pytest
+from self_contained import loaded_by
 from study_stand_ins import VALUES, install, labelled
 
 from medlsam_jax.evaluation.study import work
@@ -65,6 +66,8 @@ def test_every_table_is_made_and_the_same_command_asks_nothing_again(study, sear
   assert "- split: the first 2 scans by name are templates" in page and "templates: c0, c1" in page
   means = {row["line"]: row for row in table(out, "localization") if row["organ"] == "mean over organs"}
   assert float(means["MedLAM"]["box_iou"]) == pytest.approx(9 / 11, abs=1e-5) and means["MedLAM"]["n"] == "3"
+  html = (out / "study.html").read_text()
+  assert html.count("<section") == 7 and "<svg" in html and not loaded_by(html)
   missing = {row["line"]: row["missing"] for row in table(out, "models") if row["missing"]}
   assert missing == {
     "MedSAM": "its weights are not here; run: medlsam weights get medsam",

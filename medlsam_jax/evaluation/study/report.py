@@ -95,7 +95,7 @@ class Measured:
       title = line["way"] + (", all labels" if has_whole and line.get("labels") == "all" else "")
       cells = [title, *(str(line.get(name, "")) for name in ("people", "n", "failed"))]
       if line.get("missing"):
-        cells = [title, "", "", "", f"not measured: {line['missing']}", *[""] * (len(shown) - 1), "", ""]
+        cells = [f"{title} (not measured: {line['missing']})", *[""] * (len(shown) + 5)]
       else:
         cells += [_with_interval(line, name, name == main) for name in shown]
         cells += [_difference(line, main), _p(line.get(f"{main}_p"))]
