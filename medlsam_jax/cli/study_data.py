@@ -52,7 +52,7 @@ class StudyData:
     listed = argparse.Namespace(query=arguments.data, truth=None, predictions=None, templates=None)
     cases = {case.name: case for case in cases_of(listed)}
     data_set = published.data_set_of(list(cases))
-    split, said = _split_of(arguments, list(cases), data_set)
+    split, said = _split_of(arguments, cases, data_set)
     with terminal.bar("reading templates"):
       templates = _templates(arguments, cases, split)
     used = {each.scan.source for each in templates.values()}
@@ -75,8 +75,9 @@ class StudyData:
     return cls(templates, {case.name: case for case in queries}, values, known, reasons, data_set, said)
 
 
-def _split_of(arguments: argparse.Namespace, names: Sequence[str], data_set: str) -> tuple[Split, str]:
+def _split_of(arguments: argparse.Namespace, cases: Mapping[str, Case], data_set: str) -> tuple[Split, str]:
   """Templates and queries, and where that is from."""
+  names = list(cases)
   root = Path(arguments.data)
   beside = split_beside(root) if root.is_dir() else None
   if arguments.split is not None:
@@ -85,8 +86,9 @@ def _split_of(arguments: argparse.Namespace, names: Sequence[str], data_set: str
     return Split((), ()), "templates of their own folder"
   if data_set:
     chosen = published.TEMPLATES[data_set]
-    others = [name for name in names if name not in chosen]
-    return Split((*chosen, *others[: max(arguments.pool - len(chosen), 0)]), ()), f"published with {data_set}"
+    others = [name for name, case in cases.items() if name not in chosen and not published.is_left_out(case.truth)]
+    more = max(max(arguments.counts) - len(chosen), 0)  # as many as are needed, and no more: they are no queries
+    return Split((*chosen, *others[:more]), tuple(others[more:])), f"published with {data_set}"
   if beside is not None:
     return read_split(beside), str(beside)
   count = min(arguments.pool, max(len(names) // 2, 1))

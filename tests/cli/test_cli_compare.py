@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 
+import data_set_files
 import nibabel
 import numpy as np
 import pytest
@@ -235,3 +236,13 @@ def test_weights_that_cannot_be_had_end_it_before_anything_is_painted(compare, p
   save_file(load_file(adapters), tmp_path / "damaged.safetensors", header | {"sizes": "{"})
   result = compare(f"slices,volume={tmp_path / 'damaged.safetensors'}")
   assert result.code == 2 and "damaged.safetensors: its header does not" in result.err and not painted
+
+
+def test_a_data_set_with_a_mask_for_each_organ_is_painted_and_scored(compare, painted, tmp_path):
+  names = data_set_files.totalsegmentator(tmp_path / "set")
+  result = compare("slices", query=tmp_path / "set", organs=["--organs", "liver,spleen"])
+  assert result.code == 0, result.err
+  where = np.argwhere(data_set_files.labels(2) == 5)
+  np.testing.assert_array_equal(painted[1][1]["liver"].box.array(), [where.min(0), where.max(0)])
+  assert {row["scan"] for row in rows(tmp_path / "out")} == set(names)
+  assert float(means(tmp_path / "out")["slices"]["dice"]) > 0.8  # organs are boxes

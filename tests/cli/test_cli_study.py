@@ -165,3 +165,18 @@ def test_a_folder_that_is_no_data_set_and_labels_without_images(study, data, tmp
     path.unlink()
   result = study()
   assert result.code == 2 and "labels without images" in result.err
+
+
+def test_word_is_split_as_published(study, data, tmp_path):
+  word = tmp_path / "WORD"
+  for part, numbers in (("Tr", (2, 10, 36, 53, 64, 113)), ("Val", (1,)), ("Ts", (14,))):
+    for number in numbers:
+      for folder, source in (("images", "imagesTr/c0_0000"), ("labels", "labelsTr/c0")):
+        (word / f"{folder}{part}").mkdir(parents=True, exist_ok=True)
+        (word / f"{folder}{part}" / f"word_{number:04d}.nii.gz").hardlink_to(data / f"{source}.nii.gz")
+  (word / "dataset.json").write_text(json.dumps({"labels": VALUES}))
+  assert study("--tables", "localization", "--models", "none", "--count", "5", root=word).code == 0
+  page = (tmp_path / "out" / "study.md").read_text()
+  assert "templates: word_0010, word_0036, word_0053, word_0064, word_0113\n" in page
+  assert "- queries: 2\n" in page and "split: published with WORD" in page
+  assert "IoU max-min 0.566, wall mm 9.9, ALE mm 17.5" in page

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 NUMBERS: dict[str, dict[str, dict[str, float]]] = {
   "WORD": {
@@ -57,6 +58,11 @@ def data_set_of(names: Sequence[str]) -> str:
     if names and all(pattern.fullmatch(name) for name in names) and set(TEMPLATES[data_set]) <= set(names):
       return data_set
   return ""
+
+
+def is_left_out(labels: Path) -> bool:
+  """Whether the published queries are without a scan, by where its label map lies: those of WORD's `labelsTs`."""
+  return labels.parent.name == "labelsTs"
 
 
 def beside(data_set: str, key: str) -> Mapping[str, float]:
