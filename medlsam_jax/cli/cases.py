@@ -40,7 +40,10 @@ def cases_of(arguments: argparse.Namespace) -> list[Case]:
       raise ConfigError("the baseline of --templates is placed in scans: give them with --query PATH")
     label_maps = label_files.label_maps_in(Path(arguments.truth))
     if not label_maps:
-      raise InputError(f"{arguments.truth}: no NAME_seg.nii.gz there, nor in folders of cases in it")
+      raise InputError(
+        f"{arguments.truth}: no NAME_seg.nii.gz there, nor in folders of cases in it (truth in DICOM needs its scans: "
+        "give --query)"
+      )
     return [Case(name, None, path) for name, path in label_maps.items()]
   cases, missing = [], []
   for scan in list_scans(arguments.query):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from medlsam_jax.evaluation.case import Row, Task, evaluate_case
 from medlsam_jax.evaluation.result import evaluate_result
 from medlsam_jax.evaluation.saved import SavedFiles, evaluate_saved
 from medlsam_jax.geometry import Volume
+from medlsam_jax.io.dicom_labels import is_drawn
 from medlsam_jax.io.label_maps import read_label_map
 from medlsam_jax.io.packaged_banks import NAMES
 from medlsam_jax.io.scan_result import BOXES, LABELS, ScanResult
@@ -43,22 +45,25 @@ class Scoring:
       placed = None if self.baseline is None else self.baseline.place(result.scan)
       return evaluate_result(result, truth, values, placed, resample=self.arguments.resample)
 
-    self._score(self.cases[result.name], rows)
+    self._score(self.cases[result.name], rows, lambda: result.scan)
 
   def add_files(self, case: Case, folder: Path) -> None:
     """Scores what a folder has of a scan."""
 
+    @functools.cache
+    def read() -> Volume | None:
+      return None if case.scan is None else options.reading(self.arguments).read(case.scan, alone=False)
+
     def rows(truth: Volume, values: Mapping[str, int]) -> list[Row]:
       scan = placed = None
-      if self.baseline is not None and case.scan is not None:
-        scan = options.reading(self.arguments).read(case.scan, alone=False)
+      if self.baseline is not None and (scan := read()) is not None:
         placed = self.baseline.place(scan)
       boxes = folder / (case.name + BOXES) if "boxes" in self.tasks else None
       masks = folder / (case.name + LABELS) if "masks" in self.tasks else None
       files = SavedFiles(case.name, boxes, masks)
       return evaluate_saved(files, truth, values, placed, scan=scan, resample=self.arguments.resample)
 
-    self._score(case, rows)
+    self._score(case, rows, read)
 
   def finish(self) -> list[Row]:
     """All rows in the order of the cases.
@@ -74,12 +79,19 @@ class Scoring:
       raise InputError(f"no scan could be scored: {'; '.join(self.reasons.values())}")
     return rows
 
-  def _score(self, case: Case, rows: Callable[[Volume, Mapping[str, int]], list[Row]]) -> None:
+  def _score(
+    self,
+    case: Case,
+    rows: Callable[[Volume, Mapping[str, int]], list[Row]],
+    scan: Callable[[], Volume | None],
+  ) -> None:
+    """Scores a scan, whose voxels are read where truth is laid on them."""
     if case.name in self.reasons or case.name not in self.values:
       return
     try:
       with self.terminal.bar(f"{case.name}: scoring"):
-        self.rows[case.name] = rows(read_label_map(case.truth, self.values[case.name]), self.values[case.name])
+        place = scan() if is_drawn(case.truth) else None
+        self.rows[case.name] = rows(read_label_map(case.truth, self.values[case.name], place), self.values[case.name])
     except InputError as error:
       self.reasons[case.name] = str(error)
       self.terminal.warn(f"{case.name}: {error}")
@@ -87,7 +99,10 @@ class Scoring:
   def _failed(self, case: Case) -> list[Row]:
     """Rows of a scan that failed, none where truth cannot be read either."""
     try:
-      truth = read_label_map(case.truth, self.values[case.name])
+      scan = None
+      if is_drawn(case.truth) and case.scan is not None:
+        scan = options.reading(self.arguments).read(case.scan, alone=False)
+      truth = read_label_map(case.truth, self.values[case.name], scan)
     except InputError as error:
       self.reasons[case.name] = str(error)
       return []

@@ -38,7 +38,7 @@ class Truth:
     Raises:
       InputError: it cannot be read, or lies on another grid and is not to be resampled.
     """
-    labels = read_label_map(path, values)
+    labels = read_label_map(path, values, scan)
     if scan is not None:
       labels = align_labels(labels, scan.grid, scan.source, scan.file_grid, resample=resample)
     return cls(name, labels, values)

@@ -23,8 +23,10 @@ _OTHER_ENDINGS = (
 _LABEL_FOLDER = re.compile(
   r"(label|mask|seg(mentation)?|annotation|instance|roi)s?(tr|ts|val?|_?train|_?val|_?test)?", re.IGNORECASE
 )
-_SUFFIXES = (*NIFTI_SUFFIXES, *(suffix.upper() for suffix in NIFTI_SUFFIXES))
+_SUFFIXES = (*NIFTI_SUFFIXES, *(suffix.upper() for suffix in NIFTI_SUFFIXES), ".dcm")
 """Capitals as some systems export them: scans are taken whatever the capitals of their ending."""
+_STRUCTURES = "_rtstruct"
+"""What an RTSTRUCT's name adds to the scan's."""
 _LEADING = re.compile(r"(seg(mentation)?s?|labels?|masks?)[-_.]", re.IGNORECASE)
 _LITS = re.compile(r"^segmentation(?=[-_.])", re.IGNORECASE)
 _VOLUME = re.compile(r"^volume(?=[-_.])", re.IGNORECASE)
@@ -49,7 +51,7 @@ def label_maps_beside(scan: Path) -> Iterator[Path]:
   """
   own = stem(scan)
   for name in dict.fromkeys((own.removesuffix(SCAN_ENDING) or own, own, scan_name(scan.absolute()))):
-    yield from _existing(scan.parent, [name + ending for ending in ENDINGS])
+    yield from _existing(scan.parent, [name + ending for ending in (*ENDINGS, _STRUCTURES)])
   if _VOLUME.match(own):
     yield from _existing(scan.parent, [_VOLUME.sub("segmentation", own)])
   if is_generic(own):
@@ -70,7 +72,7 @@ def label_map_for(scan: Path, name: str, folder: Path) -> Path | None:
   own = stem(scan)
   bare = own.removesuffix(SCAN_ENDING) or own
   for called in dict.fromkeys((name, *(() if is_generic(bare) else (bare, own)))):
-    first = next(_existing(folder, [*(called + ending for ending in ENDINGS), called]), None)
+    first = next(_existing(folder, [*(called + ending for ending in (*ENDINGS, _STRUCTURES)), called]), None)
     if first is not None and first.absolute() != scan.absolute():
       return first
     inside = next(label_maps_beside(folder / called / scan.name), None)

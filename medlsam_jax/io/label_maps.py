@@ -11,21 +11,30 @@ import numpy as np
 from medlsam_jax import display, notices
 from medlsam_jax.errors import InputError
 from medlsam_jax.geometry import Volume
-from medlsam_jax.io import data_sets, oblique
+from medlsam_jax.io import data_sets, dicom_labels, oblique
 from medlsam_jax.io.nifti import read_label_nifti, smallest_integer
 
 
-def read_label_map(path: str | os.PathLike[str], organs: Collection[str] | None = None) -> Volume:
-  """Label values on the file's voxels (z, y, x); those of `label_table.read_label_table` for a folder of masks.
+def read_label_map(
+  path: str | os.PathLike[str], organs: Collection[str] | None = None, scan: Volume | None = None
+) -> Volume:
+  """Label values on the file's voxels (z, y, x); those of `label_table.read_label_table` for files that name organs.
 
   Args:
-    path: a NIfTI file, or a folder with a mask for each organ (`data_sets.masks_in`).
-    organs: of a folder, the masks to read, the others being background; None reads all. A file is always read whole.
+    path: a NIfTI file, a folder with a mask for each organ (`data_sets.masks_in`), a DICOM SEG or RTSTRUCT.
+    organs: of a folder and of DICOM, the organs to read, the others being background; None reads all. A NIfTI file is
+      always read whole.
+    scan: whose voxels DICOM labels are laid on, which have none of their own.
 
   Raises:
-    InputError: as `nifti.read_label_nifti`; masks on different grids.
+    InputError: as `nifti.read_label_nifti` and `dicom_labels.read_drawn`; masks on different grids; DICOM without a
+      scan, or of another series than it.
   """
   path = Path(path)
+  if dicom_labels.is_drawn(path):
+    if scan is None:
+      raise InputError(f"{path}: DICOM labels are laid on the slices of their scan; give the scan too")
+    return dicom_labels.read_drawn(path).on(scan, organs)
   if not path.is_dir():
     return read_label_nifti(path)
   masks = data_sets.masks_in(path)

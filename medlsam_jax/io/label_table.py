@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 
 from medlsam_jax.errors import InputError
-from medlsam_jax.io import data_sets
+from medlsam_jax.io import data_sets, dicom_labels
 from medlsam_jax.io.label_files import tables_near
 from medlsam_jax.io.point_files import read_json
 
@@ -30,6 +30,8 @@ def read_label_table(path: str | os.PathLike[str]) -> dict[str, int]:
   path = Path(path)
   if path.is_dir():
     return {organ: value for value, organ in enumerate(data_sets.masks_in(path), 1)}
+  if dicom_labels.is_drawn(path):
+    return dict(dicom_labels.read_drawn(path, pixels=False).names)
   table: dict[str, int] = {}
   names: dict[int, str] = {}
   for name, value in _of_tsv(path) if path.suffix.lower() == ".tsv" else _entries(read_json(path), path):
@@ -55,8 +57,10 @@ def table_beside(annotation: Path, name: str) -> Path | None:
   """The table for an annotation file of the scan `name`: `NAME_labels.json`, else `labels.json`, beside it.
 
   For a file such as `case_0/segmentation.nii.gz`, either may also lie in the folder of the cases; then those that data
-  sets have (`data_sets.tables_of`). For a folder of masks it is the folder.
+  sets have (`data_sets.tables_of`). What names its organs itself, a folder of masks or DICOM, is its own table.
   """
+  if dicom_labels.is_drawn(annotation):
+    return annotation
   near = (path for file in (f"{name}_{LABELS_FILE}", LABELS_FILE) for path in tables_near(annotation, file))
   tables = itertools.chain(() if annotation.is_dir() else near, data_sets.tables_of(annotation))
   return next((path for path in tables if path.exists()), None)

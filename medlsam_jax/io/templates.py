@@ -31,7 +31,17 @@ from jaxtyping import Float
 from medlsam_jax import display, notices
 from medlsam_jax.errors import InputError, TemplateError
 from medlsam_jax.geometry import Volume
-from medlsam_jax.io import alignment, data_sets, label_files, label_maps, label_values, point_files, scans, slicer_files
+from medlsam_jax.io import (
+  alignment,
+  data_sets,
+  dicom_labels,
+  label_files,
+  label_maps,
+  label_values,
+  point_files,
+  scans,
+  slicer_files,
+)
 from medlsam_jax.io.label_table import LABELS_FILE, read_label_table, table_beside
 from medlsam_jax.io.scan_names import NIFTI_SUFFIXES, SCAN_ENDING, names_of, scan_name, stem
 from medlsam_jax.io.scans import ListedScan
@@ -96,6 +106,8 @@ class _Annotations:
   """Whether a table names what is in the label map."""
   unused: dict[str, int] = dataclasses.field(default_factory=dict)
   """Organs of the label map that were not asked for."""
+  drawn: Path | None = None
+  """A DICOM SEG or RTSTRUCT, which is laid on the scan when that is read; then there is no `labels`."""
 
   @property
   def named(self) -> set[str]:
@@ -251,6 +263,7 @@ def _annotations(
 ) -> _Annotations:
   name = scan.name
   labels: Volume | None = None
+  drawn: Path | None = None
   values: dict[str, int] = {}
   points: dict[str, tuple[np.ndarray, Path]] = {}
   tables: dict[str, dict[str, int]] = {}
@@ -260,9 +273,14 @@ def _annotations(
     table = given or {}
     if named_in is not None:
       table = tables[str(named_in)] = read_label_table(named_in)
-    if file.is_dir() or file.name.lower().endswith(NIFTI_SUFFIXES):
-      if labels is not None:
-        raise InputError(f"{scan}: two label maps, {labels.source} and {file}; give one")
+    is_drawn = dicom_labels.is_drawn(file)
+    is_labels = is_drawn or file.is_dir() or file.name.lower().endswith(NIFTI_SUFFIXES)
+    if is_labels and (other := drawn or (labels and labels.source)):
+      raise InputError(f"{scan}: two label maps, {other} and {file}; give one")
+    if is_drawn:
+      drawn, values, is_named = file, read_label_table(file), True
+      tables.setdefault(str(file), values)
+    elif is_labels:
       labels = label_maps.read_label_map(file, organs)
       values = _present(labels, table, organs is None)
       is_named = bool(table)
@@ -273,13 +291,15 @@ def _annotations(
           raise InputError(f"{scan}: {organ} is marked in {points[organ][1]} and in {file}; keep one")
         points[organ] = (world, file)
     else:
-      raise InputError(f"{file}: not an annotation; give a label map (.nii.gz) or points (.json, .mrk.json, .fcsv)")
+      raise InputError(
+        f"{file}: not an annotation; give a label map (.nii.gz, .dcm) or points (.json, .mrk.json, .fcsv)"
+      )
   both = sorted(values.keys() & points.keys())
   if both:
     raise InputError(f"{scan}: {', '.join(both)}: both a mask and points; keep one")
   if given is not None:
     tables["the given table"] = given
-  return _Annotations(scan, labels, values, points, tables, is_named)
+  return _Annotations(scan, labels, values, points, tables, is_named, drawn=drawn)
 
 
 def _present(labels: Volume, table: dict[str, int], strict: bool) -> dict[str, int]:
@@ -358,10 +378,14 @@ def _template(case: _Annotations, numbers: dict[str, int], options: scans.Readin
 
 def _on_scan(case: _Annotations, scan: Volume) -> tuple[Volume | None, dict[str, int]]:
   """The label map on the scan's voxels, and the organs that have a voxel there."""
-  if case.labels is None:
+  if case.drawn is not None:
+    labels = label_maps.read_label_map(case.drawn, scan=scan)
+    left: Collection[int] = count_labels(labels.array)
+  elif case.labels is None:
     return None, case.values
-  labels = alignment.align_labels(case.labels, scan.grid, scan.source, scan.file_grid)
-  left = case.values.values() if labels.notes == case.labels.notes else count_labels(labels.array)
+  else:
+    labels = alignment.align_labels(case.labels, scan.grid, scan.source, scan.file_grid)
+    left = case.values.values() if labels.notes == case.labels.notes else count_labels(labels.array)
   gone = [organ for organ, value in case.values.items() if value not in left]
   if gone:
     notices.warn(f"{labels.source}: {', '.join(gone)}: no voxel of it lies in the scan; left out of this template")
