@@ -42,7 +42,7 @@ def masks_in(folder: Path) -> dict[str, Path]:
   Raises:
     InputError: no mask there.
   """
-  masks = {stem(path): path for path in sorted(folder.iterdir()) if path.name.lower().endswith(NIFTI_SUFFIXES)}
+  masks = {stem(path): path for path in sorted(folder.iterdir()) if _is_nifti(path)}
   if not masks:
     raise InputError(f"{folder}: no masks; a mask for each organ was expected, such as liver.nii.gz")
   return masks
@@ -93,9 +93,9 @@ def without_scans(folder: Path) -> str:
     images = folder / labels.name.replace("labels", "images", 1)
     if not labels.is_dir() or not IMAGES.fullmatch(images.name):
       continue
-    scans = {stem(path) for path in images.glob("*.nii*")}
+    scans = {stem(path) for path in images.glob("*") if _is_nifti(path)}
     bare = scans | {each["case"] for name in scans if (each := _CHANNEL.fullmatch(name))}
-    found[labels] = [path.name for path in sorted(labels.glob("*.nii*")) if stem(path) not in bare]
+    found[labels] = [path.name for path in sorted(labels.iterdir()) if _is_nifti(path) and stem(path) not in bare]
   words = [f"{labels}: labels without images: {_some(names)}" for labels, names in found.items() if names]
   cases = [path.parent for path in sorted(folder.glob(f"*/{MASKS}"))]
   lone = [case.name for case in cases if not any(map(_may_be_scan, case.iterdir()))]
@@ -128,7 +128,7 @@ def _of_subject(scan: Path) -> Iterator[Path]:
   own = _entities(stem(scan).removesuffix(SCAN_ENDING))
   places = [subject, *sorted(subject.parent.glob(f"derivatives/*/{subject.name}"))]
   maps = [path for place in places for path in sorted(place.rglob(f"*{DSEG}.nii*"))]
-  maps = [path for path in maps if _fits(_entities(stem(path)), own)]
+  maps = [path for path in maps if _is_nifti(path) and _fits(_entities(stem(path)), own)]
   if len(maps) > 1:
     names = ", ".join(str(path) for path in maps[:3])
     raise InputError(f"{scan}: {len(maps)} label maps of it: {names}; keep one, or name both files in a list")
@@ -148,7 +148,12 @@ def _fits(labels: dict[str, str], scan: dict[str, str]) -> bool:
 def _may_be_scan(path: Path) -> bool:
   """A NIfTI file that is not named as labels are: `ct`, but not `combined_labels`."""
   words = re.split(r"[-_]", stem(path).lower())
-  return path.name.lower().endswith(NIFTI_SUFFIXES) and not set(words) & {"labels", "label", "seg", "mask", "dseg"}
+  return _is_nifti(path) and not set(words) & {"labels", "label", "seg", "mask", "dseg"}
+
+
+def _is_nifti(path: Path) -> bool:
+  """By its name; hidden files, which some systems pack beside others, are none."""
+  return path.name.lower().endswith(NIFTI_SUFFIXES) and not path.name.startswith(".")
 
 
 def _some(names: list[str]) -> str:
