@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +20,15 @@ _NO_IMAGES = ("SEG", "RTDOSE", "RTSTRUCT", "RTPLAN", "RTRECORD", "SR", "PR", "KO
 _LOCALIZERS = {"LOCALIZER", "SCOUT", "TOPOGRAM"}
 _FURTHEST_MM = 1e5
 """No place is further from a scanner's origin; beyond it, float32 would not tell slices apart."""
+_PATIENT = ("PatientName", "PatientID", "OtherPatientNames", "OtherPatientIDs", "PatientBirthDate", "PatientBirthName")
+_LEAST_LETTERS = 3
+"""Shorter parts of a name or a number stand in too many other words."""
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 TAGS = [
   *_GEOMETRY,
   *ACQUISITION,
   *_TIMES,
+  *_PATIENT,
   "BitsAllocated",
   "Columns",
   "ConvolutionKernel",
@@ -104,7 +110,7 @@ def read_frames(path: Path) -> tuple[list[Frame], set[str], dict[str, int]]:
   series = Series(
     header.text("SeriesInstanceUID") or "unnamed",
     header.text("SeriesNumber"),
-    header.text("SeriesDescription"),
+    _description(header),
     header.text("ConvolutionKernel"),
     header.text("Modality").upper(),
     "DERIVED" in (part.upper() for part in header.values("ImageType")),
@@ -115,6 +121,17 @@ def read_frames(path: Path) -> tuple[list[Frame], set[str], dict[str, int]]:
     if not header.text("SOPClassUID").startswith(_SECONDARY_CAPTURE):
       error.series = series.uid
     raise
+
+
+def _description(header: Header) -> str:
+  """What a series is called where a user has to choose; empty where that names the patient: it stands in messages."""
+  said = header.text("SeriesDescription")
+  for name in _PATIENT:
+    with contextlib.suppress(Unusable):
+      parts = re.split(r"[\W_]+", header.text(name).casefold())
+      if any(len(part) >= _LEAST_LETTERS and part in said.casefold() for part in parts):
+        return ""
+  return said
 
 
 def may_be_slice(path: Path) -> bool:
