@@ -7,8 +7,6 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-from jaxtyping import Bool
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -16,7 +14,7 @@ from starlette.routing import Route
 
 from medlsam_jax import pipeline
 from medlsam_jax.errors import InputError
-from medlsam_jax.geometry import Box, Volume
+from medlsam_jax.geometry import Volume
 from medlsam_jax.io import boxes_file, scan_checks
 from medlsam_jax.medlam.bank.bank import Bank
 from medlsam_jax.medlam.search.findings import Findings
@@ -24,8 +22,9 @@ from medlsam_jax.network import Network
 from medlsam_jax.pipeline import PipelineSettings
 from medlsam_jax.sam.predictor import Predictor
 from medlsam_jax.serve.kept_slices import Turns
+from medlsam_jax.serve.mask_changes import Change
 from medlsam_jax.serve.protocol import Protocol, changed, dict_of
-from medlsam_jax.serve.session import Change, Session, grid_of
+from medlsam_jax.serve.session import Session, grid_of
 
 NAME = "viewer"
 """What a viewer's image is called in what is sent back."""
@@ -118,7 +117,7 @@ class Organs:
         settings = self.settings
         labels = pipeline.segment(scan, some, painter, settings=settings.segmentation, vote=settings.masks)
         volumes_ml |= labels.volumes_ml()
-        masks |= {organ: _tight(labels[organ]) for organ in some}
+        masks |= {organ: Change.of(labels[organ]) for organ in some}
     return masks, volumes_ml
 
 
@@ -141,11 +140,7 @@ def _locked(session: Session, work: Callable[..., Response], given: Mapping[str,
 
 
 def _show(session: Session, given: Mapping[str, Any]) -> Response:
-  change = _of(session, given)
-  mask = np.zeros(session.volume.array.shape, bool)
-  if change.box is not None:
-    mask[change.where] = change.mask
-  session.show(mask)
+  session.show(_of(session, given).laid(session.volume.array.shape))
   return JSONResponse({})
 
 
@@ -158,11 +153,3 @@ def _of(session: Session, given: Mapping[str, Any]) -> Change:
   if organ not in session.found:
     raise InputError(f"no mask of that organ; found and painted: {', '.join(session.found) or 'none yet'}")
   return session.found[organ]
-
-
-def _tight(mask: Bool[np.ndarray, "z y x"]) -> Change:
-  box = Box.of_mask(mask)
-  if box is None:
-    return Change(None, None)
-  change = Change(box, None)
-  return dataclasses.replace(change, mask=mask[change.where].copy())

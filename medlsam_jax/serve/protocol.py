@@ -21,7 +21,8 @@ from medlsam_jax.errors import InputError
 from medlsam_jax.serve import wire
 from medlsam_jax.serve.guard import refusal
 from medlsam_jax.serve.leases import FullError, GoneError, Leases
-from medlsam_jax.serve.session import Change, Session
+from medlsam_jax.serve.mask_changes import Change
+from medlsam_jax.serve.session import Session
 
 META, LEASE = "x-meta", "x-lease-token"
 CLIENT_VERSION = "2.6.0"
@@ -209,8 +210,7 @@ def changed(change: Change) -> Response:
   """A part of the mask with the box that it belongs in, half open."""
   if change.box is None or change.mask is None:
     return _nothing(True)
-  low, high = change.box.array().astype(int)
-  box = [[int(a), int(b) + 1] for a, b in zip(low, high, strict=True)]
+  box = [[each.start, each.stop] for each in change.where]
   meta = {"ran_prediction": True, "bbox": box, "dtype": "uint8", "shape": list(change.mask.shape)}
   return _binary(wire.packed(change.mask.astype(np.uint8)), meta)
 

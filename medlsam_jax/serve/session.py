@@ -11,13 +11,14 @@ import numpy as np
 from jaxtyping import Bool, Num
 
 from medlsam_jax.errors import InputError
-from medlsam_jax.geometry import Box, Grid, Volume
+from medlsam_jax.geometry import Grid, Volume
 from medlsam_jax.io import hounsfield, scan_checks
 from medlsam_jax.sam.predictor import Predictor
 from medlsam_jax.sam.segmentation_settings import SegmentationSettings
 from medlsam_jax.serve import marks as marking
 from medlsam_jax.serve.kept_slices import KeptSlices, Turns
 from medlsam_jax.serve.marks import Marks
+from medlsam_jax.serve.mask_changes import Change, Packed
 from medlsam_jax.serve.sweep import Sweep
 
 SOURCE = "the viewer's image"
@@ -27,30 +28,16 @@ UNSTATED_AXES = "LPS"
 """How most viewers hold a CT: slices from the feet up, rows from the front, columns from the patient's right."""
 _AXES = ("RL", "AP", "SI")
 _PAUSE_S = 0.05
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Change:
-  """What an answer changes in the viewer's mask."""
-
-  box: Box | None
-  """Smallest around the voxels that differ from what the viewer has; None where none does."""
-  mask: Bool[np.ndarray, "z y x"] | None
-  """The new mask in that box."""
-
-  @property
-  def where(self) -> tuple[slice, ...]:
-    """The box in an array of the image's voxels; all of it where there is none."""
-    return (slice(None),) * 3 if self.box is None else _where(self.box)
+PATIENCE_S = 25.0
+"""How long an answer waits for slices to be encoded; viewers give up after 60 s."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Step:
-  """A state to come back to; the mask's tight box and its voxels there, packed."""
+  """A state to come back to."""
 
   marks: Marks
-  box: Box | None
-  bits: bytes
+  mask: Packed
 
 
 class Session:
@@ -135,7 +122,7 @@ class Session:
       self.close()
       self._closed = threading.Event()
       self._kept = KeptSlices(volume, self._predictor, self._window(volume))
-      self._sweep = Sweep(self._kept, _default_axis(grid), self.spreads)
+      self._sweep = Sweep(self._kept, _default_axis(grid), self.spreads, PATIENCE_S)
       self._forget()
       self.axes_are_stated, self.found = codes is not None, {}
     if self._ahead:
@@ -213,7 +200,7 @@ class Session:
     """
     if mask.shape != self.volume.array.shape:
       raise InputError(f"a mask of shape {mask.shape} for an image of {self.volume.array.shape}")
-    before = _Step(self._marks, *_small(self._mask))
+    before = _Step(self._marks, Packed.of(self._mask))
     self._marks = Marks(start=mask > 0, refine=refine)
     self._steps.append(before)
     self._mask = np.array(mask > 0)  # which the viewer has already
@@ -227,11 +214,14 @@ class Session:
     if self._sweep is None:
       raise InputError("no image yet: send one first")
     with self._turns:
-      return self._show(self._sweep.paint(self._marks))
+      mask = self._sweep.paint(self._marks)
+    if self._sweep.left_out:
+      self._report("a mask ends where slices were not encoded in time; it goes on at the next mark")
+    return self._show(mask)
 
   def show(self, mask: Bool[np.ndarray, "z y x"]) -> None:
     """Takes a mask from elsewhere as the one to go on from; the viewer gets it with the next answer."""
-    self._steps.append(_Step(self._marks, *_small(self._mask)))
+    self._steps.append(_Step(self._marks, Packed.of(self._mask)))
     self._marks = Marks(start=np.array(mask, bool))
 
   def undo(self) -> Change | None:
@@ -240,7 +230,7 @@ class Session:
       return None
     step = self._steps.pop()
     self._marks = step.marks
-    return self._show(_large(step.box, step.bits, self._mask.shape))
+    return self._show(step.mask.unpacked())
 
   def close(self) -> None:
     """Lets go of the image."""
@@ -250,7 +240,7 @@ class Session:
       self._kept = self._sweep = None
 
   def _note(self, marks: Marks) -> None:
-    self._steps.append(_Step(self._marks, *_small(self._mask)))
+    self._steps.append(_Step(self._marks, Packed.of(self._mask)))
     del self._steps[:-STEPS_BACK]
     self._marks = marks
     if marks.first is not None and self._sweep is not None and self._kept is not None:
@@ -258,11 +248,9 @@ class Session:
       self._asked_last = plane, self._sweep.slice_of(plane, marks.first)
 
   def _show(self, mask: Bool[np.ndarray, "z y x"]) -> Change:
-    box = Box.of_mask(mask != self._mask)
+    change = Change.of(mask, self._mask)
     self._mask = mask
-    if box is None:
-      return Change(None, None)
-    return Change(box, mask[_where(box)])
+    return change
 
   def _forget(self) -> None:
     self._marks, self._steps = Marks(), []
@@ -318,21 +306,3 @@ def grid_of(shape: tuple[int, ...], spacing: object, codes: object) -> Grid:
 def _default_axis(grid: Grid) -> int:
   """Array axis (of z, y, x) across which a CT is cut: that which runs along the body."""
   return 2 - next(i for i, code in enumerate(grid.axis_codes) if code in "SI")
-
-
-def _where(box: Box) -> tuple[slice, ...]:
-  low, high = box.array().astype(int)
-  return tuple(slice(a, b + 1) for a, b in zip(low.tolist(), high.tolist(), strict=True))
-
-
-def _small(mask: Bool[np.ndarray, "z y x"]) -> tuple[Box | None, bytes]:
-  box = Box.of_mask(mask)
-  return box, b"" if box is None else np.packbits(mask[_where(box)]).tobytes()
-
-
-def _large(box: Box | None, bits: bytes, shape: tuple[int, ...]) -> Bool[np.ndarray, "z y x"]:
-  mask = np.zeros(shape, bool)
-  if box is not None:
-    part = mask[_where(box)]
-    part[...] = np.unpackbits(np.frombuffer(bits, np.uint8), count=part.size).reshape(part.shape).astype(bool)
-  return mask

@@ -9,6 +9,8 @@ a slice are asked together with its box.
 from __future__ import annotations
 
 import dataclasses
+import math
+import time
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -24,6 +26,8 @@ from medlsam_jax.serve.marks import Marks
 
 LEAST_OVERLAP = 0.5
 """Dice of the masks of two neighbouring slices, below which the organ has ended (or another one begins)."""
+ANSWERS_KEPT = 400
+"""Masks of slices that were asked for; a quarter of a megabyte each in a slice of 512 x 512."""
 _PLANE_OF = {"S": "axial", "I": "axial", "P": "coronal", "A": "coronal", "L": "sagittal", "R": "sagittal"}
 
 Plane = Bool[np.ndarray, "row column"]
@@ -58,10 +62,15 @@ class Sweep:
     kept: its slices.
     default_axis: array axis (of z, y, x) across which slices are cut where no box says so.
     spreads: whether the mask goes on beyond the slices that are marked.
+    patience_s: how long an answer may wait for slices that are not marked and have to be encoded first. Viewers give
+      up after a minute; what is left out then is there at the next mark.
   """
 
-  def __init__(self, kept: KeptSlices, default_axis: int, spreads: bool) -> None:
-    self._kept, self._axis, self._spreads = kept, default_axis, spreads
+  def __init__(self, kept: KeptSlices, default_axis: int, spreads: bool, patience_s: float = math.inf) -> None:
+    self._kept, self._axis, self._spreads, self._patience_s = kept, default_axis, spreads, patience_s
+    self._until = math.inf
+    self.left_out = 0
+    """Slices of the last answer for which there was no time."""
     self._answers: dict[bytes, Plane | None] = {}
 
   def set_spreads(self, spreads: bool) -> None:
@@ -82,16 +91,13 @@ class Sweep:
 
   def paint(self, marks: Marks) -> Bool[np.ndarray, "z y x"]:
     """The mask, in the order of the image's voxels."""
-    shape = self._kept.volume.array.shape
+    shape, self._until, self.left_out = self._kept.volume.array.shape, time.monotonic() + self._patience_s, 0
     array = np.zeros(shape, bool) if marks.start is None else marks.start.copy()
     if not marks.is_empty:
       plane = self.plane_of(marks)
       scan = self._kept.plane(plane)
       view = reorient(array, scan.volume.grid, scan.codes)
-      erase = np.ones(shape, bool)
-      for each in marks.erased:
-        each.take_from(erase)
-      allowed = reorient(erase, scan.volume.grid, scan.codes)
+      allowed = reorient(_allowed(marks, shape), scan.volume.grid, scan.codes)
       if marks.start is not None:
         self._mend(plane, asked_of(marks, scan), view, allowed, marks.refine)
       else:
@@ -110,6 +116,12 @@ class Sweep:
     before: Plane | None = None
     for index in way:
       bound = first <= index <= last or asked.limits is not None
+      if self._is_late(plane, index, asked):
+        self.left_out += 1
+        before = None
+        if bound:
+          continue
+        return
       edges = tight_edges(before) if before is not None and before.any() else None
       if edges is None and before is not None and asked.limits is not None:
         edges, margin = asked.start_edges, None
@@ -121,6 +133,11 @@ class Sweep:
         return
       view[index] = mask
       before = mask
+
+  def _is_late(self, plane: str, index: int, asked: Asked) -> bool:
+    """Whether a slice that is not marked would have to be encoded, and the time for that is over."""
+    marked = index in asked.edges or index in asked.points
+    return not marked and not self._kept.has(plane, index) and time.monotonic() > self._until
 
   def _mend(self, plane: str, asked: Asked, view: np.ndarray, allowed: np.ndarray, refine: bool) -> None:
     """A mask that was there: slices that are marked are asked anew, or all that it has."""
@@ -163,6 +180,8 @@ class Sweep:
     if key not in self._answers:
       following = way[way.index(index) + 1 : way.index(index) + 64] if index in way else ()
       self._answers[key] = self._answer(scan, plane, index, box, points, labels, following)
+      if len(self._answers) > ANSWERS_KEPT:
+        del self._answers[next(iter(self._answers))]
     return self._answers[key]
 
   def _answer(
@@ -224,6 +243,16 @@ def asked_of(marks: Marks, scan: SlicedScan) -> Asked:
   if limits is not None:
     limits = _spanned([limits, (start, start), *((i, i) for i in by_slice)])
   return Asked(by_slice, points, start, by_slice.get(start), limits)
+
+
+def _allowed(marks: Marks, shape: tuple[int, ...]) -> Bool[np.ndarray, "z y x"]:
+  """Where nothing was erased; one voxel that stands for all where nothing was."""
+  if not marks.erased:
+    return np.broadcast_to(np.True_, shape)
+  allowed = np.ones(shape, bool)
+  for each in marks.erased:
+    each.take_from(allowed)
+  return allowed
 
 
 def _points_of(marks: Marks, scan: SlicedScan) -> dict[int, tuple[Float[np.ndarray, "p 2"], np.ndarray]]:

@@ -22,6 +22,8 @@ from medlsam_jax.serve.session import Session
 
 LICENSE = "research use only, not a medical device; weights: see NOTICE of medlsam_jax"
 _LOOK_EVERY_S = 15.0
+POINTS = (1, 4, 8)
+"""Numbers of points on a slice, with and without a box, that have a program each before anybody marks."""
 
 Report = Callable[[str], None]
 
@@ -79,6 +81,7 @@ def warm(predictor: Predictor) -> None:
   (embedding,) = predictor.encode(np.zeros((1, edge, edge, 3), np.float32))
   box = np.array([0, 0, edge / 2, edge / 2], np.float32)
   jax.block_until_ready(predictor.decode(embedding, box[None])[0])
-  points = np.array([[1.0, 1.0]]), np.array([1])
-  for prompt in (Prompt(*points), Prompt(*points, box)):
-    predictor.answer(EncodedImage(embedding, fit), [prompt])
+  for count in POINTS:
+    points = np.ones((count, 2)), np.ones(count, int)
+    for prompt in (Prompt(*points), Prompt(*points, box)):
+      predictor.answer(EncodedImage(embedding, fit), [prompt])
