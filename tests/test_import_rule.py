@@ -23,6 +23,7 @@ LEVEL = {
   "loading": 7, "pipeline": 7,
   "evaluation": 8, "cohort": 8, "serve": 8,
   "report": 9,
+  "view": 9,
   "cli": 10,
   "__main__": 11,
 }  # fmt: skip

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from medlsam_jax.cli import options
 
 if TYPE_CHECKING:
   from medlsam_jax.cli.terminal import Terminal
-  from medlsam_jax.evaluation.case import Row
-  from medlsam_jax.finding import Finding
-  from medlsam_jax.io.templates import Template
 
 
 def add_to(commands: options.Commands) -> None:
@@ -108,6 +104,7 @@ def run_info(arguments: argparse.Namespace, terminal: Terminal) -> int:
 def run_check(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Localizes each template by the others."""
   from medlsam_jax.cli import networks_and_banks
+  from medlsam_jax.evaluation.bank_check import score_template
   from medlsam_jax.evaluation.report import Report
   from medlsam_jax.io.templates import read_templates
   from medlsam_jax.loading import load
@@ -132,25 +129,3 @@ def run_check(arguments: argparse.Namespace, terminal: Terminal) -> int:
   for line in result.notes():
     terminal.say(line)
   return 0
-
-
-def score_template(template: Template, findings: Mapping[str, Finding]) -> list[Row]:
-  """Rows of `evaluation.case` for one template's findings, whether its organs are masks or points."""
-  import numpy as np
-
-  from medlsam_jax.evaluation.case import Row, evaluate_case
-  from medlsam_jax.evaluation.localization import score_finding
-  from medlsam_jax.geometry import Box, faces_from_points
-
-  rows = list[Row]()
-  masks = {organ: value for organ, value in template.values.items() if organ in findings}
-  if template.labels is not None and masks:
-    rows += evaluate_case(template.name, findings, None, template.labels, masks, expected=("boxes",))
-  for organ, points in template.points.items():
-    if organ in findings:
-      ordered = faces_from_points(points)
-      low, high = np.rint(points.min(0)), np.rint(points.max(0))
-      box = Box.from_corners(low, high)
-      scores = score_finding(findings[organ], box, ordered, template.scan.grid)
-      rows.append(Row(template.name, organ, True, findings[organ].verdict, "", **vars(scores)))
-  return rows

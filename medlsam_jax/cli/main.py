@@ -30,14 +30,15 @@ from medlsam_jax.cli import (
   segment,
   serve,
   study,
+  view,
   weights,
 )
 from medlsam_jax.cli.parsing import Parser
 from medlsam_jax.errors import HungError, MedlsamError
 
 COMMANDS = (
-  demo, doctor, weights, convert, bank, localize, segment, serve, evaluate, report, data, pretrain, finetune, probe,
-  study, export, completion,
+  demo, doctor, weights, convert, bank, localize, segment, view, serve, evaluate, report, data, pretrain, finetune,
+  probe, study, export, completion,
 )  # fmt: skip
 TRAINING = ("pretrain", "finetune")
 OK, SOME_FAILED, BAD_INPUT, HUNG, INTERRUPTED, STOPPED_BY = 0, 1, 2, 3, 130, 128

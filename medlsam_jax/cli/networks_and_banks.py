@@ -75,7 +75,7 @@ def bank_of(
   if arguments.bank is not None and arguments.bank not in NAMES:
     return _finished(Bank.load(arguments.bank), arguments, network, terminal, known), arguments.bank, None
   region: str | None = arguments.bank
-  place = None if region is None or arguments.templates is not None else _place_of(region, arguments, network)
+  place = None if region is None or arguments.templates is not None else place_of(region, arguments, network)
   if place is not None and place.is_file():
     with contextlib.suppress(TemplateError):  # one that is damaged is built again
       return _finished(Bank.load(place), arguments, network, terminal, known), str(region), None
@@ -107,7 +107,7 @@ def _finished(
   return bank
 
 
-def _place_of(region: str, arguments: argparse.Namespace, network: Network) -> Path:
+def place_of(region: str, arguments: argparse.Namespace, network: Network) -> Path:
   """Where the bank of a region in the package is kept in the user's cache: by all that makes it what it is."""
   from medlsam_jax.installation import version
   from medlsam_jax.io.weights.fetch import cache_folder

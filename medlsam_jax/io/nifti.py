@@ -15,7 +15,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-from jaxtyping import Bool, Float32, Integer, Num
+from jaxtyping import Bool, Float, Float32, Integer, Num
 from nibabel.spatialimages import HeaderDataError
 
 from medlsam_jax import notices
@@ -99,6 +99,12 @@ def write_label_nifti(
   nifti_header.state(image.header, grid)
   with atomically(path, suffix) as part:
     nibabel.save(image, part)
+
+
+def scan_bytes(array_zyx: Num[np.ndarray, "z y x"], affine: Float[np.ndarray, "4 4"]) -> bytes:
+  """A NIfTI file in memory, not compressed, for a program that shows it; `affine` from voxel (x, y, z) to mm."""
+  content: bytes = nibabel.Nifti1Image(array_zyx.T, affine).to_bytes()
+  return content
 
 
 def smallest_integer(low: int, high: int) -> np.dtype:

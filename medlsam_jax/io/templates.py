@@ -209,7 +209,7 @@ def _pairs(path: Path, left: _LeftOut) -> list[tuple[ListedScan, list[Path]]]:
     pairs = []
     for scan in scans.list_scans(path):
       with left.instead_of_raising():
-        pairs.append((scan, _beside(scan)))
+        pairs.append((scan, annotations_beside(scan)))
   marked = [(scan, files) for scan, files in pairs if files]
   bare = [scan.path.name for scan, files in pairs if not files]
   if not marked and left.errors:
@@ -224,7 +224,7 @@ def _pairs(path: Path, left: _LeftOut) -> list[tuple[ListedScan, list[Path]]]:
   return marked
 
 
-def _beside(scan: ListedScan) -> list[Path]:
+def annotations_beside(scan: ListedScan) -> list[Path]:
   """The label map of a scan, and its files of points: called after it, or after its file where the folder names it."""
   labels = label_files.label_map_beside(scan.path)
   own = stem(scan.path)
@@ -249,7 +249,7 @@ def _listed(path: Path, number: int, line: str) -> tuple[ListedScan, list[Path]]
     if not file.exists():
       raise InputError(f"{path}, line {number}: no such file or folder: {file}")
   scan = ListedScan(files[0], scan_name(files[0]))
-  return scan, files[1:] or _beside(scan)
+  return scan, files[1:] or annotations_beside(scan)
 
 
 def _named(pairs: list[tuple[ListedScan, list[Path]]]) -> list[tuple[ListedScan, list[Path]]]:

@@ -23,7 +23,7 @@ def test_bank_check_scores_templates_of_points(mini_templates):
 
   import numpy as np
 
-  from medlsam_jax.cli.bank import score_template
+  from medlsam_jax.evaluation.bank_check import score_template
   from medlsam_jax.finding import Finding
   from medlsam_jax.geometry import Box
   from medlsam_jax.io.templates import Template, read_templates

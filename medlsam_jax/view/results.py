@@ -1,0 +1,109 @@
+"""A folder of results as the page shows it: what is in the files of one scan, whoever wrote them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medlsam_jax import metrics
+from medlsam_jax.errors import InputError
+from medlsam_jax.finding import Finding
+from medlsam_jax.geometry import Volume
+from medlsam_jax.io import boxes_file, nifti
+from medlsam_jax.io.alignment import align_labels
+from medlsam_jax.io.label_files import label_map_for
+from medlsam_jax.io.label_table import read_label_table, table_beside
+from medlsam_jax.io.labels import LabelMap
+from medlsam_jax.io.point_files import read_json
+from medlsam_jax.io.scan_result import BOXES, LABELS
+from medlsam_jax.io.scans import ListedScan
+from medlsam_jax.label_boxes import find_labels
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Shown:
+  """One scan's result: findings by organ in voxels of the scan, its label map, and what else its file says."""
+
+  findings: Mapping[str, Finding]
+  labels: LabelMap | None = None
+  said: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+  """Entry of each organ in the boxes file; empty for a label map alone."""
+
+  @property
+  def organs(self) -> list[str]:
+    """In the order of the files."""
+    return list(dict.fromkeys((*self.findings, *(self.labels.names if self.labels else ()))))
+
+  def volumes_ml(self) -> dict[str, float]:
+    """Painted volume of each organ."""
+    return {} if self.labels is None else self.labels.volumes_ml()
+
+
+def has_result(folder: Path, scan: ListedScan) -> bool:
+  """Whether a folder has anything of a scan."""
+  return _boxes(folder, scan).is_file() or label_map_for(scan.path, scan.name, folder) is not None
+
+
+def read(folder: Path, scan: ListedScan, volume: Volume) -> Shown | None:
+  """The result of a scan in a folder of results or of label maps; None where there is none.
+
+  Raises:
+    InputError: files that cannot be read or that are of another scan.
+  """
+  path, labels = _boxes(folder, scan), folder / (scan.name + LABELS)
+  found = labels if labels.is_file() else label_map_for(scan.path, scan.name, folder)
+  if path.is_file():
+    content = read_json(path)
+    findings = boxes_file.from_dict(content, volume, str(path))
+    said = content["organs"]
+    assert isinstance(said, dict)  # `from_dict` has looked
+    findings = {organ: _with_points(each, said[organ], volume) for organ, each in findings.items()}
+    names = {organ: each.value for organ, each in findings.items()}
+    return Shown(findings, None if found is None else _labels(found, volume, names), said)
+  if found is None:
+    return None
+  table = table_beside(found, scan.name)
+  painted = _labels(found, volume, None if table is None else read_label_table(table))
+  return Shown({}, painted)
+
+
+def agreement(first: Shown, second: Shown) -> dict[str, float | None]:
+  """Dice of each organ that both have painted; None where neither has a voxel of it."""
+  if first.labels is None or second.labels is None:
+    return {}
+  result: dict[str, float | None] = {}
+  for organ in first.labels.names:
+    if organ in second.labels.names:
+      one, two = first.labels[organ], second.labels[organ]
+      result[organ] = metrics.dice(one, two) if one.any() or two.any() else None
+  return result
+
+
+def _boxes(folder: Path, scan: ListedScan) -> Path:
+  return folder / (scan.name + BOXES)
+
+
+def _labels(path: Path, volume: Volume, names: Mapping[str, int] | None) -> LabelMap:
+  read_map = nifti.read_label_nifti(path)
+  laid = align_labels(read_map, volume.grid, volume.source, volume.file_grid)
+  if names is None:
+    names = {f"label_{value}": value for value in find_labels(laid.array)}
+  if not names:
+    raise InputError(f"{path}: nothing is labelled in it")
+  return LabelMap(laid.array, volume.grid, names, volume.file_grid)
+
+
+def _with_points(finding: Finding, entry: Mapping[str, Any], volume: Volume) -> Finding:
+  """The same with the extreme points of its file, unless its box was changed there."""
+  try:
+    world = np.array(entry["extreme_points_world_mm"], float).reshape(6, 3)
+  except (KeyError, TypeError, ValueError):
+    return finding
+  points = volume.grid.voxel_from_world(world)
+  low, high = points.min(0), points.max(0)
+  apart = max(np.abs(low - finding.box.low).max(), np.abs(high - finding.box.high).max())
+  return dataclasses.replace(finding, points=points[None], boxes=tuple(finding.parts)) if apart <= 1 else finding
