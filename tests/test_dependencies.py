@@ -43,6 +43,7 @@ MAY_USE = {
   "medlsam_jax/io/dicom": {"dicom"},
   "medlsam_jax/cli/serve.py": {"serve"},
   "medlsam_jax/serve/": {"serve"},
+  "medlsam_jax/view/": {"serve"},
   "medlsam_jax/train/": {"train"},
   "medlsam_jax/medlam/pretraining/": {"train"},
   "medlsam_jax/medlam/pretraining/prepare.py": {"train", "dicom"},
