@@ -1,8 +1,11 @@
 """`medlsam study all`: a data set in, tables out, kept as they come; with a stand-in search and painter."""
 
+import argparse
 import csv
 import json
+import warnings
 
+import data_set_files
 import nibabel
 import numpy as np
 import pytest
@@ -165,6 +168,23 @@ def test_a_folder_that_is_no_data_set_and_labels_without_images(study, data, tmp
     path.unlink()
   result = study()
   assert result.code == 2 and "labels without images" in result.err
+
+
+def test_organs_that_nobody_names_are_called_by_their_values(tmp_path):
+  from medlsam_jax.cli.study_data import StudyData
+  from medlsam_jax.cli.terminal import Terminal
+
+  data_set_files.structseg(tmp_path)
+  (tmp_path / "labels.json").unlink()
+  asked = argparse.Namespace(
+    data=str(tmp_path), split=None, templates=None, pool=12, count=1, counts=(1,), organs=None, labels=None, scans=None
+  )
+  with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    read = StudyData.read(asked, Terminal(quiet=True))
+  assert list(read.templates) == ["1"] and list(read.cases) == ["2"]
+  assert read.values == {"2": {"label_1": 1, "label_2": 2, "label_5": 5}}
+  assert any("labels.json is missing" in str(each.message) for each in said)
 
 
 def test_word_is_split_as_published(study, data, tmp_path):
