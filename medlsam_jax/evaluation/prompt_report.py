@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import csv
 import dataclasses
-import html
 import io
 import os
 from collections.abc import Sequence
@@ -16,6 +15,8 @@ from matplotlib.figure import Figure
 from medlsam_jax.evaluation.prompt_making import DISTURBANCES, LEVEL_FRAME, LEVELS_PX, MODE_TITLES, MODES
 from medlsam_jax.evaluation.prompts import CHOICES, FACTORS, StudyRow, spearman
 from medlsam_jax.io.atomic import write_text
+from medlsam_jax.pages.page import Section, page
+from medlsam_jax.pages.table import table
 
 COLOURS = {"oracle": "#b8b8b8", "predicted": "#2f6db3", "single": "#d9822b"}
 FACTOR_TITLES = {
@@ -24,9 +25,17 @@ FACTOR_TITLES = {
   "size_mm2": "size (mm²)",
   "aspect_ratio": "aspect ratio",
 }
-_STYLE = """body{font-family:sans-serif;max-width:70em;margin:2em auto;padding:0 1em;color:#222}
-table{border-collapse:collapse;margin:1em 0}td,th{padding:.25em .8em;text-align:right;border-bottom:1px solid #ddd}
-td:first-child,th:first-child{text-align:left}img{max-width:100%}p.note{color:#555}"""
+_LEAD = (
+  "<p>S1 everything; S2 one point; S3 five points; S4 five points and five outside; S5 box; S6 box and one point. "
+  "<b>Oracle</b>: the best of three candidates against the truth, which nobody has in use. <b>Predicted</b>: the "
+  "candidate that the network rates highest. <b>Single</b>: its single answer. Everything mode names no organ, so "
+  "that it has an oracle only.</p>"
+)
+_NOTE = (
+  "Slices and organs of one person are not independent: p-values would be too small, and none are given. Prompts are "
+  "made from the truth. Empty answers count with Dice 0 and the slice's diagonal. Research use only; not a medical "
+  "device."
+)
 
 
 def write_csv(path: str | os.PathLike[str], rows: Sequence[StudyRow]) -> None:
@@ -47,34 +56,18 @@ def write_csv(path: str | os.PathLike[str], rows: Sequence[StudyRow]) -> None:
 
 def write_html(path: str | os.PathLike[str], rows: Sequence[StudyRow], about: dict[str, str]) -> None:
   """The page; `about`: what was studied, shown at its top."""
+  of_organs = f"<p>Mean Dice of the single answer.</p>{_image(_by_organ(rows))}"
   parts = [
-    f"<!doctype html><meta charset=utf-8><title>Prompt study</title><style>{_STYLE}</style><h1>Prompt study</h1>",
-    _table([["", ""], *[[name, value] for name, value in about.items()]]),
-    "<p>S1 everything; S2 one point; S3 five points; S4 five points and five outside; S5 box; S6 box and one point. "
-    "<b>Oracle</b>: the best of three candidates against the truth, which nobody has in use. <b>Predicted</b>: the "
-    "candidate that the network rates highest. <b>Single</b>: its single answer. Everything mode names no organ, so "
-    "that it has an oracle only.</p>",
-    "<h2>By mode</h2>",
-    _table(mode_table(rows)),
-    _image(_by_mode(rows)),
-    "<h2>By organ</h2><p>Mean Dice of the single answer.</p>",
-    _image(_by_organ(rows)),
-  ]
+    Section("By mode", _table(mode_table(rows)) + _image(_by_mode(rows))), Section("By organ", of_organs),
+  ]  # fmt: skip
   if any(row.disturbance for row in rows):
     levels = ", ".join(f"{low:g}-{high:g}" for low, high in LEVELS_PX)
-    parts += [
-      f"<h2>Disturbed prompts</h2><p>Levels: {levels} px of a slice of {LEVEL_FRAME} pixels an edge.</p>",
-      _image(_by_level(rows)),
-    ]
-  parts += [
-    "<h2>What makes it hard</h2><p>Spearman correlation of Dice with each factor.</p>",
-    _table(factor_table(rows)),
-    _image(_by_factor(rows)),
-    "<p class=note>Slices and organs of one person are not independent: p-values would be too small, and none are "
-    "given. Prompts are made from the truth. Empty answers count with Dice 0 and the slice's diagonal. Research use "
-    "only; not a medical device.</p>",
-  ]
-  write_text(path, "\n".join(parts) + "\n")
+    said = f"<p>Levels: {levels} px of a slice of {LEVEL_FRAME} pixels an edge.</p>"
+    parts.append(Section("Disturbed prompts", said + _image(_by_level(rows))))
+  said = "<p>Spearman correlation of Dice with each factor.</p>"
+  parts.append(Section("What makes it hard", said + _table(factor_table(rows)) + _image(_by_factor(rows))))
+  lead = table(["what", "value"], list(about.items())) + _LEAD
+  write_text(path, page("Prompt study", lead, parts, _NOTE))
 
 
 def mode_table(rows: Sequence[StudyRow]) -> list[list[str]]:
@@ -194,6 +187,4 @@ def _image(figure: Figure) -> str:
 
 def _table(rows: list[list[str]]) -> str:
   heading, *body = rows
-  lines = ["<tr>" + "".join(f"<th>{html.escape(cell)}</th>" for cell in heading) + "</tr>"] if any(heading) else []
-  lines += ["<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in body]
-  return "<table>" + "".join(lines) + "</table>"
+  return table(heading, body)

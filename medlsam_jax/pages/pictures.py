@@ -15,16 +15,35 @@ PAGE_BYTES = 16_000_000
 """Of all pictures of a page together, as they stand in its text."""
 _MOST_BYTES = 400_000
 """Of one picture, likewise."""
-_WIDTH, _LEAST_WIDTH = 1400, 320
+_LEAST_BYTES = 20_000
+"""Of one picture: with less room there is none."""
+_WIDTH, _LEAST_WIDTH = 1400, 560
 _QUALITIES = (68, 42)
 """Of JPEG; the second where a picture would take too much: more pixels show more of a scan than finer ones."""
 _DAMAGED = (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning)
 """What Pillow raises of files that are none, or that ask for too much."""
 
 
-def share_of(count: int) -> int:
-  """Bytes that each of so many pictures may take in the text of a page."""
-  return min(_MOST_BYTES, PAGE_BYTES // max(count, 1))
+class Room:
+  """Room for the pictures of a page, shared by those that are still to come.
+
+  Args:
+    count: pictures that are to come. Tall ones take more than their share, since nobody could read narrower ones: the
+      last ones have no room then.
+  """
+
+  def __init__(self, count: int) -> None:
+    self._left, self._to_come = PAGE_BYTES, count
+
+  def put(self, path: str | os.PathLike[str], what: str) -> str | None:
+    """As `picture`; empty where there is no room left."""
+    share = min(_MOST_BYTES, self._left // max(self._to_come, 1))
+    self._to_come -= 1
+    shown = picture(path, what, share) if share >= _LEAST_BYTES else ""
+    if shown is None or len(shown) > self._left:
+      return None if shown is None else ""
+    self._left -= len(shown)
+    return shown
 
 
 def picture(path: str | os.PathLike[str], what: str, most_bytes: int) -> str | None:

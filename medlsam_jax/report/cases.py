@@ -11,7 +11,7 @@ from medlsam_jax.cohort.looked import Looked
 from medlsam_jax.evaluation.case import Row
 from medlsam_jax.io.scan_result import PREVIEW
 from medlsam_jax.pages.page import items
-from medlsam_jax.pages.pictures import picture, share_of
+from medlsam_jax.pages.pictures import Room
 from medlsam_jax.pages.table import Markup
 from medlsam_jax.progress import Progress
 from medlsam_jax.report.results import Results
@@ -65,21 +65,21 @@ def cases_part(cases: Sequence[Case], results: Results, report: Progress | None 
   """HTML of the section."""
   shown = cases[:MOST_CASES]
   pictured = [case for case in shown if results.preview(case.scan) is not None]
-  parts, most = [], share_of(len(pictured))
+  parts, room = list[str](), Room(len(pictured))
   for number, case in enumerate(shown, 1):
     if report is not None:
       report(number, len(shown))
-    parts.append(_card(case, number, results, most))
+    parts.append(_card(case, number, results, room))
   if len(cases) > len(shown):
     parts.append(f"<p>{len(cases) - len(shown)} more scans are in the tables, without a picture here.</p>")
   return "\n".join(parts)
 
 
-def _card(case: Case, number: int, results: Results, most_bytes: int) -> str:
+def _card(case: Case, number: int, results: Results, room: Room) -> str:
   path = results.preview(case.scan)
-  shown = None if path is None else picture(path, f"{case.scan}: three planes through each organ", most_bytes)
-  if shown is None:
-    why = "is not there" if path is None else "cannot be read"
+  shown = None if path is None else room.put(path, f"{case.scan}: three planes through each organ")
+  if not shown:
+    why = "is not there" if path is None else "cannot be read" if shown is None else "has no room on this page"
     shown = f'<p class="warn">No picture: {html.escape(case.scan + PREVIEW)} {why}.</p>'
   remark = f' <span class="soft">{html.escape(case.remark)}</span>' if case.remark else ""
   head = f"{number}. {html.escape(case.scan)}{remark}"

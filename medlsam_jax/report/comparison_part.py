@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from medlsam_jax import display
 from medlsam_jax.evaluation.comparison_report import METRICS, Comparison
 from medlsam_jax.pages.page import items
 from medlsam_jax.pages.plots import Group, box_plots
@@ -21,7 +22,8 @@ def comparison_part(comparison: Comparison, said: Mapping[str, Any]) -> str:
   """
   heading, *lines = comparison.table()
   parts = [
-    f"<p>{len({row.scan for row in comparison.rows})} scans. A mask that is missing counts 0.</p>",
+    f"<p>{display.count(len({row.scan for row in comparison.rows}), 'scan')}. A mask that is missing counts 0. Plots "
+    "are of all labels.</p>",
     table(heading, lines, keep_first=True), items([line.strip() for line in comparison.notes()]),
   ]  # fmt: skip
   for metric in ("dice", "surface_dice_2mm"):

@@ -12,6 +12,8 @@ from medlsam_jax import display
 from medlsam_jax.pages.table import table
 
 _MOST_ORIGINS = 10
+_PLACES = ("source", "base_source")
+"""What a file, or the name of a network, is called by."""
 _FOLDERS = re.compile(r"^(?:[A-Za-z]:[\\/]|/|~|\.{1,2}/).*")
 """A text that is a path with folders before its name."""
 
@@ -54,15 +56,15 @@ def _flat(said: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]
     if isinstance(value, Mapping):
       yield from _flat(value, f"{where}: ")
     else:
-      yield where, _text(value)
+      yield where, _text(value, is_place=name in _PLACES)
 
 
-def _text(value: object) -> str:
+def _text(value: object, is_place: bool = False) -> str:
   if isinstance(value, list | tuple):
     return ", ".join(map(_text, value)) or "none"
   if isinstance(value, str):
     # whoever gets the page need not know where its maker keeps files
-    return PurePath(value.replace("\\", "/")).name if _FOLDERS.match(value) else value
+    return PurePath(value.replace("\\", "/")).name if is_place or _FOLDERS.match(value) else value
   if isinstance(value, bool):
     return "yes" if value else "no"
   return "none" if value is None else str(value)

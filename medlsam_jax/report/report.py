@@ -47,7 +47,8 @@ def to_html(results: Results, made: datetime.datetime, report: Progress | None =
   if cases:
     how = "the worst first" if results.scores is not None else "the oddest first"
     parts.append(Section(f"Scans, {how}", cases_part(cases, results, report)))
-  parts.append(Section("Configuration", configuration_part(results.origins)))
+  if results.origins or not results.comparisons:
+    parts.append(Section("Configuration", configuration_part(results.origins)))
   names = ", ".join(folder.resolve().name for folder in results.folders)
   return page(f"Results: {names}", _lead(results, made), parts, NOTE)
 

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 from self_contained import loaded_by
 
+from medlsam_jax.pages import pictures
 from medlsam_jax.pages.page import Section, items, page, tiles
-from medlsam_jax.pages.pictures import picture, share_of
+from medlsam_jax.pages.pictures import Room, picture
 from medlsam_jax.pages.plots import Group, Spread, box_plots, near_ends, scatter, strip
 from medlsam_jax.pages.table import Markup, spreadsheet_text, table
 
@@ -81,12 +82,23 @@ def test_every_value_lies_within_the_plot(values, logarithmic):
 def test_a_picture_keeps_to_its_share_whatever_it_shows(tmp_path):
   noise = np.random.default_rng(0).integers(0, 256, (1279, 1578, 3), np.uint8)
   Image.fromarray(noise).save(tmp_path / "noise.png", compress_level=1)
-  assert share_of(200) * 200 <= 16e6 and share_of(1) == share_of(3) == 400_000
-  shown = picture(tmp_path / "noise.png", 'a "b"', share_of(200))
-  assert len(shown) <= share_of(200) + 200 and 'alt="a &quot;b&quot;"' in shown
+  shown = picture(tmp_path / "noise.png", 'a "b"', 300_000)
+  assert len(shown) <= 300_200 and 'alt="a &quot;b&quot;"' in shown
   image = Image.open(io.BytesIO(base64.b64decode(re.search(r"base64,([^\"]+)", shown)[1])))
   assert image.format == "JPEG" and f'width="{image.width}" height="{image.height}"' in shown
   assert image.width / image.height == pytest.approx(1578 / 1279, rel=0.01)
+
+
+def test_pictures_share_the_room_of_a_page_and_the_last_of_too_many_have_none(tmp_path, monkeypatch):
+  monkeypatch.setattr(pictures, "PAGE_BYTES", 500_000)
+  noise = np.random.default_rng(0).integers(0, 256, (600, 560, 3), np.uint8)
+  Image.fromarray(noise).save(tmp_path / "noise.png", compress_level=1)
+  (tmp_path / "letter.png").write_text("no picture")
+  room = Room(8)
+  assert room.put(tmp_path / "letter.png", "") is None, "which takes no room"
+  shown = [room.put(tmp_path / "noise.png", "") for _ in range(7)]
+  assert sum(map(len, shown)) <= 500_000 and all(shown[:2]) and shown[-1] == ""
+  assert len(Room(1).put(tmp_path / "noise.png", "")) > len(shown[0]), "few are shown in more detail"
 
 
 def test_what_is_no_picture_gives_none(tmp_path):
