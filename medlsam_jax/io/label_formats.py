@@ -41,7 +41,7 @@ class Format:
 def _nifti(path: PathLike, labels: PaintedMap) -> None:
   from medlsam_jax.io.nifti import write_label_nifti
 
-  write_label_nifti(path, labels.array, labels.grid)
+  write_label_nifti(path, labels.array, labels.grid, organs=labels.organs)
 
 
 def _seg(path: PathLike, labels: PaintedMap) -> None:

@@ -13,9 +13,10 @@ import os
 from pathlib import Path
 
 from medlsam_jax.errors import InputError
-from medlsam_jax.io import data_sets, dicom_labels
+from medlsam_jax.io import data_sets, dicom_labels, label_names
 from medlsam_jax.io.label_files import tables_near
 from medlsam_jax.io.point_files import read_json
+from medlsam_jax.io.scan_names import NIFTI_SUFFIXES
 
 LABELS_FILE = "labels.json"
 """For all label maps of a folder; `NAME_labels.json` goes before it for those of the scan NAME."""
@@ -32,6 +33,10 @@ def read_label_table(path: str | os.PathLike[str]) -> dict[str, int]:
     return {organ: value for value, organ in enumerate(data_sets.masks_in(path), 1)}
   if dicom_labels.is_drawn(path):
     return dict(dicom_labels.read_drawn(path, pixels=False).names)
+  if path.name.lower().endswith(NIFTI_SUFFIXES):
+    if names := label_names.names_inside(path):
+      return names
+    raise InputError(f'{path}: its header names no organ; give a table, {{"liver": 5, ...}}')
   table: dict[str, int] = {}
   names: dict[int, str] = {}
   for name, value in _of_tsv(path) if path.suffix.lower() == ".tsv" else _entries(read_json(path), path):
@@ -57,13 +62,17 @@ def table_beside(annotation: Path, name: str) -> Path | None:
   """The table for an annotation file of the scan `name`: `NAME_labels.json`, else `labels.json`, beside it.
 
   For a file such as `case_0/segmentation.nii.gz`, either may also lie in the folder of the cases; then those that data
-  sets have (`data_sets.tables_of`). What names its organs itself, a folder of masks or DICOM, is its own table.
+  sets have (`data_sets.tables_of`). What names its organs itself, a folder of masks or DICOM, is its own table; so is
+  a NIfTI file whose header names them, where no other is there.
   """
   if dicom_labels.is_drawn(annotation):
     return annotation
   near = (path for file in (f"{name}_{LABELS_FILE}", LABELS_FILE) for path in tables_near(annotation, file))
   tables = itertools.chain(() if annotation.is_dir() else near, data_sets.tables_of(annotation))
-  return next((path for path in tables if path.exists()), None)
+  if (table := next((path for path in tables if path.exists()), None)) is not None:
+    return table
+  is_named = annotation.name.lower().endswith(NIFTI_SUFFIXES) and label_names.names_inside(annotation)
+  return annotation if is_named else None
 
 
 def _of_tsv(path: Path) -> list[tuple[str, object]]:

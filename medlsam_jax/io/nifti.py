@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel
@@ -21,8 +22,9 @@ from nibabel.spatialimages import HeaderDataError
 from medlsam_jax import notices
 from medlsam_jax.errors import InputError, OutputError
 from medlsam_jax.geometry import Grid, Volume
-from medlsam_jax.io import label_values, nifti_file, nifti_header, oblique, scan_checks
+from medlsam_jax.io import label_names, label_values, nifti_file, nifti_header, oblique, scan_checks
 from medlsam_jax.io.atomic import atomically
+from medlsam_jax.io.painted import Painted
 
 _BROKEN = (OSError, EOFError, zlib.error, HeaderDataError)
 _NIFTI1_LONGEST = 32767
@@ -73,6 +75,7 @@ def write_label_nifti(
   array_zyx: Integer[np.ndarray, "z y x"] | Bool[np.ndarray, "z y x"],
   grid: Grid,
   dtype: np.dtype | type | None = None,
+  organs: Sequence[Painted] = (),
 ) -> None:
   """Writes a label map in scan voxels (z, y, x) on `grid`; the file appears whole or not at all.
 
@@ -81,6 +84,7 @@ def write_label_nifti(
 
   Args:
     dtype: integer type of the file; None takes the smallest that holds the values.
+    organs: whose names the header is to hold (`io.label_names`).
 
   Raises:
     OutputError: the folder is missing or cannot be written, or the name does not end in `.nii` or `.nii.gz`.
@@ -97,6 +101,8 @@ def write_label_nifti(
   kind = nibabel.Nifti1Image if max(grid.shape) <= _NIFTI1_LONGEST else nibabel.Nifti2Image
   image = kind(array_zyx.astype(dtype, copy=False).T, None, dtype=dtype)
   nifti_header.state(image.header, grid)
+  if organs:
+    image.header.extensions.append(label_names.extension(organs))
   with atomically(path, suffix) as part:
     nibabel.save(image, part)
 
