@@ -28,8 +28,8 @@ def extension(organs: Iterable[Painted]) -> Nifti1Extension:
   table = ElementTree.SubElement(information, "LabelTable")
   for each in organs:
     parts = zip(("Red", "Green", "Blue"), each.colour, strict=True)
-    colour = {name: f"{part:.4f}" for name, part in parts}
-    ElementTree.SubElement(table, "Label", Key=str(each.value), **colour, Alpha="1").text = each.organ
+    attributes = {"Key": str(each.value), **{name: f"{part:.4f}" for name, part in parts}, "Alpha": "1"}
+    ElementTree.SubElement(table, "Label", attributes).text = each.organ
   ElementTree.SubElement(information, "StudyMetaDataLinkSet")
   ElementTree.SubElement(information, "VolumeType").text = "Label"
   return Nifti1Extension(_CODE, ElementTree.tostring(root, encoding="utf-8", xml_declaration=True))

@@ -34,8 +34,8 @@ def read_label_table(path: str | os.PathLike[str]) -> dict[str, int]:
   if dicom_labels.is_drawn(path):
     return dict(dicom_labels.read_drawn(path, pixels=False).names)
   if path.name.lower().endswith(NIFTI_SUFFIXES):
-    if names := label_names.names_inside(path):
-      return names
+    if inside := label_names.names_inside(path):
+      return inside
     raise InputError(f'{path}: its header names no organ; give a table, {{"liver": 5, ...}}')
   table: dict[str, int] = {}
   names: dict[int, str] = {}

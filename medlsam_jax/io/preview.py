@@ -13,11 +13,11 @@ from jaxtyping import Float, Integer, Num
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Rectangle
-from matplotlib.patheffects import withStroke
 
 from medlsam_jax.finding import FOUND, GIVEN, OUTSIDE, PARTLY_OUTSIDE, UNCERTAIN, Finding
 from medlsam_jax.geometry import DISPLAY_AXIS_CODES, Box, Grid, Volume, display_view, reorient_corners
 from medlsam_jax.io import colours
+from medlsam_jax.io import preview_marks as marks
 from medlsam_jax.io.atomic import atomically
 from medlsam_jax.io.labels import LabelMap
 from medlsam_jax.label_boxes import LabelBox, find_labels
@@ -40,7 +40,6 @@ _CONTEXT = 1.35
 _MIN_CONTEXT_MM = 50.0
 _GAP = 0.012
 """Space beside a panel, and twice that between two organs, as a share of three panels."""
-_HALO = [withStroke(linewidth=1.8, foreground="black")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,13 +71,17 @@ class _Scene:
   where: dict[int, LabelBox]
   spacing_mm: Float[np.ndarray, "3"]
   grid: Grid
+  organs: dict[int, tuple[str, tuple[float, float, float]]]
+  """Name and colour by label value."""
 
   @classmethod
   def of(cls, scan: Volume, labels: LabelMap | None) -> _Scene:
     order, _ = scan.grid.axes_to(DISPLAY_AXIS_CODES)
     view = None if labels is None else display_view(labels.array, labels.grid)
     where = {} if view is None else find_labels(view)
-    return cls(display_view(scan.array, scan.grid), view, where, scan.spacing_mm[list(order)], scan.grid)
+    names = {} if labels is None else labels.names
+    organs = {value: (organ, colours.of(place)) for place, (organ, value) in enumerate(names.items())}
+    return cls(display_view(scan.array, scan.grid), view, where, scan.spacing_mm[list(order)], scan.grid, organs)
 
   def mask_box(self, value: int) -> tuple[slice, ...] | None:
     """Where an organ is painted."""
@@ -159,7 +162,7 @@ def _caption(figure: Figure, height: float, gone: list[str], painted: bool) -> N
   lines = [", ".join(gone[start : start + 8]) for start in range(0, len(gone), 8)]
   if lines:
     lines[0] = f"Outside the field of view: {lines[0]}"
-  what = "solid line: mask, " if painted else ""
+  what = "solid line: mask, faint: other organs, " if painted else ""
   lines.append(f"{what}dashed line: box.  Radiological display, patient's right on the left.  Research use only.")
   figure.text(0.5, 0.1 / height, "\n".join(lines), color="#b8bec4", ha="center", va="bottom", fontsize=8)
 
@@ -200,7 +203,7 @@ def _organ(
   remark = "" if painted or scene.labels is None else ", nothing painted"
   heading.draw(figure, left + width / 2, bottom + height, remark)
   view_mm = _view_mm(scene, finding.value, edges_mm, centre)
-  shown = _Shown(finding.value, centre, edges_mm, view_mm, _window_hu(scene, centre), colour)
+  shown = _Shown(finding.organ, finding.value, centre, edges_mm, view_mm, _window_hu(scene, centre), colour)
   panel = (1 - 8 * _GAP) / 3
   for number, plane in enumerate(_PLANES):
     start = left + width * (2 * _GAP + number * (panel + 2 * _GAP))
@@ -235,6 +238,7 @@ def _window_hu(scene: _Scene, centre: tuple[int, int, int]) -> tuple[float, floa
 class _Shown:
   """What the three panels of an organ have in common."""
 
+  organ: str
   value: int
   centre: tuple[int, int, int]
   edges_mm: Float[np.ndarray, "2 3"]
@@ -264,7 +268,9 @@ def _draw(axes: Axes, plane: _Plane, scene: _Scene, shown: _Shown) -> None:
     interpolation="bilinear",
   )
   if scene.labels is not None:
-    mask = np.pad(scene.labels[tuple(cut)] == shown.value, 1)
+    labels, steps = scene.labels[tuple(cut)], (float(step_down), float(step_right))
+    marks.others(axes, labels, shown.value, scene.organs, steps, view_mm[:, [plane.down, plane.right]])
+    mask = np.pad(labels == shown.value, 1)
     if mask.any():
       x = (np.arange(columns + 2) - 0.5) * step_right
       y = (np.arange(rows + 2) - 0.5) * step_down
@@ -274,6 +280,8 @@ def _draw(axes: Axes, plane: _Plane, scene: _Scene, shown: _Shown) -> None:
     corner = (low[plane.right], low[plane.down])
     size = (high[plane.right] - low[plane.right], high[plane.down] - low[plane.down])
     axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor="white", linewidth=0.9, linestyle=(0, (4, 3))))
+    highest = high[plane.down] if plane.up_is_up else low[plane.down]
+    marks.own_name(axes, shown.organ, shown.colour, (float(corner[0] + size[0] / 2), float(highest)))
   axes.set_xlim(view_mm[0, plane.right], view_mm[1, plane.right])
   span = view_mm[:, plane.down]
   axes.set_ylim(*(span if plane.up_is_up else span[::-1]))
@@ -282,32 +290,5 @@ def _draw(axes: Axes, plane: _Plane, scene: _Scene, shown: _Shown) -> None:
   axes.set_yticks([])
   for spine in axes.spines.values():
     spine.set_visible(False)
-  _letters(axes, plane)
-
-
-def _letters(axes: Axes, plane: _Plane) -> None:
-  left, right, top, bottom = plane.edges
-  places = ((0.02, 0.5, left), (0.98, 0.5, right), (0.5, 0.97, top), (0.5, 0.03, bottom))
-  for x, y, letter in places:
-    axes.text(
-      x,
-      y,
-      letter,
-      transform=axes.transAxes,
-      color="#d9dde1",
-      fontsize=7,
-      path_effects=_HALO,
-      ha={0.02: "left", 0.98: "right"}.get(x, "center"),
-      va={0.97: "top", 0.03: "bottom"}.get(y, "center"),
-    )
-  axes.text(
-    0.03,
-    0.03,
-    plane.name,
-    transform=axes.transAxes,
-    color="#aab1b8",
-    fontsize=7,
-    ha="left",
-    va="bottom",
-    path_effects=_HALO,
-  )
+  marks.letters(axes, plane.edges, plane.name)
+  marks.scale(axes, float(np.ptp(view_mm[:, plane.right])))

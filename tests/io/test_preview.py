@@ -5,10 +5,13 @@ import dataclasses
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from medlsam_jax.finding import Finding
 from medlsam_jax.geometry import Box, Grid, Volume
 from medlsam_jax.io import preview
+from medlsam_jax.io import preview_marks as marks
 from medlsam_jax.io.labels import LabelMap
 
 ORIENTATIONS = {
@@ -124,3 +127,29 @@ def test_reasons_are_printed_under_the_organ_whole(tmp_path):
   long = tuple(f"reason {number} why this may well be another organ of the same size" for number in range(6))
   tall = picture(tmp_path, scan, {"ball": dataclasses.replace(found["ball"], doubts=long)})
   assert tall.shape[0] > short.shape[0] > picture(tmp_path, scan, found).shape[0]
+
+
+def test_panels_have_letters_a_scale_and_names(tmp_path, monkeypatch):
+  scan, found, labels = case("LPS")
+  other = labels.array.copy()
+  other[:8] = 4
+  both = dataclasses.replace(labels, array=other, names={"ball": 3, "lower_half": 4})
+  written = []
+  text, annotate = Axes.text, Axes.annotate
+  monkeypatch.setattr(Axes, "text", lambda self, x, y, s, **style: written.append(s) or text(self, x, y, s, **style))
+  monkeypatch.setattr(
+    Axes, "annotate", lambda self, s, *place, **style: written.append(s) or annotate(self, s, *place, **style)
+  )
+  preview.write_preview(tmp_path / "p.png", "ball", scan, found, both)
+  assert [letter for letter in written if len(letter) == 1] == list("RLAPRLSIAPSI")
+  assert written.count("5 cm") == 3 and written.count("ball") == 3
+  assert "lower half" in written
+
+
+def test_the_scale_is_as_long_as_it_says():
+  figure = Figure()
+  axes = figure.add_axes((0, 0, 1, 1))
+  for width_mm, length_mm in ((150, 50), (60, 20), (20, 5), (700, 200)):
+    marks.scale(axes, width_mm)
+    share = np.ptp(axes.lines[-1].get_xdata())
+    assert share * width_mm == pytest.approx(length_mm)
