@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 PORT = 1527
 """The one that nnInteractive's front ends offer."""
 
+TRAINED_ON_BOXES = ("litemedsam", "medsam")
+"""Kinds of networks to which a point alone says little (docs/viewers.md)."""
+
 
 def add_to(commands: options.Commands) -> None:
   """Adds the parser."""
@@ -116,6 +119,8 @@ def _serve(arguments: argparse.Namespace, terminal: Terminal, taken: socket.sock
   )
   terminal.result(f"server: {listening.address(taken)}")
   terminal.result(f"API key: {token}")
+  if predictor.network.kind in TRAINED_ON_BOXES:
+    terminal.say(f"{predictor.network.kind} has learned from boxes: begin with one, and correct by points")
   terminal.say("Put both into the viewer's nnInteractive front end (remote server); Ctrl-C ends this one.")
   listening.run(app, taken)
   return 0
