@@ -24,6 +24,10 @@ _OPEN = 12
 """Of them, those whose picture is seen without a click."""
 
 
+DECIDED = {"accept": "accepted", "correct": "to correct", "reject": "rejected"}
+"""Decisions in a word."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Links:
   """Where each scan stands on the page."""
@@ -58,7 +62,11 @@ def cases_of(results: Results) -> list[Case]:
       scored.setdefault(row.scan, []).append(row)
   means = {scan: mean for scan, rows in scored.items() if (mean := _mean(rows)) is not None}
   names = list(dict.fromkeys([*sorted(means, key=lambda scan: means[scan]), *in_order]))
-  return [_case(name, looked.get(name), scored.get(name, ()), results.doubted.get(name, ())) for name in names]
+  cases = []
+  for name in names:
+    case = _case(name, looked.get(name), scored.get(name, ()), results.doubted.get(name, ()))
+    cases.append(_decided(case, results.decisions.get(name, {})))
+  return cases
 
 
 def cases_part(cases: Sequence[Case], results: Results, report: Progress | None = None) -> str:
@@ -102,6 +110,16 @@ def _case(name: str, looked: Looked | None, rows: Sequence[Row], doubted: Sequen
   if len(doubted) > _MOST_ORGANS:
     lines.append(f"and {len(doubted) - _MOST_ORGANS} more organs that are not plainly found")
   return Case(name, ", ".join(remarks), lines)
+
+
+def _decided(case: Case, decision: Mapping[str, str]) -> Case:
+  """With what a person decided about the scan, first."""
+  if not decision:
+    return case
+  note, when = decision.get("note", ""), decision.get("when", "")[:10]
+  said = f"a person's decision: {decision['decision']}" + (f" ({when})" if when else "") + (f": {note}" if note else "")
+  remark = ", ".join(filter(None, (DECIDED[decision["decision"]], case.remark)))
+  return dataclasses.replace(case, remark=remark, lines=[said, *case.lines])
 
 
 def _said(row: Row) -> str:

@@ -15,7 +15,7 @@ from medlsam_jax.pages.page import Section, items, page, tiles
 from medlsam_jax.pages.plots import Group, box_plots
 from medlsam_jax.pages.table import Cell, Markup, table
 from medlsam_jax.progress import Progress
-from medlsam_jax.report.cases import MOST_CASES, Links, cases_of, cases_part
+from medlsam_jax.report.cases import DECIDED, MOST_CASES, Links, cases_of, cases_part
 from medlsam_jax.report.comparison_part import comparison_part
 from medlsam_jax.report.configuration import configuration_part
 from medlsam_jax.report.evaluation_part import evaluation_part
@@ -59,6 +59,9 @@ def _lead(results: Results, made: datetime.datetime) -> str:
   if (quality := results.quality) is not None:
     said += [("scans", f"{len(quality.scans):,}"), ("organs", str(len(quality.organs)))]
     said += [("to look at", str(len(quality.to_look_at))), ("failed", str(len(quality.failed)))]
+  if results.decisions:
+    decided = [each["decision"] for each in results.decisions.values()]
+    said += [(f"{word} by a person", str(decided.count(name))) for name, word in DECIDED.items() if name in decided]
   if results.scores is not None:
     summary = results.scores.summary()
     said += [("scored scans", str(summary["scans"])), ("missing results", str(summary["failed"]))]

@@ -21,6 +21,7 @@ from medlsam_jax.evaluation.compared_row import ComparedRow
 from medlsam_jax.evaluation.comparison_report import TITLES, Comparison
 from medlsam_jax.evaluation.report import MADE_UP_NOTE, Report
 from medlsam_jax.finding import FOUND, GIVEN
+from medlsam_jax.io.decisions import Decisions
 from medlsam_jax.io.scan_result import BOXES, PREVIEW
 
 EVALUATION = "evaluation"
@@ -43,6 +44,8 @@ class Results:
   """Of `evaluate --compare`, and what was compared with what."""
   doubted: dict[str, list[str]] = dataclasses.field(default_factory=dict)
   """By scan: organs that are not plainly found, a sentence each, with what speaks against them."""
+  decisions: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
+  """What a person decided about scans (`medlsam view`): decision, note, when."""
   origins: list[tuple[Mapping[str, Any], list[str]]] = dataclasses.field(default_factory=list)
   """Where results come from (networks, bank, settings, versions), and the scans of which that is said."""
   unread: list[str] = dataclasses.field(default_factory=list)
@@ -66,6 +69,7 @@ def read_results(folders: Sequence[Path]) -> Results:
     if not folder.is_dir():
       raise InputError(f"{folder}: no folder; give one that --out of segment, localize or evaluate named")
     _read_scans(folder, result)
+    _read_decisions(folder, result)
     _read_scores(folder, result)
     for source in TITLES:
       _read_comparison(folder / f"comparison_{source}.json", result)
@@ -110,6 +114,13 @@ def _read_scans(folder: Path, result: Results) -> None:
     if record.state == "done" and record.scan not in there:
       what = "cannot be read" if (folder / (record.scan + BOXES)).exists() else "is not there any more"
       result.unread.append(f"{record.scan}{BOXES}: {what}; the scan is in no table")
+
+
+def _read_decisions(folder: Path, result: Results) -> None:
+  try:
+    result.decisions |= Decisions(folder).all
+  except InputError as error:
+    result.unread.append(_in(folder, str(error)))
 
 
 def _doubted(said: Mapping[str, Any] | None, of_scan: Sequence[str]) -> list[str]:

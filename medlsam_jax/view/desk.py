@@ -19,6 +19,7 @@ from medlsam_jax.evaluation import bank_check
 from medlsam_jax.finding import Finding
 from medlsam_jax.geometry import FACES, Box, Volume, faces_from_points
 from medlsam_jax.io import colours, nifti
+from medlsam_jax.io.decisions import Decisions
 from medlsam_jax.io.label_table import LABELS_FILE, read_label_table
 from medlsam_jax.io.label_values import next_free
 from medlsam_jax.io.labels import LabelMap
@@ -26,7 +27,6 @@ from medlsam_jax.io.packaged_banks import folder_of
 from medlsam_jax.io.scan_result import ScanResult
 from medlsam_jax.io.scans import ListedScan
 from medlsam_jax.view import results
-from medlsam_jax.view.decisions import Decisions
 from medlsam_jax.view.engine import Engine
 from medlsam_jax.view.frame import SHOWN_VOXELS, Frame, numbers_of
 from medlsam_jax.view.jobs import Job, Jobs

@@ -3,6 +3,7 @@
 import base64
 import csv
 import datetime
+import html
 import io
 import json
 import os
@@ -16,6 +17,7 @@ from self_contained import loaded_by
 
 from medlsam_jax.cohort.manifest import FORMAT, Record
 from medlsam_jax.errors import InputError
+from medlsam_jax.io.decisions import Decisions
 from medlsam_jax.pages.pictures import PAGE_BYTES
 from medlsam_jax.report.report import to_html
 from medlsam_jax.report.results import read_results
@@ -148,6 +150,20 @@ def test_scans_that_failed_or_lost_their_files_are_rows_of_their_own(tmp_path):
   assert "hung &lt;b&gt;" in said and "manifest.jsonl: its last line was not written to its end" in said
   assert "No picture: p004_preview.png is not there." in said
   assert "scans 10 organs 3 to look at" in said, "the odd one, which no manifest names, is shown too"
+
+
+def test_what_a_person_decided_is_told(tmp_path):
+  folder = write_cohort(tmp_path / "results", 9)
+  decided = Decisions(folder)
+  decided.decide("p003", "reject", "a <metal> artefact")
+  decided.decide("p004", "accept")
+  decided.decide("p005", "accept")
+  text = page_of(folder)
+  said = words(text)
+  assert "accepted by a person 2" in said and "rejected by a person 1" in said and "to correct by" not in said
+  assert "a person's decision: reject" in html.unescape(said) and "a &lt;metal&gt; artefact" in text
+  (folder / "decisions.json").write_text('{"format": "medlsam_jax decisions 1", "scans": {"p003": {"decision": "x"}}}')
+  assert "decisions.json: not as this program writes it" in words(page_of(folder))
 
 
 def test_nothing_to_report_is_an_error_that_says_what_to_give(tmp_path):

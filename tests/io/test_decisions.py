@@ -5,8 +5,8 @@ import json
 import pytest
 
 from medlsam_jax.errors import InputError, OutputError
-from medlsam_jax.view import decisions
-from medlsam_jax.view.decisions import FILE, Decisions
+from medlsam_jax.io import decisions
+from medlsam_jax.io.decisions import FILE, Decisions
 
 
 def test_what_was_decided_is_there_for_the_next_program(tmp_path):

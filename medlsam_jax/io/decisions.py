@@ -32,6 +32,11 @@ class Decisions:
     self._lock = threading.Lock()
     self._scans: dict[str, dict[str, str]] = self._read() if self.path.is_file() else {}
 
+  @property
+  def all(self) -> dict[str, dict[str, str]]:
+    """The same of every scan that was decided about."""
+    return {name: dict(entry) for name, entry in self._scans.items()}
+
   def of(self, scan: str) -> dict[str, str]:
     """Decision, note and time of one scan; empty where nobody has decided."""
     return dict(self._scans.get(scan, {}))
