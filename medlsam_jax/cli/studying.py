@@ -24,7 +24,7 @@ from medlsam_jax.evaluation.report import MADE_UP_NOTE, NOTE
 from medlsam_jax.evaluation.study import pages
 from medlsam_jax.evaluation.study.report import Measured
 from medlsam_jax.evaluation.study.settings import Setting, Table
-from medlsam_jax.evaluation.study.tables import TABLES, Plan
+from medlsam_jax.evaluation.study.tables import TABLES, Plan, made
 from medlsam_jax.evaluation.study.work import Asked, Finder, StudyRow
 from medlsam_jax.geometry import Volume
 from medlsam_jax.installation import version
@@ -85,7 +85,7 @@ class Studying:
       counts=arguments.counts, repeats=arguments.repeats, intervals_mm=tuple(map(float, arguments.intervals)),
       painters=tuple(can_paint), missing=missing,
     )  # fmt: skip
-    tables = [TABLES[name](plan) for name in names]
+    tables = [made(name, plan) for name in names]
     if not any(table.settings for table in tables):
       why = "; ".join(f"{title}: {reason}" for title, reason in missing.items()) or "no network that paints is named"
       raise ConfigError(f"nothing of {', '.join(names)} can be measured here: {why}")
