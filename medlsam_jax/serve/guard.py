@@ -214,4 +214,4 @@ def place(error: BaseException) -> str:
   frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
   ours = [frame for frame in frames if f"{os.sep}medlsam_jax{os.sep}" in frame.filename] or frames
   where = f" at {os.path.basename(ours[-1].filename)}:{ours[-1].lineno}" if ours else ""
-  return f"a request failed: {type(error).__name__}{where}"
+  return f"the work on an image failed: {type(error).__name__}{where}"

@@ -16,6 +16,7 @@ from medlsam_jax.io import hounsfield, scan_checks
 from medlsam_jax.sam.predictor import Predictor
 from medlsam_jax.sam.segmentation_settings import SegmentationSettings
 from medlsam_jax.serve import marks as marking
+from medlsam_jax.serve.guard import place
 from medlsam_jax.serve.kept_slices import KeptSlices, Turns
 from medlsam_jax.serve.marks import Marks
 from medlsam_jax.serve.mask_changes import Change, Packed
@@ -200,9 +201,8 @@ class Session:
     """
     if mask.shape != self.volume.array.shape:
       raise InputError(f"a mask of shape {mask.shape} for an image of {self.volume.array.shape}")
-    before = _Step(self._marks, Packed.of(self._mask))
+    self._remember()
     self._marks = Marks(start=mask > 0, refine=refine)
-    self._steps.append(before)
     self._mask = np.array(mask > 0)  # which the viewer has already
 
   def answer(self) -> Change:
@@ -221,7 +221,7 @@ class Session:
 
   def show(self, mask: Bool[np.ndarray, "z y x"]) -> None:
     """Takes a mask from elsewhere as the one to go on from; the viewer gets it with the next answer."""
-    self._steps.append(_Step(self._marks, Packed.of(self._mask)))
+    self._remember()
     self._marks = Marks(start=np.array(mask, bool))
 
   def undo(self) -> Change | None:
@@ -240,12 +240,15 @@ class Session:
       self._kept = self._sweep = None
 
   def _note(self, marks: Marks) -> None:
-    self._steps.append(_Step(self._marks, Packed.of(self._mask)))
-    del self._steps[:-STEPS_BACK]
+    self._remember()
     self._marks = marks
     if marks.first is not None and self._sweep is not None and self._kept is not None:
       plane = self._sweep.plane_of(marks)
       self._asked_last = plane, self._sweep.slice_of(plane, marks.first)
+
+  def _remember(self) -> None:
+    self._steps.append(_Step(self._marks, Packed.of(self._mask)))
+    del self._steps[:-STEPS_BACK]
 
   def _show(self, mask: Bool[np.ndarray, "z y x"]) -> Change:
     change = Change.of(mask, self._mask)
@@ -270,7 +273,13 @@ class Session:
       missing = [i for i in sorted(range(count), key=lambda i: abs(i - near)) if not kept.has(plane, i)]
       if not missing:
         return
-      if not self._turns.spare(functools.partial(_encode, kept, plane, missing, closed)):
+      try:
+        done = self._turns.spare(functools.partial(_encode, kept, plane, missing, closed))
+      except Exception as error:  # whoever marks a slice meets it again
+        if not closed.is_set():
+          self._report(place(error))
+        return
+      if not done:
         closed.wait(_PAUSE_S)
 
 

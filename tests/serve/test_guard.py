@@ -4,6 +4,7 @@ import pytest
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
 
 from medlsam_jax.errors import InputError
 from medlsam_jax.serve.guard import guarded_app, new_token
@@ -150,6 +151,11 @@ def test_what_a_failure_says_names_no_file(program, reports):
   assert answer.status_code == 500
   assert "DOE" not in answer.text and "DOE" not in "".join(reports)
   assert reports and "RuntimeError" in reports[0] and "test_guard.py" in reports[0]
+
+
+def test_nothing_speaks_by_websocket(program):
+  with pytest.raises(WebSocketDisconnect), program.websocket_connect("/"):
+    pass
 
 
 def test_tokens_differ():
