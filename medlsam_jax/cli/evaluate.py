@@ -188,14 +188,20 @@ def _expected(arguments: argparse.Namespace, cases: Sequence[Case]) -> tuple[Tas
 
 def tell(arguments: argparse.Namespace, scoring: Scoring, terminal: Terminal) -> int:
   """Prints and writes the scores; 1 if a scan failed."""
+  from medlsam_jax.evaluation.origins import read_origins
   from medlsam_jax.evaluation.report import Report
+  from medlsam_jax.installation import version
   from medlsam_jax.io.atomic import folder_for
 
   out, result = Path(arguments.out), Report(scoring.finish(), arguments.made_up, scoring.reasons)
+  about = {
+    "made_with": read_origins(Path(arguments.predictions or out), scoring.cases),
+    "scored_with": {name: version(name) for name in ("medlsam_jax", "numpy", "scipy")},
+  }
   terminal.warn_replaced(out / f"{RESULT_NAME}.csv", out / f"{RESULT_NAME}.json")
   with folder_for(out):
     result.write_csv(out / f"{RESULT_NAME}.csv")
-    result.write_json(out / f"{RESULT_NAME}.json")
+    result.write_json(out / f"{RESULT_NAME}.json", about)
   terminal.result()
   terminal.table(result.table(), footer=True)
   for line in result.notes():

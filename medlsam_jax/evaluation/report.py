@@ -8,6 +8,7 @@ import io
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -178,11 +179,10 @@ class Report:
       writer.writerow([f"{cell:.6g}" if isinstance(cell, float) else cell for cell in cells])
     write_text(path, text.getvalue())
 
-  def write_json(self, path: str | os.PathLike[str]) -> None:
-    """The summary, and under `rows` every row."""
-    write_text(
-      path, json.dumps(self.summary() | {"rows": [dataclasses.asdict(row) for row in self.rows]}, indent=1) + "\n"
-    )
+  def write_json(self, path: str | os.PathLike[str], about: Mapping[str, Any] | None = None) -> None:
+    """The summary, `about` (what was scored with what), and under `rows` every row."""
+    rows = [dataclasses.asdict(row) for row in self.rows]
+    write_text(path, json.dumps(self.summary() | dict(about or {}) | {"rows": rows}, indent=1) + "\n")
 
 
 def _cell(statistic: dict, places: int) -> str:

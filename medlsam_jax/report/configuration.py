@@ -18,10 +18,15 @@ _FOLDERS = re.compile(r"^(?:[A-Za-z]:[\\/]|/|~|\.{1,2}/).*")
 """A text that is a path with folders before its name."""
 
 
-def configuration_part(origins: Sequence[tuple[Mapping[str, Any], Sequence[str]]]) -> str:
+def configuration_part(
+  origins: Sequence[tuple[Mapping[str, Any], Sequence[str]]], scored_with: Mapping[str, Any]
+) -> str:
   """HTML of the section: the settings of most scans first, of others only what differs from them."""
-  if not origins:
-    return "<p>The results do not say what they were made with.</p>"
+  scored = f"<h3>Scored with</h3>{told(scored_with)}" if scored_with else ""
+  return (_made(origins) if origins else "<p>The results do not say what they were made with.</p>") + scored
+
+
+def _made(origins: Sequence[tuple[Mapping[str, Any], Sequence[str]]]) -> str:
   in_order = sorted(origins, key=lambda each: -len(each[1]))
   first, scans = in_order[0]
   parts = [

@@ -48,7 +48,7 @@ def to_html(results: Results, made: datetime.datetime, report: Progress | None =
     how = "the worst first" if results.scores is not None else "the oddest first"
     parts.append(Section(f"Scans, {how}", cases_part(cases, results, report)))
   if results.origins or not results.comparisons:
-    parts.append(Section("Configuration", configuration_part(results.origins)))
+    parts.append(Section("Configuration", configuration_part(results.origins, results.scored_with)))
   names = ", ".join(folder.resolve().name for folder in results.folders)
   return page(f"Results: {names}", _lead(results, made), parts, NOTE)
 

@@ -19,6 +19,7 @@ from medlsam_jax.errors import InputError
 from medlsam_jax.evaluation.case import Row
 from medlsam_jax.evaluation.compared_row import ComparedRow
 from medlsam_jax.evaluation.comparison_report import TITLES, Comparison
+from medlsam_jax.evaluation.origins import read_origins
 from medlsam_jax.evaluation.report import MADE_UP_NOTE, Report
 from medlsam_jax.finding import FOUND, GIVEN
 from medlsam_jax.io.decisions import Decisions
@@ -48,6 +49,8 @@ class Results:
   """What a person decided about scans (`medlsam view`): decision, note, when."""
   origins: list[tuple[Mapping[str, Any], list[str]]] = dataclasses.field(default_factory=list)
   """Where results come from (networks, bank, settings, versions), and the scans of which that is said."""
+  scored_with: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  """Versions of what scored them."""
   unread: list[str] = dataclasses.field(default_factory=list)
   """What could not be read, a sentence each."""
 
@@ -91,7 +94,6 @@ def _read_scans(folder: Path, result: Results) -> None:
     result.unread.append(_in(folder, str(error)))
   result.unread += [_in(folder, line) for line in known.damaged]
   known = Manifest(dict(known.records), known.made_by)
-  origins: dict[str, tuple[Mapping[str, Any], list[str]]] = {}
   for path in sorted(folder.glob("*" + BOXES)):
     name = path.name.removesuffix(BOXES)
     said = _json(path)
@@ -100,15 +102,12 @@ def _read_scans(folder: Path, result: Results) -> None:
     if name not in known.records:
       known.records[name] = Record(name, name, "done", "", doubts=doubts)
     result.doubted[name] = _doubted(said, doubts)
-    origin = said.get("provenance") if said else None
-    if isinstance(origin, dict) and origin:
-      origins.setdefault(json.dumps(origin, sort_keys=True), (origin, []))[1].append(name)
   if not known.records:
     return
   if result.quality is not None:
     raise InputError(f"{folder}: results of scans, as another folder of the call has; make a report of each")
   result.quality = quality_of(folder, known)
-  result.origins += origins.values()
+  result.origins = [(each["provenance"], each["scans"]) for each in read_origins(folder, known.records)]
   there = {each.record.scan for each in result.quality.scans}
   for record in known.records.values():
     if record.state == "done" and record.scan not in there:
@@ -150,11 +149,23 @@ def _read_scores(folder: Path, result: Results) -> None:
       result.unread.append(f"{words.name}: has no row that can be read; {table.name} is taken")
     rows = _rows(_csv(table), _row, table.name, result)
   reasons = said.get("reasons") if said else None
+  result.scored_with = said.get("scored_with", {}) if said and isinstance(said.get("scored_with"), dict) else {}
+  result.origins = result.origins or _origins(said.get("made_with") if said else None)
   made_up = bool(said) and said is not None and said.get("note") == MADE_UP_NOTE
   if rows or reasons:
     result.scores = Report(rows, made_up, _texts(reasons))
   else:
     result.unread.append(f"{(table if table.exists() else words).name}: has no row that can be read")
+
+
+def _origins(said: object) -> list[tuple[Mapping[str, Any], list[str]]]:
+  """Of `evaluation.origins`, as an evaluation has kept them."""
+  whole = [each for each in said if isinstance(each, dict)] if isinstance(said, list) else []
+  return [
+    (each["provenance"], [str(scan) for scan in each["scans"]])
+    for each in whole
+    if isinstance(each.get("provenance"), dict) and isinstance(each.get("scans"), list)
+  ]
 
 
 def _read_comparison(path: Path, result: Results) -> None:

@@ -25,6 +25,10 @@ def test_the_page_of_results_and_of_their_scores(medlsam, painter, search, mini_
   ):
     assert said in text
   assert json.loads((made / "q0_boxes.json").read_text())["provenance"]["bank"]["sha256"] in text
+  scores = tmp_path / "scores"
+  assert medlsam("evaluate", "--predictions", made, "--truth", mini_queries, "--out", scores).code == 0
+  kept = json.loads((scores / "evaluation.json").read_text())["made_with"]
+  assert [each["scans"] for each in kept] == [["q0", "q1"]] and kept[0]["provenance"]["bank"]["sha256"] in text
   assert str(tmp_path) not in text, "whoever gets the page need not know the folders of its maker"
 
 

@@ -138,6 +138,19 @@ def test_a_damaged_file_is_a_line_and_the_rest_is_shown(tmp_path, name, content)
     assert "has no row that can be read; evaluation.csv is taken" in said
 
 
+def test_scores_alone_say_what_was_scored(tmp_path):
+  write_scores(tmp_path, ["a", "b"])
+  assert "do not say what they were made with" in page_of(tmp_path)
+  file = tmp_path / "evaluation.json"
+  said = json.loads(file.read_text())
+  said |= {
+    "made_with": [{"provenance": ORIGIN, "scans": ["a", "b"]}, {"provenance": 3}],
+    "scored_with": {"numpy": "9.9"},
+  }
+  file.write_text(json.dumps(said))
+  assert ("a" * 64) in page_of(tmp_path) and "Scored with what value numpy 9.9" in words(page_of(tmp_path))
+
+
 def test_scans_that_failed_or_lost_their_files_are_rows_of_their_own(tmp_path):
   folder = write_cohort(tmp_path / "results", 9)
   lines = [json.dumps({"format": FORMAT})]

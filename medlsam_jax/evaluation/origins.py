@@ -1,0 +1,26 @@
+"""What results were made with, by what their boxes files say: networks, bank, settings, versions, hashes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from medlsam_jax.io.scan_result import BOXES
+
+
+def read_origins(folder: Path, scans: Iterable[str]) -> list[dict[str, Any]]:
+  """Each way in which results were made, and the scans that were: `{"provenance": ..., "scans": [...]}`.
+
+  Scans whose file is not there, damaged or silent are in none.
+  """
+  found: dict[str, dict[str, Any]] = {}
+  for scan in scans:
+    try:
+      said = json.loads((folder / (scan + BOXES)).read_text(encoding="utf-8"))["provenance"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+      continue
+    if isinstance(said, Mapping) and said:
+      found.setdefault(json.dumps(said, sort_keys=True), {"provenance": said, "scans": []})["scans"].append(scan)
+  return list(found.values())
