@@ -15,6 +15,7 @@ PACKAGE_OF = {
   "absl": "absl-py",
   "nnInteractive": "nninteractive-client",
   "gdcm": "python-gdcm",
+  "nrrd": "pynrrd",
   "orbax": "orbax-checkpoint",
 }
 """Module -> package, where their names differ."""
@@ -41,6 +42,8 @@ MAY_USE = {
   "medlsam_jax/cohort/ray_": {"ray"},
   "medlsam_jax/io/addresses.py": {"cloud"},
   "medlsam_jax/io/dicom": {"dicom"},
+  "medlsam_jax/io/nrrd_file.py": {"nrrd"},
+  "medlsam_jax/io/rtstruct.py": {"dicom"},
   "medlsam_jax/cli/serve.py": {"serve"},
   "medlsam_jax/serve/": {"serve"},
   "medlsam_jax/view/": {"serve"},
@@ -50,7 +53,7 @@ MAY_USE = {
   "medlsam_jax/sam/finetuning/": {"train"},
   "medlsam_jax/sam3d/training/": {"train"},
   "medlsam_jax/sam/run_lengths.py": {"rle"},
-  "tests/": {"dicom", "train", "rle", "serve", "completion", "dev"},
+  "tests/": {"dicom", "nrrd", "train", "rle", "serve", "completion", "dev"},
   "tests/bench/test_cubes_bench.py": {"parity"},
   "bench/": {"train", "parity", "dev"},
 }
@@ -99,5 +102,5 @@ def test_what_a_file_imports_is_declared_where_it_is_needed(path):
 
 def test_what_is_declared_is_used():
   used = set().union(*(imported(path) for path in sources())) | set(RUN_NOT_IMPORTED)
-  for extra in (None, "dicom", "train", "ray", "cloud", "rle", "completion", "parity", "dev"):
+  for extra in (None, "dicom", "nrrd", "train", "ray", "cloud", "rle", "completion", "parity", "dev"):
     assert declared(extra) <= used, f"{extra or 'dependencies'} of pyproject.toml has what nothing uses"

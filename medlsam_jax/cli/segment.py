@@ -66,7 +66,8 @@ def add_output(group: options.Options) -> None:
     metavar="A,B",
     default=["nifti"],
     help="formats of the label map (default: nifti): nifti; nifti-each, a file for each organ; dicom-seg, "
-    "dicom-seg-labelmap, rtstruct, which refer to the scan's DICOM series",
+    "dicom-seg-labelmap, rtstruct, which refer to the scan's DICOM series; seg-nrrd for 3D Slicer; nrrd; mha; ctbl and "
+    "itksnap, tables of names and colours for 3D Slicer and ITK-SNAP",
   )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from medlsam_jax.errors import InputError
 from medlsam_jax.io import data_sets
-from medlsam_jax.io.scan_names import NIFTI_SUFFIXES, SCAN_ENDING, is_generic, scan_name, stem
+from medlsam_jax.io.scan_names import NIFTI_SUFFIXES, SCAN_ENDING, VOLUME_SUFFIXES, is_generic, scan_name, stem
 
 ENDINGS = ("_seg", "_segmentation", "_label", "_labels")
 """What a label map's name adds to the scan's; in a folder of one case, what it is called (`seg`, `segmentation`)."""
@@ -23,8 +23,10 @@ _OTHER_ENDINGS = (
 _LABEL_FOLDER = re.compile(
   r"(label|mask|seg(mentation)?|annotation|instance|roi)s?(tr|ts|val?|_?train|_?val|_?test)?", re.IGNORECASE
 )
-_SUFFIXES = (*NIFTI_SUFFIXES, *(suffix.upper() for suffix in NIFTI_SUFFIXES), ".dcm")
+_SUFFIXES = (*NIFTI_SUFFIXES, *(suffix.upper() for suffix in NIFTI_SUFFIXES), ".nrrd", ".mha", ".mhd", ".dcm")
 """Capitals as some systems export them: scans are taken whatever the capitals of their ending."""
+_SLICER = ".seg.nrrd"
+"""How the names of 3D Slicer's segmentations end."""
 _STRUCTURES = "_rtstruct"
 """What an RTSTRUCT's name adds to the scan's."""
 _LEADING = re.compile(r"(seg(mentation)?s?|labels?|masks?)[-_.]", re.IGNORECASE)
@@ -35,7 +37,11 @@ _VOLUME = re.compile(r"^volume(?=[-_.])", re.IGNORECASE)
 def is_label_map(name: str) -> bool:
   """Whether a NIfTI file of this name is a label map, no scan."""
   bare = stem(name).lower().replace("-", "_")
-  return f"_{bare}".endswith((*ENDINGS, *_OTHER_ENDINGS)) or _LEADING.match(name) is not None
+  return (
+    name.lower().endswith(_SLICER)
+    or f"_{bare}".endswith((*ENDINGS, *_OTHER_ENDINGS))
+    or _LEADING.match(name) is not None
+  )
 
 
 def is_label_folder(name: str) -> bool:
@@ -51,7 +57,7 @@ def label_maps_beside(scan: Path) -> Iterator[Path]:
   """
   own = stem(scan)
   for name in dict.fromkeys((own.removesuffix(SCAN_ENDING) or own, own, scan_name(scan.absolute()))):
-    yield from _existing(scan.parent, [name + ending for ending in (*ENDINGS, _STRUCTURES)])
+    yield from _existing(scan.parent, [name + ending for ending in (*ENDINGS, ".seg", _STRUCTURES)])
   if _VOLUME.match(own):
     yield from _existing(scan.parent, [_VOLUME.sub("segmentation", own)])
   if is_generic(own):
@@ -72,7 +78,7 @@ def label_map_for(scan: Path, name: str, folder: Path) -> Path | None:
   own = stem(scan)
   bare = own.removesuffix(SCAN_ENDING) or own
   for called in dict.fromkeys((name, *(() if is_generic(bare) else (bare, own)))):
-    first = next(_existing(folder, [*(called + ending for ending in (*ENDINGS, _STRUCTURES)), called]), None)
+    first = next(_existing(folder, [*(called + ending for ending in (*ENDINGS, ".seg", _STRUCTURES)), called]), None)
     if first is not None and first.absolute() != scan.absolute():
       return first
     inside = next(label_maps_beside(folder / called / scan.name), None)
@@ -138,7 +144,7 @@ def _of_case(case: Path) -> list[Path]:
 
 
 def _listed(folder: Path) -> list[Path]:
-  return sorted(p for p in folder.iterdir() if p.is_file() and p.name.lower().endswith(NIFTI_SUFFIXES))
+  return sorted(p for p in folder.iterdir() if p.is_file() and p.name.lower().endswith(VOLUME_SUFFIXES))
 
 
 def _existing(folder: Path, names: list[str]) -> Iterator[Path]:

@@ -62,10 +62,46 @@ def _rtstruct(path: PathLike, labels: PaintedMap) -> None:
   write_rtstruct(path, labels)
 
 
+def _seg_nrrd(path: PathLike, labels: PaintedMap) -> None:
+  from medlsam_jax.io.nrrd_file import write_nrrd
+
+  write_nrrd(path, labels, segments=True)
+
+
+def _nrrd(path: PathLike, labels: PaintedMap) -> None:
+  from medlsam_jax.io.nrrd_file import write_nrrd
+
+  write_nrrd(path, labels)
+
+
+def _mha(path: PathLike, labels: PaintedMap) -> None:
+  from medlsam_jax.io.metaimage import write_metaimage
+
+  write_metaimage(path, labels)
+
+
+def _ctbl(path: PathLike, labels: PaintedMap) -> None:
+  from medlsam_jax.io.colour_tables import write_slicer_table
+
+  write_slicer_table(path, labels)
+
+
+def _itksnap(path: PathLike, labels: PaintedMap) -> None:
+  from medlsam_jax.io.colour_tables import write_snap_labels
+
+  write_snap_labels(path, labels)
+
+
+_PYNRRD = ("nrrd", "nrrd")
 _HIGHDICOM = ("highdicom", "dicom")
 FORMATS = {
   "nifti": Format("_seg.nii.gz", _nifti, (".nii.gz", ".nii")),
   "nifti-each": Format("_{organ}_mask.nii.gz", _nifti),
+  "seg-nrrd": Format(".seg.nrrd", _seg_nrrd, (".seg.nrrd",), _PYNRRD),
+  "nrrd": Format("_seg.nrrd", _nrrd, (".nrrd",), _PYNRRD),
+  "mha": Format("_seg.mha", _mha, (".mha",)),
+  "ctbl": Format("_seg.ctbl", _ctbl, (".ctbl",)),
+  "itksnap": Format("_itksnap.txt", _itksnap),
   "dicom-seg": Format("_seg.dcm", _seg, (".dcm",), _HIGHDICOM, of_dicom=True),
   "dicom-seg-labelmap": Format("_seg_labelmap.dcm", _labelmap_seg, (), _HIGHDICOM, of_dicom=True),
   "rtstruct": Format("_rtstruct.dcm", _rtstruct, (), ("pydicom", "dicom"), of_dicom=True),

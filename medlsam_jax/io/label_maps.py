@@ -11,7 +11,7 @@ import numpy as np
 from medlsam_jax import display, notices
 from medlsam_jax.errors import InputError
 from medlsam_jax.geometry import Volume
-from medlsam_jax.io import data_sets, dicom_labels, oblique
+from medlsam_jax.io import data_sets, dicom_labels, oblique, other_volumes
 from medlsam_jax.io.nifti import read_label_nifti, smallest_integer
 
 
@@ -21,7 +21,8 @@ def read_label_map(
   """Label values on the file's voxels (z, y, x); those of `label_table.read_label_table` for files that name organs.
 
   Args:
-    path: a NIfTI file, a folder with a mask for each organ (`data_sets.masks_in`), a DICOM SEG or RTSTRUCT.
+    path: a NIfTI, NRRD or MetaImage file, a folder with a mask for each organ (`data_sets.masks_in`), a DICOM SEG or
+      RTSTRUCT.
     organs: of a folder and of DICOM, the organs to read, the others being background; None reads all. A NIfTI file is
       always read whole.
     scan: whose voxels DICOM labels are laid on, which have none of their own.
@@ -35,6 +36,8 @@ def read_label_map(
     if scan is None:
       raise InputError(f"{path}: DICOM labels are laid on the slices of their scan; give the scan too")
     return dicom_labels.read_drawn(path).on(scan, organs)
+  if path.name.lower().endswith(other_volumes.SUFFIXES):
+    return other_volumes.read_labels(path)
   if not path.is_dir():
     return read_label_nifti(path)
   masks = data_sets.masks_in(path)

@@ -13,10 +13,10 @@ import os
 from pathlib import Path
 
 from medlsam_jax.errors import InputError
-from medlsam_jax.io import data_sets, dicom_labels, label_names
+from medlsam_jax.io import data_sets, dicom_labels, label_names, other_volumes
 from medlsam_jax.io.label_files import tables_near
 from medlsam_jax.io.point_files import read_json
-from medlsam_jax.io.scan_names import NIFTI_SUFFIXES
+from medlsam_jax.io.scan_names import NIFTI_SUFFIXES, VOLUME_SUFFIXES
 
 LABELS_FILE = "labels.json"
 """For all label maps of a folder; `NAME_labels.json` goes before it for those of the scan NAME."""
@@ -33,8 +33,8 @@ def read_label_table(path: str | os.PathLike[str]) -> dict[str, int]:
     return {organ: value for value, organ in enumerate(data_sets.masks_in(path), 1)}
   if dicom_labels.is_drawn(path):
     return dict(dicom_labels.read_drawn(path, pixels=False).names)
-  if path.name.lower().endswith(NIFTI_SUFFIXES):
-    if inside := label_names.names_inside(path):
+  if path.name.lower().endswith(VOLUME_SUFFIXES):
+    if inside := _inside(path):
       return inside
     raise InputError(f'{path}: its header names no organ; give a table, {{"liver": 5, ...}}')
   table: dict[str, int] = {}
@@ -63,7 +63,7 @@ def table_beside(annotation: Path, name: str) -> Path | None:
 
   For a file such as `case_0/segmentation.nii.gz`, either may also lie in the folder of the cases; then those that data
   sets have (`data_sets.tables_of`). What names its organs itself, a folder of masks or DICOM, is its own table; so is
-  a NIfTI file whose header names them, where no other is there.
+  a NIfTI or .seg.nrrd file whose header names them, where no other is there.
   """
   if dicom_labels.is_drawn(annotation):
     return annotation
@@ -71,8 +71,15 @@ def table_beside(annotation: Path, name: str) -> Path | None:
   tables = itertools.chain(() if annotation.is_dir() else near, data_sets.tables_of(annotation))
   if (table := next((path for path in tables if path.exists()), None)) is not None:
     return table
-  is_named = annotation.name.lower().endswith(NIFTI_SUFFIXES) and label_names.names_inside(annotation)
-  return annotation if is_named else None
+  return annotation if _inside(annotation) else None
+
+
+def _inside(annotation: Path) -> dict[str, int]:
+  """Organ -> value as a label map says itself; empty where it says nothing."""
+  name = annotation.name.lower()
+  if name.endswith(NIFTI_SUFFIXES):
+    return label_names.names_inside(annotation)
+  return other_volumes.names_inside(annotation) if name.endswith(VOLUME_SUFFIXES) else {}
 
 
 def _of_tsv(path: Path) -> list[tuple[str, object]]:

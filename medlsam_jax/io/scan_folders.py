@@ -11,12 +11,12 @@ from medlsam_jax import display, notices
 from medlsam_jax.errors import InputError
 from medlsam_jax.io import data_sets, dicom
 from medlsam_jax.io.label_files import is_label_folder, is_label_map
-from medlsam_jax.io.scan_names import NIFTI_SUFFIXES, SCAN_ENDING, stem
+from medlsam_jax.io.scan_names import SCAN_ENDING, VOLUME_SUFFIXES, stem
 
 DEEPEST = 8
 """Folders below the one given that are looked into."""
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
-_OTHER_FORMATS = (".nrrd", ".nhdr", ".mha", ".mhd", ".img", ".hdr", ".mgz", ".mgh", ".npy", ".npz")
+_OTHER_FORMATS = (".img", ".hdr", ".mgz", ".mgh", ".npy", ".npz")
 _NAMES_SHOWN = 4
 
 
@@ -54,7 +54,7 @@ def why_none(folder: Path) -> str:
     other = [name for name in names if name.endswith(suffixes)]
     if other:
       return f"no scans here, but {other[0]}{' and others' if other[1:] else ''}; {words}"
-  labels = [name for name in names if name.endswith(NIFTI_SUFFIXES)]
+  labels = [name for name in names if name.endswith(VOLUME_SUFFIXES)]
   if lone := data_sets.without_scans(folder):
     return f"no scans here; {lone}; put the CTs beside them"
   if labels:
@@ -123,8 +123,9 @@ def _holds_slices(folder: Path) -> bool:
 
 
 def nifti_of(files: list[Path]) -> list[Path]:
-  """Of files those that are scans by their names: NIfTI files named `_ct`; where there are none, all but label maps."""
-  images = [path for path in files if path.name.lower().endswith(NIFTI_SUFFIXES)]
+  """Of files those that are scans by their names: NIfTI, NRRD and MetaImage files named `_ct`; where none is,
+  all but label maps."""
+  images = [path for path in files if path.name.lower().endswith(VOLUME_SUFFIXES)]
   images = [path for path in images if not data_sets.is_other_channel(path)]
   marked = [path for path in images if stem(path).endswith(SCAN_ENDING)]
   return marked or [path for path in images if not is_label_map(path.name)]

@@ -14,6 +14,8 @@ from pathlib import Path
 from medlsam_jax.errors import InputError
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
+VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, ".nrrd", ".nhdr", ".mha", ".mhd")
+"""Of scans and label maps that are one file."""
 SCAN_ENDING = "_ct"
 GENERIC = (
   "ct", "image", "images", "imaging", "img", "scan", "volume", "vol", "series", "study", "slices", "dicom", "dcm",
@@ -32,7 +34,7 @@ _UNSAFE = re.compile(r'[\x00-\x1f/\\:*?"<>|]')
 def stem(path: str | os.PathLike[str]) -> str:
   """The last part of a path without the ending of its format."""
   name = os.path.basename(os.fspath(path))
-  suffix = next((s for s in (*NIFTI_SUFFIXES, ".dcm") if name.lower().endswith(s)), "")
+  suffix = next((s for s in (*VOLUME_SUFFIXES, ".dcm") if name.lower().endswith(s)), "")
   return name[: len(name) - len(suffix)]
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from medlsam_jax import display, notices
 from medlsam_jax.errors import InputError
 from medlsam_jax.geometry import Volume
-from medlsam_jax.io import addresses, dicom, nifti, scan_checks, scan_folders, scan_names
+from medlsam_jax.io import addresses, dicom, nifti, other_volumes, scan_checks, scan_folders, scan_names
 from medlsam_jax.io.dicom_folder import NoSuchSeries
-from medlsam_jax.io.scan_names import NIFTI_SUFFIXES, SCAN_ENDING, scan_name
+from medlsam_jax.io.scan_names import NIFTI_SUFFIXES, SCAN_ENDING, VOLUME_SUFFIXES, scan_name
 
 __all__ = ["NIFTI_SUFFIXES", "SCAN_ENDING", "ListedScan", "ReadingOptions", "list_scans", "read_lines", "read_volume"]
 __all__ += ["scan_name"]
@@ -115,7 +115,7 @@ class CopiedScan:
 
 
 def read_volume(path: str | os.PathLike[str], *, series: str | None = None, hu_offset: float | None = None) -> Volume:
-  """Reads a CT scan in HU on its own voxels (z, y, x): a NIfTI file, or DICOM as `dicom.read_series` finds it.
+  """Reads a CT scan in HU on its own voxels (z, y, x): NIfTI, NRRD, MetaImage; DICOM as `dicom.read_series` finds it.
 
   Warns of all that had to be settled or left out (`Volume.notes`) and of what makes the scan doubtful
   (`Volume.doubts`): values that are no HU, a thin slab.
@@ -140,7 +140,8 @@ def read_volume(path: str | os.PathLike[str], *, series: str | None = None, hu_o
     scan_folders.refuse_format(path)
     if series is not None:
       raise InputError(f"{path}: a NIfTI file, which has no series to choose from; leave series={series} away")
-    volume = nifti.read_nifti(path)
+    other = path.name.lower().endswith(other_volumes.SUFFIXES)
+    volume = other_volumes.read_scan(path) if other else nifti.read_nifti(path)
   if hu_offset:
     note = f"{volume.source}: {hu_offset:+g} added to every value, as was asked"
     array = volume.array + volume.array.dtype.type(hu_offset)
@@ -252,7 +253,7 @@ def _at(address: str) -> list[ListedScan]:
     return _each_line(
       lines, address, lambda line: _at(line if addresses.is_address(line) else addresses.join(folder, line)), Path("/")
     )
-  if lower.endswith(NIFTI_SUFFIXES):
+  if lower.endswith(VOLUME_SUFFIXES):
     return [ListedScan.at(address)]
   names = addresses.names_below(address)
   if not names:

@@ -43,7 +43,7 @@ from medlsam_jax.io import (
   slicer_files,
 )
 from medlsam_jax.io.label_table import LABELS_FILE, read_label_table, table_beside
-from medlsam_jax.io.scan_names import NIFTI_SUFFIXES, SCAN_ENDING, names_of, scan_name, stem
+from medlsam_jax.io.scan_names import SCAN_ENDING, VOLUME_SUFFIXES, names_of, scan_name, stem
 from medlsam_jax.io.scans import ListedScan
 from medlsam_jax.label_boxes import count_labels
 
@@ -274,7 +274,7 @@ def _annotations(
     if named_in is not None:
       table = tables[str(named_in)] = read_label_table(named_in)
     is_drawn = dicom_labels.is_drawn(file)
-    is_labels = is_drawn or file.is_dir() or file.name.lower().endswith(NIFTI_SUFFIXES)
+    is_labels = is_drawn or file.is_dir() or file.name.lower().endswith(VOLUME_SUFFIXES)
     if is_labels and (other := drawn or (labels and labels.source)):
       raise InputError(f"{scan}: two label maps, {other} and {file}; give one")
     if is_drawn:
@@ -292,7 +292,7 @@ def _annotations(
         points[organ] = (world, file)
     else:
       raise InputError(
-        f"{file}: not an annotation; give a label map (.nii.gz, .dcm) or points (.json, .mrk.json, .fcsv)"
+        f"{file}: not an annotation; give a label map (.nii.gz, .nrrd, .mha, .dcm) or points (.json, .mrk.json, .fcsv)"
       )
   both = sorted(values.keys() & points.keys())
   if both:

@@ -173,8 +173,8 @@ def test_missing_path_and_empty_folder_are_refused(tmp_path):
   ("file", "words"),
   [
     ("a.zip", "a.zip; unpack it first"),
-    ("scan.nrrd", "convert such files to .nii.gz"),
-    ("scan.mha", "convert such files to .nii.gz"),
+    ("scan.mgz", "convert such files to .nii.gz"),
+    ("scan.hdr", "convert such files to .nii.gz"),
     ("liver_seg.nii.gz", r"only label maps by their names \(liver_seg.nii.gz\)"),
     ("notes.txt", r"1 files, .txt\)"),
   ],
@@ -187,7 +187,7 @@ def test_folder_without_scans_says_what_is_there_instead(tmp_path, file, words):
 
 
 @pytest.mark.parametrize(
-  ("file", "words"), [("a.zip", "an archive; unpack it"), ("a.mhd", "convert it to .nii.gz"), ("A.NRRD", "3D Slicer")]
+  ("file", "words"), [("a.zip", "an archive; unpack it"), ("a.mgz", "convert it to .nii.gz"), ("A.HDR", "3D Slicer")]
 )
 def test_format_that_is_not_read_says_how_to_convert(tmp_path, file, words):
   (tmp_path / file).write_bytes(b"NRRD0004")
