@@ -60,13 +60,12 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Serves the page until Ctrl-C."""
   try:
     from medlsam_jax.serve import guard, listening
-    from medlsam_jax.view import routes
   except ImportError as error:
-    raise ConfigError(
-      f"the page needs packages that are not here ({error.name}); run: {install_hint('serve')}"
-    ) from error
-  # first: a port that is taken is told before anything long
+    raise ConfigError(f"medlsam view needs {error.name}: {install_hint('serve')}") from error
+  # the port comes first: that it is taken is told before anything is loaded
   with listening.listen(arguments.port) as taken:
+    from medlsam_jax.view import routes
+
     desk = make_desk(arguments, terminal)
     token = guard.new_token()
     app = guard.guarded_app(routes.routes(desk), token, terminal.warn, max_upload_bytes=routes.MAX_REQUEST_BYTES)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,8 @@ from medlsam_jax.view.results import Shown
 from medlsam_jax.view.worklist import Entry
 
 OPEN_SCANS = 2
-"""Scans that are kept in memory: the one that is looked at, and the one before."""
+"""Scans that are kept in memory: the one that is looked at, and the one that comes next."""
+KEPT_RESULTS = 4
 LONGEST_NAME = 80
 RESULT, BEFORE, OTHER = "result", "before", "other"
 """Results of a scan: as it is now, before it was corrected, and of the folder to compare with."""
@@ -78,9 +79,11 @@ class Desk:
     self.decisions = Decisions(folders.results or folders.out)
     self._provenance, self._most_voxels = provenance, most_voxels
     self._open: OrderedDict[int, _Open] = OrderedDict()
+    self._read: OrderedDict[tuple[int, str], tuple[object, Shown | None]] = OrderedDict()
+    self._reading: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
     self._drafts: dict[int, dict[str, Any]] = {}
     self._colours: dict[str, int] = {}
-    self._lock = threading.RLock()
+    self._lock = threading.Lock()
 
   def overview(self) -> dict[str, Any]:
     """The list of scans, names of organs, and what can be done."""
@@ -127,6 +130,10 @@ class Desk:
       "is_corrected": self._is_corrected(scan),
       **self.decisions.of(scan.name),
     }
+
+  def read_ahead(self, number: int) -> None:
+    """Reads a scan that will be asked for next."""
+    self._opened(number)
 
   def volume_bytes(self, number: int) -> bytes:
     """The scan as a NIfTI file in the page's frame, 16 bits a voxel."""
@@ -247,14 +254,19 @@ class Desk:
     return self.entries[number].scan
 
   def _opened(self, number: int) -> _Open:
-    with self._lock:
-      if number not in self._open:
-        volume = self.engine.choice.reading.read(self._scan(number))
-        self._open[number] = _Open(volume, Frame.of(volume.grid, self._most_voxels))
+    scan = self._scan(number)
+    with self._reading[number]:  # a scan that is read ahead keeps nobody else waiting
+      with self._lock:
+        if number in self._open:
+          self._open.move_to_end(number)
+          return self._open[number]
+      volume = self.engine.choice.reading.read(scan)
+      opened = _Open(volume, Frame.of(volume.grid, self._most_voxels))
+      with self._lock:
+        self._open[number] = opened
         while len(self._open) > OPEN_SCANS:
           self._open.popitem(last=False)
-      self._open.move_to_end(number)
-      return self._open[number]
+      return opened
 
   def _is_corrected(self, scan: ListedScan) -> bool:
     return self.folders.results is not None and results.has_result(self.folders.out, scan)
@@ -267,7 +279,19 @@ class Desk:
       BEFORE: self.folders.results if corrected else None,
       OTHER: self.folders.other,
     }.get(which)
-    return None if folder is None else results.read(folder, scan, self._opened(number).volume)
+    if folder is None:
+      return None
+    stamp = results.stamp(folder, scan)
+    with self._lock:
+      known = self._read.get((number, which))
+    if known is not None and known[0] == stamp:
+      return known[1]
+    shown = results.read(folder, scan, self._opened(number).volume)
+    with self._lock:
+      self._read[number, which] = (stamp, shown)
+      while len(self._read) > KEPT_RESULTS:
+        self._read.popitem(last=False)
+    return shown
 
   def _organs(self, shown: Shown, frame: Frame) -> list[dict[str, Any]]:
     volumes_ml, painted, rows = shown.volumes_ml(), 0, []

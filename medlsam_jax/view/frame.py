@@ -22,6 +22,8 @@ SHOWN_VOXELS = 48_000_000
 SHOWN_EDGE = 1024
 """Longest edge that is shown; every WebGL 2 takes a texture of 256, nearly every one of 2048."""
 _AIR_HU, _METAL_HU = -1024, 3071
+_DENSE = 1 << 16
+"""Up to this label value a table by value is quicker than to look for each of them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +79,12 @@ class Frame:
       for shown, factor, n in zip(self.shown_shape, self.factors, self.shape.tolist(), strict=True)
     ]
     picked = reorient(array, self.grid, PAGE_AXIS_CODES)[np.ix_(*middle)]
-    result = np.zeros(picked.shape, np.uint8 if len(numbers) < 256 else np.uint16)
+    dtype = np.uint8 if len(numbers) < 256 else np.uint16
+    if max(numbers, default=0) < _DENSE:
+      places = np.zeros(max(numbers, default=0) + 2, dtype)
+      places[list(numbers)] = np.arange(1, len(numbers) + 1)
+      return places[np.minimum(picked, len(places) - 1)]
+    result = np.zeros(picked.shape, dtype)
     for place, number in enumerate(numbers, 1):
       result[picked == number] = place
     return result

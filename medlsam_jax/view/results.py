@@ -48,6 +48,13 @@ def has_result(folder: Path, scan: ListedScan) -> bool:
   return _boxes(folder, scan).is_file() or label_map_for(scan.path, scan.name, folder) is not None
 
 
+def stamp(folder: Path, scan: ListedScan) -> tuple[tuple[str, int, int], ...]:
+  """Changes whenever a file of a scan's result does."""
+  files = [_boxes(folder, scan), folder / (scan.name + LABELS), label_map_for(scan.path, scan.name, folder)]
+  told = [(file, file.stat()) for file in files if file is not None and file.is_file()]
+  return tuple((str(file), each.st_mtime_ns, each.st_size) for file, each in told)
+
+
 def read(folder: Path, scan: ListedScan, volume: Volume) -> Shown | None:
   """The result of a scan in a folder of results or of label maps; None where there is none.
 

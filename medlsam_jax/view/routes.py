@@ -29,6 +29,7 @@ def routes(desk: Desk) -> list[Route]:
     Route("/page/{name}", _file),
     Route("/api/desk", here.overview),
     Route(scan, here.about),
+    Route(scan + "/ahead", here.ahead, methods=["POST"]),
     Route(scan + "/volume", here.volume),
     Route(scan + "/labels/{which}", here.labels),
     Route(scan + "/draft", here.draft, methods=["PUT"]),
@@ -62,6 +63,10 @@ class _Here:
 
   async def about(self, request: Request) -> Response:
     return JSONResponse(await run_in_threadpool(self._desk.about, _scan(request)))
+
+  async def ahead(self, request: Request) -> Response:
+    await run_in_threadpool(self._desk.read_ahead, _scan(request))
+    return JSONResponse({})
 
   async def volume(self, request: Request) -> Response:
     content = await run_in_threadpool(self._desk.volume_bytes, _scan(request))

@@ -21,6 +21,7 @@ const bytes = async (path) => (await ask("GET", path)).arrayBuffer();
 
 export const desk = () => json("GET", "/api/desk");
 export const about = (scan) => json("GET", `/api/scans/${scan}`);
+export const readAhead = (scan) => json("POST", `/api/scans/${scan}/ahead`);
 export const volume = (scan) => bytes(`/api/scans/${scan}/volume`);
 export const labels = (scan, which) => bytes(`/api/scans/${scan}/labels/${which}`);
 export const draft = (scan, points) => json("PUT", `/api/scans/${scan}/draft`, points);

@@ -83,6 +83,8 @@ async function open(id) {
     await showResult();
     say("");
     byId("loading").hidden = true;
+    const next = nextOpen(state.scans, id);
+    if (next !== null) api.readAhead(next).catch(() => {}); // it will be said when that scan is opened
   } catch (error) {
     byId("loading").textContent = error.message;
     state.current = id;

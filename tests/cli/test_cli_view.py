@@ -1,0 +1,59 @@
+"""`medlsam view`: what cannot work is told in a line before the page opens."""
+
+import socket
+import sys
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+
+
+def test_a_port_that_is_taken_is_told_before_anything_is_read(medlsam, monkeypatch):
+  with socket.socket() as other:
+    other.bind(("127.0.0.1", 0))
+    other.listen()
+    monkeypatch.setitem(sys.modules, "medlsam_jax.view.routes", None)  # which takes seconds to import
+    answer = medlsam("view", "nowhere.nii.gz", "--port", other.getsockname()[1], "--no-browser")
+  assert answer.code == 2 and "is taken by another program" in answer.err and answer.err.count("\n") == 1
+
+
+def test_a_bank_of_an_older_version_is_named(medlsam, mini_queries, tmp_path):
+  from safetensors.numpy import save_file
+
+  save_file({}, tmp_path / "old.safetensors", {"format": "medlsam_jax bank 0"})
+  answer = medlsam("view", mini_queries, "--bank", "old.safetensors", "--port", 0, "--no-browser")
+  assert answer.code == 2 and "old.safetensors" in answer.err and answer.err.count("\n") == 1
+
+
+def test_decisions_of_a_newer_version_are_named_and_left_alone(medlsam, mini_queries, tmp_path):
+  (tmp_path / "results").mkdir()
+  (tmp_path / "results" / "decisions.json").write_text('{"format": "medlsam_jax decisions 2", "scans": {}}')
+  answer = medlsam("view", mini_queries, "--results", "results", "--port", 0, "--no-browser")
+  assert answer.code == 2 and "decisions.json" in answer.err and "another version" in answer.err
+
+
+def test_what_is_missing_is_told_with_what_brings_it(medlsam, mini_queries, monkeypatch):
+  import medlsam_jax.serve
+
+  monkeypatch.delattr(medlsam_jax.serve, "guard", raising=False)
+  monkeypatch.setitem(sys.modules, "medlsam_jax.serve.guard", None)
+  answer = medlsam("view", mini_queries, "--port", 0, "--no-browser")
+  assert answer.code == 2 and "[serve]" in answer.err and answer.err.count("\n") == 1
+
+
+def test_the_address_is_told_and_a_browser_opened_unless_it_is_not_wanted(medlsam, mini_queries, monkeypatch):
+  import webbrowser
+
+  from medlsam_jax.serve import listening
+
+  opened, served = [], []
+  monkeypatch.setattr(webbrowser, "open", opened.append)
+  monkeypatch.setattr(listening, "run", lambda app, taken: served.append(taken))
+  answer = medlsam("view", mini_queries, "--port", 0)
+  (address,) = opened
+  assert answer.code == 0 and address in answer.out and "127.0.0.1" in address and "token=" in address
+  assert medlsam("view", mini_queries, "--port", 0, "--no-browser").code == 0
+  assert len(opened) == 1 and len(served) == 2
