@@ -10,7 +10,7 @@ EXTRAS ?= dev
 # LOWEST=1 installs the lowest version of every package that pyproject.toml allows
 LOWEST ?=
 
-.PHONY: demo test lint bench wheel clean
+.PHONY: demo test lint bench docs wheel clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -32,6 +32,10 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m bench
+
+docs: $(READY)
+	$(BIN)/python -m sphinx -c docs -W --keep-going -q . out/site
+	@echo "out/site/index.html"
 
 wheel: $(READY)
 	$(BIN)/python -m build

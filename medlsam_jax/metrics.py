@@ -3,12 +3,11 @@
 What each gives when something is missing, stated once. `None` is a missing box or set of points, a mask without a true
 voxel is an empty mask:
 
-| | both missing | one missing |
-|---|---|---|
-| `box_iou`, `box_iou_published` | 1 | 0 |
-| `dice`, `jaccard`, `surface_dice`, `surface_dice_at` | 1 | 0 |
-| `hd95_mm` | 0 | the diagonal of the masks' array in mm |
-| `wall_distance_mm`, `point_error_mm` | 0 | `missing_mm`; infinity unless a caller gives the scan's diagonal |
+- `box_iou`, `box_iou_published`: 1 where both are missing, 0 where one is;
+- `dice`, `jaccard`, `surface_dice`, `surface_dice_at`: likewise;
+- `hd95_mm`: 0 where both are missing; where one is, the diagonal of the masks' array in mm;
+- `wall_distance_mm`, `point_error_mm`: 0 where both are missing; where one is, `missing_mm`: infinity unless a caller
+  gives the scan's diagonal.
 
 A missing prediction is thus never at distance 0 of something, and means over scans stay finite where the diagonal is
 used. Whether organs that truth does not have enter a mean at all is decided in `evaluation`, not here.

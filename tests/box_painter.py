@@ -12,7 +12,9 @@ class BoxPainter(Predictor):
 
   image_size = 64
   operands = "float32"
-  variant = types.SimpleNamespace(grid=16, pixels="unit", scaling="pad", resampling="area")
+  variant = types.SimpleNamespace(
+    name="boxes", grid=16, pixels="unit", scaling="pad", resampling="area", trained_on=("box",)
+  )
   network = types.SimpleNamespace(kind="litemedsam", source="box painter", sha256="0" * 64, header={})
 
   def __init__(self):

@@ -53,9 +53,10 @@ MAY_USE = {
   "medlsam_jax/sam/finetuning/": {"train"},
   "medlsam_jax/sam3d/training/": {"train"},
   "medlsam_jax/sam/run_lengths.py": {"rle"},
-  "tests/": {"dicom", "nrrd", "train", "rle", "serve", "completion", "dev"},
+  "tests/": {"dicom", "nrrd", "train", "rle", "serve", "completion", "docs", "dev"},
   "tests/bench/test_cubes_bench.py": {"parity"},
   "bench/": {"train", "parity", "dev"},
+  "tools/": {"dev"},
 }
 """Extras that a folder or file may rely on, beside what everybody has."""
 
@@ -102,5 +103,5 @@ def test_what_a_file_imports_is_declared_where_it_is_needed(path):
 
 def test_what_is_declared_is_used():
   used = set().union(*(imported(path) for path in sources())) | set(RUN_NOT_IMPORTED)
-  for extra in (None, "dicom", "nrrd", "train", "ray", "cloud", "rle", "completion", "parity", "dev"):
+  for extra in (None, "dicom", "nrrd", "train", "ray", "cloud", "rle", "completion", "docs", "parity", "dev"):
     assert declared(extra) <= used, f"{extra or 'dependencies'} of pyproject.toml has what nothing uses"

@@ -27,7 +27,7 @@ LEAST_MEMORY_BYTES, ENOUGH_MEMORY_BYTES = 3 << 29, 1 << 32
 LEAST_DISK_BYTES, ENOUGH_DISK_BYTES = 1 << 28, 1 << 31
 """Compiled programs may take 512 MiB, LiteMedSAM 39 MB, a label map a few."""
 _EDGE = 64
-_NOT_FOR_USERS = ("dev", "parity")
+_NOT_FOR_USERS = ("dev", "docs", "parity")
 _SUMS = "sha256sums.txt"
 
 

@@ -12,6 +12,8 @@ from medlsam_jax.errors import ConfigError
 if TYPE_CHECKING:
   from medlsam_jax.cli.terminal import Terminal
   from medlsam_jax.geometry import Volume
+  from medlsam_jax.network import Network
+  from medlsam_jax.sam.labelled_slices import LabelledSlices
 
 NAME = "prompt_study"
 
@@ -58,7 +60,7 @@ def run_prompts(arguments: argparse.Namespace, terminal: Terminal) -> int:
   from medlsam_jax.display import count
   from medlsam_jax.errors import InputError
   from medlsam_jax.evaluation import prompt_report, prompts
-  from medlsam_jax.evaluation.prompt_making import MODES
+  from medlsam_jax.evaluation.prompt_making import MODES, not_meant_for
   from medlsam_jax.io.atomic import folder_for, require_writable
   from medlsam_jax.io.templates import read_templates
   from medlsam_jax.sam.everything import EverythingSettings
@@ -74,6 +76,9 @@ def run_prompts(arguments: argparse.Namespace, terminal: Terminal) -> int:
     read = [t for t in given if t.labels is not None and t.values]
     scans = [LabelledScan.of(t.name, t.scan, t.labels, t.values) for t in read if t.labels is not None]
   predictor = networks_and_banks.predictor_of(arguments.model, terminal)
+  strange = not_meant_for(predictor.variant, modes)
+  if strange:
+    terminal.warn(strange)
   slices = LabelledSlices(
     scans,
     predictor.fit_of,
@@ -90,16 +95,7 @@ def run_prompts(arguments: argparse.Namespace, terminal: Terminal) -> int:
   settings = prompts.StudySettings(modes, not arguments.no_disturbing, everything, arguments.seed)
   with terminal.bar(f"asking about {count(len(slices), 'slice')}") as bar:
     rows = prompts.run_study(slices, spacings, predictor, settings, bar)
-  about = {
-    "scans": ", ".join(scan.name for scan in scans),
-    "slices": f"{len(slices)}: every {arguments.slice_step}. (from below: "
-    + ", ".join(sorted({str(item.index) for item in slices.items}, key=int))
-    + ")",
-    "organs": ", ".join(slices.organs),
-    "network": f"{predictor.network.source} ({predictor.network.sha256[:12]})",
-    "window": arguments.window,
-    "everything mode": f"{arguments.grid} x {arguments.grid} points, no filters",
-  }
+  about = _about(arguments, slices, predictor.network, strange)
   out = Path(arguments.out)
   terminal.warn_replaced(out / f"{NAME}.html", out / f"{NAME}.csv")
   with folder_for(out):
@@ -108,6 +104,20 @@ def run_prompts(arguments: argparse.Namespace, terminal: Terminal) -> int:
   terminal.table(prompt_report.mode_table(rows))
   terminal.result(f"wrote {out / NAME}.html, {out / NAME}.csv")
   return 0
+
+
+def _about(arguments: argparse.Namespace, slices: LabelledSlices, network: Network, strange: str) -> dict[str, str]:
+  """What the report says at its top."""
+  indices = sorted({str(item.index) for item in slices.items}, key=int)
+  about = {
+    "scans": ", ".join(scan.name for scan in slices.scans),
+    "slices": f"{len(slices)}: every {arguments.slice_step}. (from below: {', '.join(indices)})",
+    "organs": ", ".join(slices.organs),
+    "network": f"{network.source} ({network.sha256[:12]})",
+    "window": arguments.window,
+    "everything mode": f"{arguments.grid} x {arguments.grid} points, no filters",
+  }
+  return about | ({"not meant for it": strange} if strange else {})
 
 
 def _pixel_mm(scan: Volume) -> tuple[float, float]:

@@ -7,9 +7,12 @@ five.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Bool, Float
 
+from medlsam_jax.sam.network.sam import SamVariant
 from medlsam_jax.sam.prompts import Prompt
 from medlsam_jax.sam.slices import tight_edges
 
@@ -22,12 +25,25 @@ MODE_TITLES = {
   "S5": "box",
   "S6": "box, 1 point",
 }
+WITH_POINTS = ("S1", "S2", "S3", "S4", "S6")
+"""Modes that point at things; everything mode asks with a grid of single points."""
 POINTS = 5
 LEVELS_PX = ((0.0, 10.0), (10.0, 20.0), (20.0, 30.0))
 """How far prompts are moved at each level, pixels of an image of `LEVEL_FRAME` an edge, as CT slices usually are."""
 LEVEL_FRAME = 512
 DISTURBANCES = {"box moved": "S5", "box enlarged": "S5", "points moved": "S3"}
 """What is disturbed, and in which mode."""
+
+
+def not_meant_for(variant: SamVariant, modes: Sequence[str]) -> str:
+  """What to know of modes that a network answers without having been trained to; empty where there are none."""
+  strange = [f"{mode} ({MODE_TITLES[mode]})" for mode in modes if mode in WITH_POINTS]
+  if "points" in variant.trained_on or not strange:
+    return ""
+  return (
+    f"{variant.name} was trained with boxes alone and is not meant for points: {', '.join(strange)} say how it answers "
+    "what it never learned, not how well it paints"
+  )
 
 
 def positive_points(mask: Bool[np.ndarray, "row column"], count: int = POINTS) -> Float[np.ndarray, "count 2"]:

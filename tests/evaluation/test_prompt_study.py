@@ -9,6 +9,7 @@ from medlsam_jax import metrics
 from medlsam_jax.evaluation import mask_factors, prompt_making, prompt_report, prompts
 from medlsam_jax.geometry import Grid, Volume
 from medlsam_jax.sam.labelled_slices import LabelledScan, LabelledSlices
+from medlsam_jax.sam.network.sam import LITEMEDSAM, MEDSAM, SAM_VIT_B
 from medlsam_jax.sam.slices import ImageFit, tight_edges
 
 ROWS, COLUMNS = 40, 60
@@ -176,3 +177,10 @@ def test_report_has_every_mode_and_plots_inside(rows, tmp_path):
 def test_best_of_nothing_is_empty():
   assert not prompts.best_of([], disc(5)).any()
   assert metrics.dice(prompts.best_of([disc(9), disc(5)], disc(5)), disc(5)) == 1
+
+
+def test_a_network_that_never_learned_points_is_not_meant_for_modes_of_points():
+  told = prompt_making.not_meant_for(LITEMEDSAM, prompt_making.MODES)
+  assert "boxes alone" in told and "S2 (1 point)" in told and "S5" not in told
+  assert prompt_making.not_meant_for(LITEMEDSAM, ("S5",)) == ""
+  assert prompt_making.not_meant_for(MEDSAM, ("S1",)) and not prompt_making.not_meant_for(SAM_VIT_B, ("S1", "S2"))

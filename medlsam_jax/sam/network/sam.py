@@ -44,6 +44,8 @@ class SamVariant:
   """Whether an image's longest side fills the input, the rest being zero, or both do."""
   resampling: Literal["area", "bilinear", "cubic"] = "bilinear"
   """How images were brought to that size in training."""
+  trained_on: tuple[Literal["points", "box"], ...] = ("points", "box")
+  """Prompts that its makers trained it with. It answers others too, but was not meant to."""
 
   @property
   def grid(self) -> int:
@@ -51,12 +53,12 @@ class SamVariant:
     return self.image_size // self.encoder.stride
 
 
-LITEMEDSAM = SamVariant("litemedsam", 256, TinyViTSizes(), "unit", resampling="area")
+LITEMEDSAM = SamVariant("litemedsam", 256, TinyViTSizes(), "unit", resampling="area", trained_on=("box",))
 MOBILESAM = SamVariant("mobilesam", 1024, TinyViTSizes(embed_stride=2), "imagenet")
 SAM_VIT_B = SamVariant("sam-vit-b", 1024, ViTSizes(), "imagenet")
 SAM_VIT_L = SamVariant("sam-vit-l", 1024, ViTSizes(1024, 24, 16, (5, 11, 17, 23)), "imagenet")
 SAM_VIT_H = SamVariant("sam-vit-h", 1024, ViTSizes(1280, 32, 16, (7, 15, 23, 31)), "imagenet")
-MEDSAM = SamVariant("medsam", 1024, ViTSizes(), "unit", scaling="stretch", resampling="cubic")
+MEDSAM = SamVariant("medsam", 1024, ViTSizes(), "unit", scaling="stretch", resampling="cubic", trained_on=("box",))
 VARIANTS = {variant.name: variant for variant in (LITEMEDSAM, MOBILESAM, MEDSAM, SAM_VIT_B, SAM_VIT_L, SAM_VIT_H)}
 
 
