@@ -352,6 +352,8 @@ def _placed(organ: str, value: int, said: object, frame: Frame) -> Finding:
     ordered = faces_from_points(np.clip(points, 0, np.array(frame.grid.shape) - 1))
   if said.get("box") is not None or ordered is None:
     box = frame.box_from_page(said.get("box"))
+    if ordered is not None and np.abs(Box.of_points(ordered).array() - box.array()).max() > 1:
+      ordered = None  # a face was moved away from its point, which lies on no face any more
   else:  # a click lies in a voxel, and boxes are made of whole voxels
     box = Box.from_corners(np.rint(ordered.min(0)), np.rint(ordered.max(0)))
   return Finding.of_boxes(organ, value, [box], points=ordered)

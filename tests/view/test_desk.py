@@ -114,6 +114,16 @@ def test_a_correction_goes_beside_the_result_and_both_are_shown(make_desk):
   assert json.loads(_path("results/corrected/q0_boxes.json").read_text())["provenance"]["placed_by_hand"] == ["alpha"]
 
 
+def test_points_that_a_moved_face_left_behind_are_no_extreme_points(make_desk):
+  desk = make_desk("scans/q0_ct.nii.gz", "--templates", "none")
+  wider = [[ALPHA[0][0] - 30, *ALPHA[0][1:]], ALPHA[1]]
+  done(desk.segment(0, {"alpha": {"box": wider, "points": six_of(ALPHA)}, "beta": {"points": six_of(ALPHA)}}))
+  alpha, beta = desk.about(0)["organs"]
+  for organ in (alpha, beta):
+    points, box = np.array(organ["points"]), np.array(organ["box"])
+    assert (np.abs([points.min(0), points.max(0)] - box).max(1) < 7).all()  # half a voxel, and rounding to one
+
+
 def test_a_large_scan_is_shown_thinned_and_segmented_whole(make_desk):
   desk = make_desk("scans/q0_ct.nii.gz", "--templates", "none", _most_voxels=9000)
   about = desk.about(0)["frame"]
