@@ -55,7 +55,7 @@ class StandInBank:
   interval_mm: float
 
   @classmethod
-  def build(cls, network, templates, mode, interval_mm, *, organs, template_edge, kept):
+  def build(cls, network, templates, mode, interval_mm, *, organs, template_edge, progress, kept):
     own = {o: tuple(each.name for each in templates if o in each.organs) for o in organs}
     return cls({organ: StandInOrgan(VALUES[organ], names) for organ, names in own.items()}, mode, interval_mm)
 

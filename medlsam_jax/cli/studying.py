@@ -17,7 +17,7 @@ from medlsam_jax.cli.study_data import StudyData, painters
 from medlsam_jax.cli.terminal import Terminal
 from medlsam_jax.cli.ways import Way
 from medlsam_jax.display import count
-from medlsam_jax.errors import ConfigError, InputError, MedlsamError
+from medlsam_jax.errors import ConfigError, InputError, MedlsamError, TimeLimitError
 from medlsam_jax.evaluation.kept_scores import KeptScores
 from medlsam_jax.evaluation.labelled import not_whole
 from medlsam_jax.evaluation.report import MADE_UP_NOTE, NOTE
@@ -133,8 +133,11 @@ class Studying:
         break
       began = time.perf_counter()
       try:
+        self._build(setting, title)
         with self.terminal.bar(f"{title}: {number} of {len(left)}, {self._titles[setting]}") as report:
           rows = asked.rows(setting, self._painter(setting), report)
+      except TimeLimitError:
+        break
       except MedlsamError as error:
         self.terminal.error(f"{listed.name}: {error}")
         self.reasons[listed.name] = str(error)
@@ -144,6 +147,23 @@ class Studying:
       self.kept.add(self._question(listed.name, setting), listed.name, said)
       done += 1
     return [f"{title}: {done} of {count(len(left), 'setting')} asked"]
+
+  def _build(self, setting: Setting, title: str) -> None:
+    """Builds the bank of a setting, if it needs one, as long as there is time: what was computed of it is kept.
+
+    Raises:
+      TimeLimitError: the time is over.
+    """
+    if setting.boxes.source not in ("found", "features"):
+      return
+    with self.terminal.bar(f"{title}: building the bank") as report:
+
+      def tell(done: int, total: int) -> None:
+        report(done, total)
+        if time.monotonic() >= self.until:
+          raise TimeLimitError(f"{done} of {total} template points done")
+
+      self.finder.bank(setting.boxes, tell)
 
   def _asked(self, name: str, scan: Volume) -> Asked:
     case, values = self.data.cases[name], self.data.values[name]

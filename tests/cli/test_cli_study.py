@@ -3,6 +3,8 @@
 import argparse
 import csv
 import json
+import time
+import types
 import warnings
 
 import data_set_files
@@ -10,8 +12,9 @@ import nibabel
 import numpy as np
 import pytest
 from self_contained import loaded_by
-from study_stand_ins import VALUES, install, labelled
+from study_stand_ins import VALUES, StandInBank, install, labelled
 
+from medlsam_jax.cli import studying
 from medlsam_jax.evaluation.study import work
 
 QUICK = ["--counts", "1,2", "--repeats", "2", "--intervals", "6", "--count", "2"]
@@ -90,6 +93,26 @@ def test_a_run_that_is_cut_goes_on(study, searched, tmp_path):
   assert study(*words).code == 0
   assert (tmp_path / "out" / "study.jsonl").read_text().splitlines()[: len(kept)] == kept
   assert {row["people"] for row in table(tmp_path / "out", "crops")} == {"1", "2"}  # spleen, and the others
+
+
+def test_a_bank_that_takes_too_long_ends_and_is_no_failure(study, searched, monkeypatch, tmp_path):
+  told, late = [], [0.0]
+
+  class Slow(StandInBank):
+    @classmethod
+    def build(cls, *arguments, progress, **more):
+      told.append(progress)
+      late[0] = 1000.0
+      progress(1, 2)
+      return StandInBank.build(*arguments, progress=progress, **more)
+
+  clock = types.SimpleNamespace(monotonic=lambda: time.monotonic() + late[0], perf_counter=time.perf_counter)
+  monkeypatch.setattr(studying, "time", clock)
+  monkeypatch.setattr(work, "Bank", Slow)
+  words = ["--tables", "crops", "--models", "none", "--scans", "1"]
+  result = study(*words, "--seconds", "900")
+  assert result.code == 2 and "give it more --seconds" in result.err and len(told) == 1 and not searched
+  assert study(*words).code == 0 and len(told) == 2
 
 
 def test_what_an_answer_depends_on_asks_anew(study, searched, data, tmp_path):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from medlsam_jax.evaluation.study.settings import Boxes
 from medlsam_jax.evaluation.study.work import Finder
 from medlsam_jax.io.templates import read_templates
 from medlsam_jax.loading import load
@@ -18,7 +19,7 @@ def test_a_choice_of_templates_is_the_bank_built_of_it(network, mini_templates):
   templates = {each.name: each for each in read_templates(mini_templates)}
   finder = Finder(network, templates, ["alpha", "beta"])
   for names in (("t1",), ("t0", "t1")):
-    chosen = finder.bank(names, "WPL", 12.0)
+    chosen = finder.bank(Boxes("found", names))
     built = Bank.build(network, [templates[name] for name in names], "WPL", organs=["alpha", "beta"])
     assert chosen.organs.keys() == built.organs.keys() and chosen.templates == built.templates
     for organ in ("alpha", "beta"):

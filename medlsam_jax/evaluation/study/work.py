@@ -26,6 +26,8 @@ from medlsam_jax.medlam.bank.kept_outputs import KeptOutputs
 from medlsam_jax.network import Network
 from medlsam_jax.progress import Progress
 
+MOST_BANKS = 6
+"""That are held in memory; each may be large."""
 MARGIN_MM = 30.0
 """Around the labels, of a scan that is cut to them."""
 
@@ -86,8 +88,7 @@ class Finder:
   ):
     self.network, self.templates, self.organs, self.seed, self.edge = network, templates, organs, seed, template_edge
     self._kept = kept
-    self.bank = functools.lru_cache(maxsize=8)(self._bank)
-    self._built = functools.lru_cache(maxsize=6)(self._build)
+    self._built: dict[tuple[tuple[str, ...], Mode, float], Bank] = {}
     self._mean_boxes = functools.lru_cache(maxsize=None)(self._means)
 
   def find(self, scan: Volume, boxes: Boxes, progress: Progress | None = None) -> Mapping[str, Finding]:
@@ -99,26 +100,41 @@ class Finder:
     if boxes.source == "mean":
       placed = self._mean_boxes(boxes.templates).place(scan)
       return {organ: Finding.of_boxes(organ, 0, [box]) for organ, box in placed.items() if organ in self.organs}
-    bank = self.bank(boxes.templates, boxes.mode, boxes.interval_mm)
+    bank = self.bank(boxes)
     if boxes.source == "features":
       return find_by_features(self.network, bank, scan, self._mean_boxes(boxes.templates))
     assert boxes.search is not None
     return pipeline.localize(self.network, bank, scan, self.seed, settings=boxes.search, progress=progress)
 
-  def _bank(self, names: tuple[str, ...], mode: str, interval_mm: float) -> Bank:
-    bank = self._built(names if mode == "SPL" else tuple(self.templates), mode, interval_mm)
+  def bank(self, boxes: Boxes, progress: Progress | None = None) -> Bank:
+    """The bank of boxes that a search finds; `progress` hears of its building, which what it raises ends."""
+    names = boxes.templates
+    pool = names if boxes.mode == "SPL" else tuple(self.templates)  # how many parts there are is up to the choice
+    key = (pool, boxes.mode, boxes.interval_mm)
+    if key not in self._built:
+      while len(self._built) >= MOST_BANKS:
+        self._built.pop(next(iter(self._built)))
+      self._built[key] = self._build(pool, boxes, progress)
     organs = {
       organ: each.only(own)
-      for organ, each in bank.organs.items()
+      for organ, each in self._built[key].organs.items()
       if (own := [name for name in names if name in each.templates])
     }
-    return dataclasses.replace(bank, organs=organs)
+    return dataclasses.replace(self._built[key], organs=organs)
 
-  def _build(self, names: tuple[str, ...], mode: str, interval_mm: float) -> Bank:
+  def _build(self, names: tuple[str, ...], boxes: Boxes, progress: Progress | None) -> Bank:
     chosen = [self.templates[name] for name in names]
     organs = [organ for organ in self.organs if any(organ in each.organs for each in chosen)]
-    cut: Mode = "SPL" if mode == "SPL" else "WPL"
-    return Bank.build(self.network, chosen, cut, interval_mm, organs=organs, template_edge=self.edge, kept=self._kept)
+    return Bank.build(
+      self.network,
+      chosen,
+      boxes.mode,
+      boxes.interval_mm,
+      organs=organs,
+      template_edge=self.edge,
+      progress=progress,
+      kept=self._kept,
+    )
 
   def _means(self, names: tuple[str, ...]) -> MeanBoxes:
     return MeanBoxes.of([self.templates[name] for name in names])
@@ -154,7 +170,7 @@ class Asked:
       return rows
     bank = None
     if boxes.source == "found":
-      bank = self._finder.bank(boxes.templates, boxes.mode, boxes.interval_mm)
+      bank = self._finder.bank(boxes)
     return _with_masks(rows, self._truth, painter.paint(self._scan, found, bank, progress))
 
   def failed(self, setting: Setting, why: str) -> list[StudyRow]:
