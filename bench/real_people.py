@@ -12,7 +12,7 @@ Parts (`--only`):
   parts    head and neck: position head alone, features alone from mean boxes on, both
   spl      organs cut along z (SPL) against whole ones (WPL)
   k        1, 3, 5, 8 and 12 templates, drawn anew `--repeats` times
-  corrected  five templates, and the same with the first three people of the set, corrected, added: on the other people
+  corrected  five templates, and with the first three people who have whole labels added, corrected: on the others
 
 The data (`--data`, by default ../shared/data beside the checkout) is not part of the repository. Means are over labels
 that `sound.json` calls whole; those over all labels stand beside them. Failures count: an organ that was not found, or
@@ -111,7 +111,7 @@ class Parts:
   def corrected(self) -> Iterator[Table]:
     """What a user's corrections bring: labels stand for them, and no person is both template and query."""
     data = self.headneck()
-    names = list(data.queries)[:CORRECTED]
+    names = [name for name, each in data.queries.items() if any(map(each.is_whole, each.values))][:CORRECTED]
     added = {name: _corrected(self.data / "headneck" / self.people, data.queries[name]) for name in names}
     rest = {name: query for name, query in data.queries.items() if name not in names}
     grown = dataclasses.replace(
