@@ -306,7 +306,7 @@ def devices() -> Iterator[Check]:
     yield Check("device", WRONG, " ".join(str(error).split()), "see docs/accelerators.md, 'What can be amiss'")
     return
   for warning in caught:
-    yield Check("device", WRONG, str(warning.message), "mend the driver, or set JAX_PLATFORMS=cpu")
+    yield Check("device", WRONG, str(warning.message), "mend the driver; docs/accelerators.md says more")
   for device in found:
     reason = _miscalculates(device)
     advice = "its driver and libraries do not go together, or its memory is taken" if reason else ""

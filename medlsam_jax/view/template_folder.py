@@ -31,7 +31,7 @@ DECIMALS = 3
 """Of the millimetres that are written: a thousandth of one is a hundredth of any voxel."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Marked:
   """What is marked in one scan, and in which file."""
 

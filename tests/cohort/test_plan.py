@@ -66,7 +66,7 @@ def test_other_content_other_settings_and_lost_files_are_done_again(case):
 
 def test_a_label_map_belongs_to_what_segment_made(case):
   scan, out, known = case
-  assert plan([scan], Place(out, str(out)), known, MADE_BY, True).todo == [scan]
+  assert plan([scan], Place(out, str(out)), known, MADE_BY, ("nifti",)).todo == [scan]
 
 
 def test_a_failed_scan_is_left_alone_until_asked_for_or_changed(case):
