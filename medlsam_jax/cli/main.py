@@ -46,7 +46,7 @@ OK, SOME_FAILED, BAD_INPUT, HUNG, INTERRUPTED, STOPPED_BY = 0, 1, 2, 3, 130, 128
 _DESCRIPTION = """\
 Find and segment organs in a CT scan from a few example scans ("templates").
 
-  medlsam demo                                        a made-up patient from start to finish, no data needed
+  medlsam demo                                        a person from start to finish, no data needed
   medlsam segment --templates DIR --query CT.nii.gz   your own scans
 
 Research use only; not a medical device."""

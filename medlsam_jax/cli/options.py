@@ -128,7 +128,8 @@ def add_bank_building(parser: Options) -> None:
   parser.add_argument(
     "--mode",
     choices=("SPL", "WPL"),
-    help="SPL cuts an organ into parts along the body, each with a box of its own; WPL does not (default: SPL)",
+    help="SPL cuts an organ into parts along the body, each with a box of its own; WPL does not (default: SPL, and WPL "
+    "for the banks of the package)",
   )
   parser.add_argument(
     "--interval-mm", type=float, metavar="MM", help="least height of a part in SPL, a multiple of 3 (default: 12)"
