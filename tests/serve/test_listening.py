@@ -11,7 +11,8 @@ from medlsam_jax.errors import ConfigError
 from medlsam_jax.serve.listening import address, listen
 
 PROGRAM = """
-import sys
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # as at a terminal: what runs in the background ignores it
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from medlsam_jax.serve.guard import guarded_app
