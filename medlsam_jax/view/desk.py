@@ -22,7 +22,6 @@ from medlsam_jax.io import colours, nifti
 from medlsam_jax.io.decisions import Decisions
 from medlsam_jax.io.label_table import LABELS_FILE, read_label_table
 from medlsam_jax.io.label_values import next_free
-from medlsam_jax.io.labels import LabelMap
 from medlsam_jax.io.packaged_banks import folder_of
 from medlsam_jax.io.scan_result import ScanResult
 from medlsam_jax.io.scans import ListedScan
@@ -84,6 +83,8 @@ class Desk:
     self._drafts: dict[int, dict[str, Any]] = {}
     self._colours: dict[str, int] = {}
     self._lock = threading.Lock()
+    self._saving = threading.Lock()
+    """Held while marks of templates are read, changed and written: two at once would lose one."""
 
   def overview(self) -> dict[str, Any]:
     """The list of scans, names of organs, and what can be done."""
@@ -167,7 +168,8 @@ class Desk:
       _organ_name(organ): opened.frame.from_page(numbers_of(six, (len(FACES), 3), f"{organ}: six points"))
       for organ, six in points.items()
     }
-    path = self.engine.folder.save_points(scan, opened.volume, voxels)
+    with self._saving:
+      path = self.engine.folder.save_points(scan, opened.volume, voxels)
     for organ in voxels:
       self._drafts.get(number, {}).pop(organ, None)
     return {"file": path.name, "folder": str(path.parent), "organs": list(voxels)}
@@ -210,7 +212,8 @@ class Desk:
       folder, checks = self.engine.folder, not self.engine.choice.file
       before = self.engine.check(organs, job) if checks else []
       job.stage("saving the template")
-      moved = folder.save_masks(scan, opened.volume, shown.labels, organs)
+      with self._saving:
+        moved = folder.save_masks(scan, opened.volume, shown.labels, organs)
       after = self.engine.check(organs, job) if checks else []
       return {
         "folder": str(folder.path),
@@ -232,7 +235,7 @@ class Desk:
     painted = self.engine.paint(scan.name, opened.volume, findings, job)
     job.stage("saving the result")
     known = self._shown(number, RESULT)
-    merged = _merged(known, findings, painted)
+    merged = results.merged(known, findings, painted)
     assert merged.labels is not None
     result = ScanResult(scan.name, opened.volume, merged.findings, merged.labels)
     result.write(self.folders.out, self._provenance(by_hand))
@@ -241,8 +244,7 @@ class Desk:
   def _values(self, number: int, organs: Sequence[str]) -> dict[str, int]:
     """Label values of organs in the result of a scan: those it has, else the next free ones."""
     shown = self._shown(number, RESULT)
-    values = {} if shown is None else {organ: each.value for organ, each in shown.findings.items()}
-    values |= {} if shown is None or shown.labels is None else shown.labels.names
+    values = {} if shown is None else shown.values()
     for organ in organs:
       if organ not in values:
         values[organ] = next_free(values.values())
@@ -357,27 +359,6 @@ def _placed(organ: str, value: int, said: object, frame: Frame) -> Finding:
   else:  # a click lies in a voxel, and boxes are made of whole voxels
     box = Box.from_corners(np.rint(ordered.min(0)), np.rint(ordered.max(0)))
   return Finding.of_boxes(organ, value, [box], points=ordered)
-
-
-def _merged(known: Shown | None, findings: Mapping[str, Finding], painted: LabelMap) -> Shown:
-  """New organs laid over those that were there: whoever corrected one meant it."""
-  if known is None:
-    return Shown(findings, painted)
-  kept = dict(known.findings)
-  names, array = dict(painted.names), painted.array
-  if known.labels is not None:
-    names = {**known.labels.names, **painted.names}
-    largest = max(names.values(), default=0)
-    array = known.labels.array.astype(np.promote_types(known.labels.array.dtype, np.min_scalar_type(largest)))
-    for organ, value in painted.names.items():
-      if organ in known.labels.names:
-        array[array == known.labels.names[organ]] = 0
-      array[painted.array == painted.names[organ]] = value
-    for organ, value in known.labels.names.items():
-      box = Box.of_mask(known.labels[organ])
-      if organ not in kept and box is not None:
-        kept[organ] = Finding.of_boxes(organ, value, [box])
-  return Shown({**kept, **findings}, LabelMap(array, painted.grid, names, painted.file_grid))
 
 
 def _change(organ: str, scan: str, before: Sequence[Any], after: Sequence[Any]) -> dict[str, Any]:

@@ -12,11 +12,12 @@ import numpy as np
 from medlsam_jax import metrics
 from medlsam_jax.errors import InputError
 from medlsam_jax.finding import Finding
-from medlsam_jax.geometry import Volume
+from medlsam_jax.geometry import Box, Volume
 from medlsam_jax.io import boxes_file, nifti
 from medlsam_jax.io.alignment import align_labels
 from medlsam_jax.io.label_files import label_map_for
 from medlsam_jax.io.label_table import read_label_table, table_beside
+from medlsam_jax.io.label_values import result_values
 from medlsam_jax.io.labels import LabelMap
 from medlsam_jax.io.point_files import read_json
 from medlsam_jax.io.scan_result import BOXES, LABELS
@@ -37,6 +38,11 @@ class Shown:
   def organs(self) -> list[str]:
     """In the order of the files."""
     return list(dict.fromkeys((*self.findings, *(self.labels.names if self.labels else ()))))
+
+  def values(self) -> dict[str, int]:
+    """Label value of each organ: that of the label map, else of the boxes file."""
+    of_findings = {organ: each.value for organ, each in self.findings.items()}
+    return of_findings if self.labels is None else {**of_findings, **self.labels.names}
 
   def volumes_ml(self) -> dict[str, float]:
     """Painted volume of each organ."""
@@ -88,6 +94,37 @@ def agreement(first: Shown, second: Shown) -> dict[str, float | None]:
       one, two = first.labels[organ], second.labels[organ]
       result[organ] = metrics.dice(one, two) if one.any() or two.any() else None
   return result
+
+
+def merged(known: Shown | None, findings: Mapping[str, Finding], painted: LabelMap) -> Shown:
+  """New organs laid over those that were there: whoever corrected one meant it.
+
+  Organs that were there keep their values, and so do new ones unless an organ that was there has theirs: what was put
+  by hand was numbered without the bank, and the other way round.
+  """
+  if known is None:
+    return Shown(findings, painted)
+  numbers, _ = result_values((("before", known.values()), ("now", painted.names)))
+  findings = {
+    organ: dataclasses.replace(each, value=numbers.get(organ, each.value)) for organ, each in findings.items()
+  }
+  kept = dict(known.findings)
+  before = {} if known.labels is None else known.labels.names
+  names = {**before, **{organ: numbers[organ] for organ in painted.names}}
+  dtype = np.min_scalar_type(max(names.values(), default=0))
+  if known.labels is None:
+    array = np.zeros(painted.array.shape, dtype)
+  else:
+    array = known.labels.array.astype(np.promote_types(known.labels.array.dtype, dtype))
+    for organ, value in before.items():
+      box = Box.of_mask(known.labels[organ])
+      if organ not in kept and box is not None:
+        kept[organ] = Finding.of_boxes(organ, value, [box])
+  for organ, value in painted.names.items():
+    if organ in before:
+      array[array == before[organ]] = 0
+    array[painted.array == value] = numbers[organ]
+  return Shown({**kept, **findings}, LabelMap(array, painted.grid, names, painted.file_grid))
 
 
 def _boxes(folder: Path, scan: ListedScan) -> Path:

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from medlsam_jax.io.templates import read_templates
 from medlsam_jax.loading import load
 from medlsam_jax.medlam.bank.bank import Bank
 from medlsam_jax.view.desk import BEFORE, OTHER, RESULT
+from medlsam_jax.view.template_folder import TemplateFolder
 
 PATIENCE_S = 600
 ALPHA = [[60, 60, 120], [90, 100, 180]]
@@ -112,6 +115,35 @@ def test_a_correction_goes_beside_the_result_and_both_are_shown(make_desk):
   assert desk.label_bytes(0, BEFORE) == other != desk.label_bytes(0, RESULT)
   assert {path.name: path.read_bytes() for path in map(_path, shutil.os.scandir("results")) if path.is_file()} == kept
   assert json.loads(_path("results/corrected/q0_boxes.json").read_text())["provenance"]["placed_by_hand"] == ["alpha"]
+
+
+BETA = [[20, 20, 20], [50, 50, 60]]
+
+
+def test_organs_that_were_numbered_apart_keep_masks_of_their_own(make_desk, monkeypatch):
+  desk = make_desk("scans/q0_ct.nii.gz", "--templates", "none")
+  # the second is numbered before the first is written, as where a bank has numbered it: both are 1
+  monkeypatch.setattr(desk, "_values", lambda number, organs: dict.fromkeys(organs, 1))
+  done(desk.segment(0, {"alpha": {"box": ALPHA}}))
+  alone = desk._shown(0, RESULT).labels["alpha"]
+  done(desk.segment(0, {"beta": {"box": BETA}}))
+  shown = desk._shown(0, RESULT)
+  assert shown.labels.names == {"alpha": 1, "beta": 2} == shown.values()
+  assert shown.labels["beta"].any() and np.array_equal(shown.labels["alpha"], alone)
+
+
+def test_points_that_two_requests_save_at_once_are_both_kept(make_desk, monkeypatch):
+  desk = make_desk("scans/q0_ct.nii.gz", "--templates", "mine")
+  bring = TemplateFolder._bring
+
+  def slow(folder, scan, volume):
+    time.sleep(0.3)
+    bring(folder, scan, volume)
+
+  monkeypatch.setattr(TemplateFolder, "_bring", slow)
+  with ThreadPoolExecutor() as threads:
+    list(threads.map(lambda organ: desk.save_points(0, {organ: six_of(ALPHA)}), ("alpha", "beta")))
+  assert set(desk.about(0)["marked"]["points"]) == {"alpha", "beta"}
 
 
 def test_points_that_a_moved_face_left_behind_are_no_extreme_points(make_desk):
