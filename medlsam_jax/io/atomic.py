@@ -49,13 +49,13 @@ def atomically(path: str | os.PathLike[str], suffix: str = "") -> Iterator[Path]
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-  """A text file.
+  """A text file, UTF-8 whatever the locale says.
 
   Raises:
     OutputError: it cannot be written.
   """
   with atomically(path) as part:
-    part.write_text(text)
+    part.write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager

@@ -110,16 +110,19 @@ def read_nrrd(path: str | os.PathLike[str]) -> tuple[Num[np.ndarray, "z y x"], G
       sizes = [int(size) for size in header["sizes"]]
       scan_checks.refuse_size(tuple(sizes), str(path))
       array = nrrd.read_data(header, file, str(path))
+    names = _names(header)
+    layers = [layer for _, layer in names.values()]
+    if array.ndim == 4 and names and not 0 <= min(layers) <= max(layers) < len(array):
+      raise ValueError(f"a segment in layer {max(layers)} of {len(array)}")
   except InputError:
     raise
   except Exception as error:  # pynrrd's own errors, and whatever damaged data end in
     raise InputError(f"{path}: truncated or damaged, cannot be read as NRRD ({error})") from error
   directions, origin = header.get("space directions"), header.get("space origin")
-  names = _names(header)
   if directions is None or origin is None:
     raise InputError(f"{path}: says nothing of where its voxels lie (space directions, space origin)")
   directions = np.array([[np.nan] * 3 if row is None else row for row in directions], float)
-  if array.ndim == 4 and np.isnan(directions[0]).all():
+  if array.ndim == 4 and names and np.isnan(directions[0]).all():
     array, directions = _flattened(array, names), directions[1:]
   if array.ndim != 3 or array.dtype.kind not in "iuf" or not np.isfinite(directions).all():
     raise InputError(f"{path}: {array.ndim}D of {array.dtype}; give one 3D volume of one number a voxel")

@@ -2,6 +2,8 @@
 
 import os
 import stat
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -139,3 +141,10 @@ def test_what_a_kill_left_is_cleared_when_it_is_old(tmp_path):
     os.utime(tmp_path / name, (time.time() - age,) * 2)
   clear_scratch(tmp_path)
   assert {path.name for path in tmp_path.iterdir()} == {".medlsam-young", "medlsam-results"}
+
+
+def test_text_is_utf_8_in_a_locale_that_is_not(tmp_path):
+  words = "from medlsam_jax.io.atomic import write_text; write_text('a.html', chr(0x25b2) + chr(0xfc))"
+  plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+  subprocess.run([sys.executable, "-c", words], cwd=tmp_path, env={**os.environ, **plain}, check=True)
+  assert (tmp_path / "a.html").read_bytes() == "\u25b2\u00fc".encode()

@@ -65,3 +65,19 @@ def test_damaged_file_is_told_in_one_line(tmp_path, labels, cut):
   (tmp_path / "a.nrrd").write_bytes((tmp_path / "a.nrrd").read_bytes()[:cut])
   with pytest.raises(InputError, match=r"a\.nrrd: (truncated or damaged|says nothing)"):
     read_nrrd(tmp_path / "a.nrrd")
+
+
+@pytest.mark.parametrize(
+  ("more", "said"),
+  [
+    ({}, "4D of"),
+    ({"Segment0_Name": "liver", "Segment0_Layer": "7"}, "damaged.*layer 7 of 2"),
+    ({"Segment0_Name": "liver", "Segment0_LabelValue": "x"}, "damaged"),
+  ],
+)
+def test_layers_that_no_segment_explains_are_refused_in_a_line(tmp_path, more, said):
+  header = {"space": "left-posterior-superior", "space origin": [0, 0, 0], "kinds": ["list", *["domain"] * 3]}
+  header["space directions"] = np.array([[np.nan] * 3, [2, 0, 0], [0, 2, 0], [0, 0, 3.0]])
+  nrrd.write(str(tmp_path / "a.seg.nrrd"), np.ones((2, 7, 6, 5), np.uint8), header | more)
+  with pytest.raises(InputError, match=said):
+    read_nrrd(tmp_path / "a.seg.nrrd")
