@@ -73,11 +73,13 @@ def read_metaimage(path: str | os.PathLike[str]) -> tuple[Num[np.ndarray, "z y x
     if len(shape) != 3 or int(fields.get("ElementNumberOfChannels", 1)) != 1 or fields["ElementType"] not in _TYPES:
       raise InputError(f"{path}: {len(shape)}D of {fields['ElementType']}; give one 3D volume of one number a voxel")
     scan_checks.refuse_size(tuple(shape), str(path))
-    order = ">" if fields.get("BinaryDataByteOrderMSB", "False").lower() == "true" else "<"
+    order = ">" if _says(fields, "BinaryDataByteOrderMSB") or _says(fields, "ElementByteOrderMSB") else "<"
     kind = np.dtype(order + _TYPES[fields["ElementType"]])
     size = int(np.prod(shape)) * kind.itemsize
-    if fields.get("CompressedData", "False").lower() == "true":
+    if _says(fields, "CompressedData"):
       data = zlib.decompressobj().decompress(data, size)
+    elif int(fields.get("HeaderSize", 0)) < 0:
+      data = data[-size:]
     if len(data) < size:
       raise InputError(f"{path}: truncated: {len(data)} bytes of voxels, {size} expected; copy it again")
     array = np.frombuffer(data, kind, int(np.prod(shape))).reshape(shape[::-1])
@@ -88,6 +90,11 @@ def read_metaimage(path: str | os.PathLike[str]) -> tuple[Num[np.ndarray, "z y x
     raise InputError(f"{path}: TransformMatrix, Offset and ElementSpacing name no place in space")
   scan_checks.refuse_spacing(grid, str(path))
   return array.astype(kind.newbyteorder("="), copy=False), grid
+
+
+def _says(fields: dict[str, str], name: str) -> bool:
+  """Whether a field is true, by its first letter as ITK takes it."""
+  return fields.get(name, "False")[:1] in ("T", "t", "1")
 
 
 def _split(path: Path) -> tuple[dict[str, str], bytes]:

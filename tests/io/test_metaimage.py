@@ -54,6 +54,16 @@ def test_scan_as_itk_writes_it(tmp_path, compressed, beside):
                              [(-1, -2, 3), (-1, -4, 3), (2, -2, 3)])  # fmt: skip
 
 
+def test_voxels_behind_a_header_of_unknown_length_and_the_other_name_of_the_byte_order(tmp_path):
+  array = np.arange(5 * 6 * 7, dtype=">i2").reshape(5, 6, 7)
+  (tmp_path / "a.mhd").write_text(
+    "NDims = 3\nBinaryData = True\nElementByteOrderMSB = T\nHeaderSize = -1\nElementSpacing = 2 3 4\nDimSize = 7 6 5\n"
+    "ElementType = MET_SHORT\nElementDataFile = a.raw\n"
+  )
+  (tmp_path / "a.raw").write_bytes(b"what another program wrote" + array.tobytes())
+  assert np.array_equal(read_metaimage(tmp_path / "a.mhd")[0], array)
+
+
 @pytest.mark.parametrize("change", [
   lambda text: text.replace(b"DimSize = 7 6 5", b"DimSize = 7 6 5000"),
   lambda text: text.replace(b"MET_UCHAR", b"MET_OTHER"),
