@@ -32,6 +32,14 @@ def test_label_map_comes_back_at_its_place(tmp_path, labels, ending):
   assert names == (NAMES if ending == ".seg.nrrd" else {})
 
 
+def test_names_may_have_any_letters(tmp_path, labels):
+  named = {"Ohrspeicheldrüse_links": 5, "肝臓": 2}
+  LabelMap(labels.array, labels.grid, named).save(tmp_path / "a.seg.nrrd")
+  assert "Segment1_Name:=肝臓\n".encode() in (tmp_path / "a.seg.nrrd").read_bytes()
+  array, _, names = read_nrrd(tmp_path / "a.seg.nrrd")
+  assert names == named and np.array_equal(array, labels.array)
+
+
 def test_segments_have_names_colours_codes_and_sides(tmp_path, labels):
   labels.save(tmp_path / "a.seg.nrrd")
   data, header = nrrd.read(str(tmp_path / "a.seg.nrrd"))
