@@ -12,7 +12,7 @@ Parts (`--only`):
   parts    head and neck: position head alone, features alone from mean boxes on, both
   spl      organs cut along z (SPL) against whole ones (WPL)
   k        1, 3, 5, 8 and 12 templates, drawn anew `--repeats` times
-  corrected  five templates, and with the first three people who have whole labels added, corrected: on the others
+  corrected  one template and five, and with the first three people who have whole labels added, corrected
 
 The data (`--data`, by default ../shared/data beside the checkout) is not part of the repository. Means are over labels
 that `sound.json` calls whole; those over all labels stand beside them. Failures count: an organ that was not found, or
@@ -33,6 +33,7 @@ from bench.people_search import Labelled, Study, Task
 from bench.people_tables import Table, by_organ, compared, merged
 from bench.stages_paint import ORGANS as TORSO_ORGANS
 from medlsam_jax.cli import terminal
+from medlsam_jax.display import count
 from medlsam_jax.evaluation.labelled import LabelledScan
 from medlsam_jax.evaluation.study.tables import draws as drawn_of
 from medlsam_jax.io.templates import Template, read_templates
@@ -117,10 +118,12 @@ class Parts:
     grown = dataclasses.replace(
       data, name=f"{data.name} corrected", templates={**data.templates, **added}, queries=rest
     )
-    before, after = self.searched(grown, [Task(FIVE), Task((*FIVE, *names))])
-    lines = {"five templates": before, f"and {', '.join(names)}, corrected": after}
     note = "Whole labels of the three stand for a user's corrections. Intervals know of the people, not of that choice."
-    yield compared(f"A bank that grows by corrections: {self.people}, WPL", lines, note)
+    for start in (FIVE[:1], FIVE):
+      before, after = self.searched(grown, [Task(start), Task((*start, *names))])
+      begun = count(len(start), "template")
+      lines = {begun: before, f"and {', '.join(names)}, corrected": after}
+      yield compared(f"A bank of {begun} that grows by corrections: {self.people}, WPL", lines, note)
 
   def headneck(self) -> Labelled:
     """Real people."""
