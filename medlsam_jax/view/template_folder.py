@@ -134,12 +134,12 @@ class TemplateFolder:
 
   def _known_masks(self, path: Path, table: Path, volume: Volume) -> tuple[np.ndarray, dict[str, int]]:
     if not path.is_file():
-      return np.zeros(volume.grid.shape, np.uint16), {}
+      return np.zeros(volume.grid.shape, np.uint32), {}
     beside = table if table.is_file() else table_beside(path, path.name.removesuffix(MASKS))
     if beside is None:
       raise InputError(f"{path}: a label map without names; write {table.name} beside it, then add organs")
     labels = align_labels(nifti.read_label_nifti(path), volume.grid, volume.source, volume.file_grid)
-    return labels.array.astype(np.uint16), read_label_table(beside)
+    return labels.array.astype(np.uint32), read_label_table(beside)
 
   def _check_free(self, organ: str, marked: Marked, *own: Path) -> None:
     if not organ.strip() or organ in (point_files.COORDINATE_SYSTEM_KEY, point_files.UNITS_KEY):

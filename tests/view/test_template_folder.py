@@ -116,6 +116,21 @@ def test_masks_take_the_place_of_points_and_keep_other_masks(scan, folder):
     np.testing.assert_array_equal(template.labels.array == template.values[organ], labels[organ])
 
 
+def test_masks_with_large_label_values_keep_them(scan, folder):
+  volume = read_volume(scan.path)
+  folder.path.mkdir()
+  save(folder.path / "case_7_ct.nii.gz", volume.array.astype(np.int16), GRID)
+  labels = LabelMap(cells().astype(np.int32) * 70_000, volume.grid, {"kidney": 70_000, "liver": 350_000})
+  labels.save(folder.path / "case_7_seg.nii.gz")
+  write_table(folder.path, {"kidney": 70_000, "liver": 350_000})
+  corner = np.zeros(SHAPE, np.uint8)
+  corner[:2, :2, :2] = 1
+  folder.save_masks(scan, volume, LabelMap(corner, volume.grid, {"spleen": 1}), ["spleen"])
+  (template,) = read_templates(folder.path)
+  assert template.values == {"kidney": 70_000, "liver": 350_000, "spleen": 350_001}
+  np.testing.assert_array_equal(template.labels.array == 350_000, labels["liver"])
+
+
 def test_an_organ_of_which_nothing_is_painted_is_no_template(scan, folder):
   volume = read_volume(scan.path)
   labels = LabelMap(cells(), volume.grid, {"liver": 5, "bladder": 9})

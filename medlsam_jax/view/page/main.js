@@ -71,7 +71,16 @@ async function loadDesk() {
   });
 }
 
-async function open(id) {
+let opening = Promise.resolve();
+
+// One scan after the other: of two that load at once, one's picture could lie under the other's masks.
+function open(id) {
+  const mine = opening.then(() => load(id));
+  opening = mine.catch(() => {});
+  return mine;
+}
+
+async function load(id) {
   byId("loading").hidden = false;
   byId("loading").textContent = "Loading…";
   try {
