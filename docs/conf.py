@@ -3,6 +3,7 @@
 The source folder is the repository, so that a page may link to any other; `include_patterns` says what is a page.
 """
 
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -13,12 +14,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # signatures are read, nothing is computed
 
-import medlsam_jax  # noqa: E402
-
 project = "medlsam_jax"
 author = "the medlsam_jax authors"
 project_copyright = "2026, the medlsam_jax authors"
-version = release = medlsam_jax.__version__
+version = release = importlib.import_module("medlsam_jax").__version__
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 root_doc = "docs/index"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 from typing import TYPE_CHECKING
 
 from medlsam_jax.cli import options
@@ -64,12 +65,9 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   from medlsam_jax.errors import ConfigError
   from medlsam_jax.installation import install_hint
 
-  try:
-    import blosc2  # noqa: F401
-    import starlette  # noqa: F401
-    import uvicorn  # noqa: F401
-  except ModuleNotFoundError as error:
-    raise ConfigError(f"medlsam serve needs {error.name}: {install_hint('serve')}") from error
+  for name in ("starlette", "uvicorn", "blosc2"):
+    if importlib.util.find_spec(name) is None:
+      raise ConfigError(f"medlsam serve needs {name}: {install_hint('serve')}")
   from medlsam_jax.cli import networks_and_banks
   from medlsam_jax.serve.guard import new_token
   from medlsam_jax.serve.listening import listen

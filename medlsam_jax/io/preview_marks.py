@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Integer
@@ -99,7 +100,7 @@ def _name(
   place_mm: tuple[float, float],
   view_mm: Float[np.ndarray, "2 2"],
   taken: list[tuple[float, float, float]],
-  **style: object,
+  **style: Any,
 ) -> None:
   """A name at a place (across, along the rows), moved into the panel where it would reach out of it.
 
@@ -116,7 +117,7 @@ def _name(
     return
   taken.append((left, right, line))
   x, y = low + share * (high - low)
-  axes.text(float(x), float(y), _words(name), ha=across, va="center", clip_on=True, path_effects=HALO, **style)  # type: ignore[arg-type]  # styles by name
+  axes.text(float(x), float(y), _words(name), ha=across, va="center", clip_on=True, path_effects=HALO, **style)
 
 
 def _words(name: str) -> str:
@@ -128,6 +129,6 @@ def _lighter(colour: tuple[float, float, float]) -> tuple[float, ...]:
   return tuple(0.5 + part / 2 for part in colour)
 
 
-def _write(axes: Axes, x: float, y: float, text: str, **style: object) -> None:
+def _write(axes: Axes, x: float, y: float, text: str, **style: Any) -> None:
   """At a place of the panel, 0 to 1."""
-  axes.text(x, y, text, transform=axes.transAxes, path_effects=HALO, **style)  # type: ignore[arg-type]  # styles by name
+  axes.text(x, y, text, transform=axes.transAxes, path_effects=HALO, **style)

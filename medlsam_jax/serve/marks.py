@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Integer
@@ -70,8 +71,8 @@ class Marks:
     z, y, x = map(int, low)
     return dataclasses.replace(self, erased=(*self.erased, Erased((z, y, x), np.array(mask, bool))))
 
-  def _after(self, first: tuple[int, int, int] | None, **parts: object) -> Marks:
-    return dataclasses.replace(self, first=self.first or first, **parts)  # type: ignore[arg-type]
+  def _after(self, first: tuple[int, int, int] | None, **parts: Any) -> Marks:
+    return dataclasses.replace(self, first=self.first or first, **parts)
 
 
 def box_of(intervals: object, shape: tuple[int, ...]) -> Box:

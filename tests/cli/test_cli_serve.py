@@ -1,6 +1,6 @@
 """`medlsam serve`: what it says before it listens, and that it ends."""
 
-import builtins
+import importlib.util
 import threading
 import time
 
@@ -24,14 +24,8 @@ def test_a_taken_port_is_told_before_anything_is_loaded(medlsam):
 
 
 def test_what_is_missing_is_named_with_its_command(medlsam, monkeypatch):
-  original = builtins.__import__
-
-  def without(name, *rest):
-    if name == "uvicorn":
-      raise ModuleNotFoundError("No module named 'uvicorn'", name="uvicorn")
-    return original(name, *rest)
-
-  monkeypatch.setattr(builtins, "__import__", without)
+  find = importlib.util.find_spec
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "uvicorn" else find(name))
   run = medlsam("serve", "--port", 0)
   assert run.code == 2 and "needs uvicorn" in run.err and "serve]" in run.err and run.err.count("\n") == 1
 

@@ -10,18 +10,16 @@ from typing import Any
 
 from medlsam_jax.display import count
 from medlsam_jax.evaluation.compared import MEAN, compared_lines
+from medlsam_jax.evaluation.comparison_report import METRICS as MASK_HEADINGS
+from medlsam_jax.evaluation.report import METRICS as METRICS_OF_EVALUATE
 from medlsam_jax.evaluation.study import published
 from medlsam_jax.evaluation.study.settings import Setting, Table
+from medlsam_jax.evaluation.study.tables import BOX_METRICS
 from medlsam_jax.evaluation.study.work import StudyRow
 
 METRICS = {
-  "box_iou": ("box IoU", 3),
-  "box_iou_published": ("IoU max-min", 3),
-  "wall_distance_mm": ("wall mm", 1),
-  "point_error_mm": ("ALE mm", 1),
-  "dice": ("Dice", 3),
-  "surface_dice_2mm": ("surface Dice 2 mm", 3),
-  "surface_dice_5mm": ("5 mm", 3),
+  **{name: METRICS_OF_EVALUATE[name] for name in BOX_METRICS},
+  **{name: (heading, 3) for name, heading in MASK_HEADINGS.items()},
 }
 """Metric -> heading and decimals."""
 RULE = (
