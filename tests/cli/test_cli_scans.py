@@ -163,9 +163,12 @@ def test_slicer_file_of_a_result_gives_the_same_mask(medlsam, painter, search, o
 def test_dicom_folder_is_a_scan(medlsam, painter, tmp_path):
   from pathlib import Path
 
-  series = Path(__file__).parents[3] / "shared" / "data" / "dicom" / "series"
-  if not series.is_dir():
+  shared = Path(__file__).parents[3] / "shared" / "data" / "dicom" / "series"
+  if not shared.is_dir():
     pytest.skip("needs ../shared/data/dicom")
+  series = tmp_path / "patient_7" / "dicom" / "series"
+  series.parent.mkdir(parents=True)
+  series.symlink_to(shared, target_is_directory=True)
   from medlsam_jax.io.scans import read_volume
   from medlsam_jax.notices import MedlsamWarning
 
@@ -176,7 +179,7 @@ def test_dicom_folder_is_a_scan(medlsam, painter, tmp_path):
   (tmp_path / "p.json").write_text(json.dumps({"liver": grid.world_from_voxel(points).tolist()}))
   assert medlsam("segment", "--boxes", tmp_path / "p.json", "--query", series, "--out", tmp_path / "out").code == 0
   # `series` and `dicom` are called so everywhere: the folder above them names the scan
-  assert "data_seg.nii.gz" in names(tmp_path / "out")
+  assert "patient_7_seg.nii.gz" in names(tmp_path / "out")
 
 
 def test_the_next_scan_that_is_not_done_is_read_while_one_is_worked_on(monkeypatch):

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medlsam_jax.sam.network.layers import ConvNorm, depthwise3, fold_batch_norm, gelu
+from medlsam_jax.sam.network.depthwise import _at_once, _by_rows, depthwise3
+from medlsam_jax.sam.network.layers import ConvNorm, fold_batch_norm, gelu
 from medlsam_jax.sam.network.mask_decoder import Double
 from medlsam_jax.sam.network.sam import LITEMEDSAM, MOBILESAM, Sam
 from medlsam_jax.sam.network.tiny_vit import TinyViT, TinyViTSizes, WindowAttention, offset_index
@@ -36,6 +37,37 @@ def test_depthwise_equals_grouped_convolution_on_an_oblong_image(stride):
     x, kernel, (stride, stride), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=5
   )
   np.testing.assert_allclose(depthwise3(jnp.asarray(x), jnp.asarray(kernel), stride), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("edges", [(6, 8), (5, 7), (4, 5, 6)], ids=str)
+def test_gradients_of_depthwise_equal_those_of_the_grouped_convolution(edges, stride):
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(2, *edges, 5)).astype(np.float32)
+  kernel = rng.normal(size=(*(3 for _ in edges), 1, 5)).astype(np.float32)
+  space = "DHW"[-len(edges) :]
+
+  def grouped(x, kernel):
+    strides, padding, numbers = (
+      (stride,) * len(edges),
+      ((1, 1),) * len(edges),
+      (f"N{space}C", f"{space}IO", f"N{space}C"),
+    )
+    return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=numbers, feature_group_count=5)
+
+  out, expected = jax.vjp(grouped, x, kernel)
+  weights = rng.normal(size=out.shape).astype(np.float32)
+  found = jax.jit(lambda x, kernel: jax.vjp(lambda *a: depthwise3(*a, stride), x, kernel)[1](weights))(x, kernel)
+  for one, other in zip(found, expected(weights), strict=True):
+    np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+@pytest.mark.parametrize("edges", [(6, 8), (4, 5, 6)], ids=str)
+def test_both_ways_to_the_gradient_of_a_depthwise_kernel_agree(edges):
+  rng = np.random.default_rng(0)
+  x = jnp.asarray(rng.normal(size=(2, *edges, 5)), jnp.float32)
+  gradient = x[(slice(None), *(slice(None, None, 2) for _ in edges))]
+  np.testing.assert_allclose(_by_rows(2, x, gradient), _at_once(2, x, gradient), atol=1e-4)
 
 
 @pytest.mark.parametrize("depthwise", [False, True])

@@ -8,8 +8,6 @@ of both is several times slower on CPU and no faster elsewhere.
 from __future__ import annotations
 
 import functools
-import itertools
-import operator
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -20,6 +18,7 @@ from jaxtyping import Array, Float
 
 from medlsam_jax import platform
 from medlsam_jax.network import Variables
+from medlsam_jax.sam.network.depthwise import depthwise3
 
 DENSE_INIT = nn.initializers.truncated_normal(0.02)
 
@@ -151,19 +150,6 @@ def convolve(x: Float[Array, "n y x i"], kernel: Float[Array, "e e i o"], stride
     dimension_numbers=("NHWC", "HWIO", "NHWC"),
     preferred_element_type=jnp.float32,
   )
-
-
-def depthwise3(x: Float[Array, "n *edges c"], kernel: Float[Array, "*taps 1 c"], stride: int) -> Array:
-  """Depthwise convolution of images or volumes, three taps along each axis, with zero padding 1, in float32."""
-  edges = x.shape[1:-1]
-  # The barrier keeps XLA from fusing the padding into bounds-checked reads, one for each tap.
-  padded = jax.lax.optimization_barrier(jnp.pad(x, ((0, 0), *((1, 1) for _ in edges), (0, 0))))
-
-  def tap(offsets: tuple[int, ...]) -> Array:
-    places = (slice(offset, offset + edge, stride) for offset, edge in zip(offsets, edges, strict=True))
-    return padded[(slice(None), *places)] * kernel[(*offsets, 0)]
-
-  return functools.reduce(operator.add, map(tap, itertools.product(range(3), repeat=len(edges))))
 
 
 class ConvNorm(nn.Module):

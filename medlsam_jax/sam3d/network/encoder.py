@@ -116,10 +116,8 @@ class VolumeTinyViT(_Encoder):
 
   @nn.compact
   def __call__(self, volume: Float[Array, "n z y x"]) -> Tokens:
-    embed, step = VolumeTinyViT._embed, VolumeTinyViT._step
-    if self.remat:
-      embed, step = nn.remat(embed), nn.remat(step, static_argnums=(2, 3, 4))
-    x, tapped, number = embed(self, volume), [], 0
+    step = nn.remat(VolumeTinyViT._step, static_argnums=(2, 3, 4)) if self.remat else VolumeTinyViT._step
+    x, tapped, number = self._embed(volume), [], 0
     for stage in ADAPTED_STAGES:
       for index in range(self._sizes.depths[stage]):
         x = step(self, x, stage, index, number)
@@ -134,8 +132,10 @@ class VolumeTinyViT(_Encoder):
     images = enlarged(volume, self.variant.image_edge)
     images = images.reshape(-1, *images.shape[2:], 1)
     part = next(n for n in range(min(SLICES_AT_ONCE, len(images)), 0, -1) if len(images) % n == 0)
+    # Anew within the loop: around it, the values of all slices at full resolution would exist at once after all.
+    stem = nn.remat(VolumeTinyViT._stem, prevent_cse=False) if self.remat else VolumeTinyViT._stem
     over = nn.scan(
-      lambda module, _, images: (None, module._stem(images)), variable_broadcast="params", split_rngs={"params": False}
+      lambda module, _, images: (None, stem(module, images)), variable_broadcast="params", split_rngs={"params": False}
     )
     _, x = over(self, None, images.reshape(-1, part, *images.shape[1:]))
     return self._deepen(x.reshape(*volume.shape[:2], *x.shape[2:]))

@@ -9,7 +9,8 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from medlsam_jax.sam.network.layers import DENSE_INIT, Linear, depthwise3, layer_norm, product
+from medlsam_jax.sam.network.depthwise import depthwise3
+from medlsam_jax.sam.network.layers import DENSE_INIT, Linear, layer_norm, product
 from medlsam_jax.volume_layers.convolution import conv3
 
 NECK_EPSILON = 1e-6
