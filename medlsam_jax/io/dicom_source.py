@@ -114,8 +114,15 @@ def read_source(images: Sequence[SourceImage], what: str) -> Source:
     if frames == 1 and not _has_groups(headers[0]):
       for header in headers:
         header.pop("NumberOfFrames", None)
+    _use_unicode(headers[0])
   _complete(headers, what, str(Path(paths[0]).parent))
   return Source(headers, tuple(images), max(frames, len(headers)))
+
+
+def _use_unicode(header: Dataset) -> None:
+  """Text that is copied from the source stands beside organs' names, which may need other letters than the source's."""
+  header.decode()
+  header.SpecificCharacterSet = "ISO_IR 192"
 
 
 def _has_groups(header: Dataset) -> bool:

@@ -151,6 +151,20 @@ def test_odd_fields_of_the_patient_do_no_harm(tmp_path):
   assert pydicom.dcmread(tmp_path / "seg.dcm").PatientName == PATIENT
 
 
+@pytest.mark.parametrize("form", ["dicom-seg", "rtstruct"])
+@pytest.mark.parametrize(
+  ("letters", "patient"),
+  [("ISO_IR 100", "Müller^Jörg"), (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎"), ("ISO_IR 9999", "Plain^Name")],
+)
+def test_names_keep_letters_that_the_source_cannot_spell(tmp_path, form, letters, patient):
+  scan = read(write_labelled(tmp_path / "ct", SpecificCharacterSet=letters, PatientName=patient))
+  array = np.ones(scan.grid.shape, np.uint8)
+  LabelMap(array, scan.grid, {"肝脏": 1}, None, scan.source_images).save(tmp_path / "out.dcm", form)
+  found = pydicom.dcmread(tmp_path / "out.dcm")
+  organ = found.SegmentSequence[0].SegmentLabel if form == "dicom-seg" else found.StructureSetROISequence[0].ROIName
+  assert organ == "肝脏" and str(found.PatientName) == patient
+
+
 def test_label_map_in_memory_that_is_empty_is_no_segmentation(tmp_path):
   scan = read(write_labelled(tmp_path / "ct"))
   labels = LabelMap(np.zeros(scan.grid.shape, np.uint8), scan.grid, ORGANS, None, scan.source_images)
