@@ -152,6 +152,8 @@ def read_nrrd(path: str | os.PathLike[str]) -> tuple[Num[np.ndarray, "z y x"], G
     raise InputError(f"{path}: space {header.get('space')!r}; save it in left-posterior-superior")
   affine = np.eye(4)
   affine[:3, :3], affine[:3, 3] = directions.T, origin
+  if not np.isfinite(affine).all():
+    raise InputError(f"{path}: its origin is {origin}, which is no place")
   grid = Grid(array.shape[::-1], affine * np.array([[signs[0]], [signs[1]], [signs[2]], [1]]))
   scan_checks.refuse_spacing(grid, str(path))
   return np.ascontiguousarray(array.T), grid, {name: value for name, (value, _) in names.items()}

@@ -107,7 +107,7 @@ class Protocol:
     async def handler(request: Request) -> Response:
       session = self.session(request)
       given = dict_of(await request.body())
-      return await run_in_threadpool(_locked, session, work, given)
+      return await self._in_turn(request, session, work, given)
 
     return handler
 
@@ -119,11 +119,18 @@ class Protocol:
       def with_array(session: Session, meta: dict[str, Any]) -> Response:
         return work(session, wire.unpacked(body, geometry.MAX_VOXELS), meta)
 
-      answer = await run_in_threadpool(_locked, session, with_array, meta)
+      answer = await self._in_turn(request, session, with_array, meta)
       self.session(request)  # sending an image may have taken longer than a pause may be
       return answer
 
     return handler
+
+  async def _in_turn(self, request: Request, session: Session, work: Callable[..., Response], *given: Any) -> Response:
+    try:
+      return await run_in_threadpool(_locked, session, work, *given)
+    except Exception:
+      self.session(request)  # one that was given back in the middle of it has nothing to work on: told is that it ended
+      raise
 
   async def _claim(self, _: Request) -> Response:
     leases = self._leases

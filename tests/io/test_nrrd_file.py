@@ -89,3 +89,10 @@ def test_layers_that_no_segment_explains_are_refused_in_a_line(tmp_path, more, s
   nrrd.write(str(tmp_path / "a.seg.nrrd"), np.ones((2, 7, 6, 5), np.uint8), header | more)
   with pytest.raises(InputError, match=said):
     read_nrrd(tmp_path / "a.seg.nrrd")
+
+
+def test_volume_whose_origin_is_no_place_is_refused(tmp_path):
+  header = {"space": "left-posterior-superior", "space origin": [0, np.nan, 0], "space directions": np.eye(3)}
+  nrrd.write(str(tmp_path / "a.nrrd"), np.ones((7, 6, 5), np.int16), header)
+  with pytest.raises(InputError, match=r"a\.nrrd: its origin is"):
+    read_nrrd(tmp_path / "a.nrrd")

@@ -239,6 +239,16 @@ def test_a_taken_server_and_an_ended_session(where, client):
     second._http.headers["X-Lease-Token"] = second._lease_token
 
 
+def test_a_session_given_back_in_the_middle_of_an_answer_has_ended(viewer, monkeypatch):
+  def gone(session, *given):
+    viewer._http.post("/release")
+    raise AttributeError("'NoneType' object has no attribute 'plane_of'")  # of an image that was let go of
+
+  monkeypatch.setattr("medlsam_jax.serve.session.Session.add_point", gone)
+  with pytest.raises(SessionExpiredError):
+    viewer.add_point_interaction((4, 18, 16), True)
+
+
 def test_the_token_is_asked_for(where):
   answer = httpx.post(f"{where}/claim", headers={"Authorization": "Bearer wrong"})
   assert answer.status_code == 401 and "API key" in answer.json()["detail"]

@@ -163,8 +163,7 @@ def check(folder: str, cache: str = "") -> list[str]:
     place = join(folder, row["file"])
     try:
       with fsspec.open(place, "rb") as file:
-        # fsspec's files are read as any other, but their type does not say so
-        digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+        digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # fsspec's type says less
       if digest != row["sha256"]:
         problems.append(f"{place}: its bytes have changed since it was prepared")
       reader = ShardReader(index, [number], cache)
