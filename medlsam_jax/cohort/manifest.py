@@ -21,6 +21,7 @@ from typing import Any, Literal
 from medlsam_jax.cohort.identity import Identity
 from medlsam_jax.cohort.lock import Shard
 from medlsam_jax.errors import InputError, OutputError
+from medlsam_jax.io.scan_names import is_one_name
 
 FORMAT = "medlsam_jax cohort 1"
 _FAMILY = "medlsam_jax cohort "
@@ -61,8 +62,10 @@ class Record:
     """Of a line.
 
     Raises:
-      ValueError: a field is missing or unknown.
+      ValueError: a field is missing or unknown, or files of the scan's name would lie in another folder.
     """
+    if not is_one_name(said.get("scan")):
+      raise ValueError(f"{said.get('scan')!r:.60} is no name of a scan")
     try:
       given = dict(said) | {"doubts": tuple(said["doubts"])}
       given["input"] = None if said["input"] is None else Identity(**said["input"])

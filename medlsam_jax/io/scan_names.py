@@ -38,6 +38,11 @@ def stem(path: str | os.PathLike[str]) -> str:
   return name[: len(name) - len(suffix)]
 
 
+def is_one_name(name: object) -> bool:
+  """Whether files that are called after it lie in the folder that they are meant for: what a file says may be anything."""
+  return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0")
+
+
 def is_generic(name: str) -> bool:
   """Whether a name says nothing of whose scan it is."""
   return name.lower() in GENERIC or _UID.fullmatch(name) is not None

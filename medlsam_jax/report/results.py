@@ -23,6 +23,7 @@ from medlsam_jax.evaluation.origins import read_origins
 from medlsam_jax.evaluation.report import MADE_UP_NOTE, Report
 from medlsam_jax.finding import FOUND, GIVEN
 from medlsam_jax.io.decisions import Decisions
+from medlsam_jax.io.scan_names import is_one_name
 from medlsam_jax.io.scan_result import BOXES, PREVIEW
 
 EVALUATION = "evaluation"
@@ -56,7 +57,7 @@ class Results:
 
   def preview(self, scan: str) -> Path | None:
     """The picture of a scan; None where no folder has one."""
-    if "/" in scan or scan in ("", ".", ".."):
+    if not is_one_name(scan):
       return None
     return next((path for folder in self.folders if (path := folder / (scan + PREVIEW)).is_file()), None)
 

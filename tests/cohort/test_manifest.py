@@ -62,6 +62,14 @@ def test_a_spoilt_line_in_the_middle_costs_its_scan_alone(tmp_path):
     assert list(known.records) == ["a", "c"] and "line 4" in known.damaged[0]
 
 
+@pytest.mark.parametrize("name", ["../../evil", "/tmp/evil", "a\\b", "..", "", "a\0b", 3, None])
+def test_a_record_whose_files_would_lie_elsewhere_is_no_record(tmp_path, name):
+  path = write(tmp_path, record("a"), record("b"))
+  path.write_text(path.read_text().replace('"scan": "b"', f'"scan": {json.dumps(name)}'))
+  known = manifest.read_folder(tmp_path)
+  assert list(known.records) == ["a"] and "no name of a scan" in known.damaged[0]
+
+
 def test_another_versions_manifest_and_what_is_none_are_refused(tmp_path):
   path = write(tmp_path, record())
   path.write_text(path.read_text().replace(manifest.FORMAT, "medlsam_jax cohort 7"))
