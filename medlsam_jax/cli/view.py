@@ -85,7 +85,7 @@ def make_desk(arguments: argparse.Namespace, terminal: Terminal) -> Desk:
 
   Raises:
     ConfigError: nothing to look at, or a folder that is none.
-    InputError: the scans cannot be listed, or decisions are of another version.
+    InputError: the scans or the templates cannot be listed, or decisions are of another version.
     TemplateError: a bank file cannot be used.
   """
   from medlsam_jax.serve.guard import place
@@ -103,7 +103,9 @@ def make_desk(arguments: argparse.Namespace, terminal: Terminal) -> Desk:
   other = None if arguments.compare is None else Path(arguments.compare)
   out = Path(arguments.out or ("out" if results is None else results / "corrected"))
   choice = _choice(arguments)
-  engine = Engine(choice, TemplateFolder(Path(arguments.templates or "templates")), _kept_bank(arguments, choice))
+  folder = TemplateFolder(Path(arguments.templates or "templates"), choice.reading)
+  folder.scans()  # a folder that no bank can be built from is told before the page opens
+  engine = Engine(choice, folder, _kept_bank(arguments, choice))
   entries = worklist(_scans(arguments, results), results)
   jobs = Jobs(lambda error: terminal.warn(place(error)))
   return Desk(entries, Folders(out, results, other), engine, jobs, _provenance(engine))

@@ -233,6 +233,12 @@ def annotations_beside(scan: ListedScan) -> list[Path]:
   return [*([] if labels is None else [labels]), *(p for p in points if p.is_file())]
 
 
+def holds_masks(annotation: Path) -> bool:
+  """Whether an annotation is a label map, or a folder of masks; else it is a file of points."""
+  is_drawn = dicom_labels.is_drawn(annotation)
+  return is_drawn or annotation.is_dir() or annotation.name.lower().endswith(VOLUME_SUFFIXES)
+
+
 def _listed(path: Path, number: int, line: str) -> tuple[ListedScan, list[Path]]:
   separator = next((s for s in ("\t", ",") if s in line), None)
   try:
@@ -273,8 +279,7 @@ def _annotations(
     table = given or {}
     if named_in is not None:
       table = tables[str(named_in)] = read_label_table(named_in)
-    is_drawn = dicom_labels.is_drawn(file)
-    is_labels = is_drawn or file.is_dir() or file.name.lower().endswith(VOLUME_SUFFIXES)
+    is_drawn, is_labels = dicom_labels.is_drawn(file), holds_masks(file)
     if is_labels and (other := drawn or (labels and labels.source)):
       raise InputError(f"{scan}: two label maps, {other} and {file}; give one")
     if is_drawn:

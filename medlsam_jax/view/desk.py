@@ -181,7 +181,7 @@ class Desk:
     def work(job: Job) -> dict[str, Any]:
       job.stage("reading the scan")
       opened = self._opened(number)
-      findings = self.engine.find(scan.name, opened.volume, organs, job)
+      findings = self.engine.find(self.engine.folder.name_of(scan), opened.volume, organs, job)
       return self._paint(number, findings, (), job)
 
     return self.jobs.start(f"Find organs in {scan.name}", work)
@@ -218,7 +218,7 @@ class Desk:
       return {
         "folder": str(folder.path),
         "points_replaced": moved,
-        "check": [_change(organ, scan.name, before, after) for organ in organs],
+        "check": [_change(organ, folder.name_of(scan), before, after) for organ in organs],
         "templates": len({row.scan for row in after}),
         "bank_file": self.engine.choice.file,
       }
@@ -232,7 +232,7 @@ class Desk:
   def _paint(self, number: int, findings: Mapping[str, Finding], by_hand: Sequence[str], job: Job) -> dict[str, Any]:
     """Paints some organs, lays them over what is there, and writes the result."""
     scan, opened = self._scan(number), self._opened(number)
-    painted = self.engine.paint(scan.name, opened.volume, findings, job)
+    painted = self.engine.paint(self.engine.folder.name_of(scan), opened.volume, findings, job)
     job.stage("saving the result")
     known = self._shown(number, RESULT)
     merged = results.merged(known, findings, painted)
@@ -325,13 +325,7 @@ class Desk:
     names: dict[str, None] = {}
     if self.engine.choice.bank:
       names |= dict.fromkeys(read_label_table(folder_of(self.engine.choice.bank) / LABELS_FILE))
-    for scan in self.engine.folder.scans().values():
-      try:
-        marked = self.engine.folder.marked(scan)
-      except InputError:  # is told when that scan is opened, or when the bank is built
-        continue
-      names |= dict.fromkeys((*marked.masks, *marked.points))
-    return list(names | dict.fromkeys(self._colours))
+    return list(names | dict.fromkeys((*self.engine.folder.organs(), *self._colours)))
 
   def _colour(self, organ: str) -> str:
     colour = colours.of(self._colours.setdefault(organ, len(self._colours)))

@@ -159,8 +159,8 @@ class Engine:
           "no templates yet: mark six points of an organ and save them, or start with --bank headneck or torso"
         )
       job.stage("reading templates")
-      read = read_templates(places, series=self.choice.reading.series, hu_offset=self.choice.reading.hu_offset)
-      self._templates = (state, read)
+      # --series and --hu-offset speak of the scans that are looked at, as in `medlsam segment`
+      self._templates = (state, read_templates(places))
     return self._templates[1]
 
   def _state(self) -> object:

@@ -1,10 +1,12 @@
 """The folder that templates made in the page are kept in: the files of `io.templates`, written by nobody's hand.
 
-A scan that is marked comes to lie in the folder beside its marks, as `NAME_ct.nii.gz`, unless it lies there already.
+A scan that is marked comes to lie in the folder beside its marks, unless it lies there already, under whatever name and
+in whatever format `io.templates` reads there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -16,15 +18,16 @@ import numpy as np
 from jaxtyping import Float
 
 from medlsam_jax.errors import InputError
-from medlsam_jax.geometry import Volume
-from medlsam_jax.io import boxes_file, nifti, point_files, scans
+from medlsam_jax.geometry import Grid, Volume
+from medlsam_jax.io import boxes_file, nifti, point_files, scan_folders, scans
 from medlsam_jax.io.alignment import align_labels
-from medlsam_jax.io.atomic import atomically, folder_for
+from medlsam_jax.io.atomic import all_or_none, clear_scratch
+from medlsam_jax.io.label_files import label_map_beside
 from medlsam_jax.io.label_table import LABELS_FILE, read_label_table, table_beside
 from medlsam_jax.io.labels import LabelMap
-from medlsam_jax.io.scan_names import NIFTI_SUFFIXES, SCAN_ENDING
-from medlsam_jax.io.scans import ListedScan
-from medlsam_jax.io.templates import POINT_ENDINGS, annotations_beside
+from medlsam_jax.io.scan_names import NIFTI_SUFFIXES, SCAN_ENDING, scan_name, stem
+from medlsam_jax.io.scans import ListedScan, ReadingOptions
+from medlsam_jax.io.templates import POINT_ENDINGS, annotations_beside, holds_masks
 
 POINTS, MASKS = POINT_ENDINGS[0], "_seg.nii.gz"
 DECIMALS = 3
@@ -40,38 +43,63 @@ class Marked:
   masks: Mapping[str, Path]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Place:
+  """Where a scan lies in the folder, or will, and what marks it there."""
+
+  scan: ListedScan
+  is_there: bool
+  marked: Marked
+  points: Path
+  """The file that points are added to."""
+  masks: Path
+  """The label map of the scan, or where one would be."""
+
+  @property
+  def table(self) -> Path:
+    """Names of the label map."""
+    return self.masks.parent / f"{self.scan.name}_{LABELS_FILE}"
+
+
 @dataclasses.dataclass(frozen=True)
 class TemplateFolder:
   """A folder of templates; it need not be there before the first is saved."""
 
   path: Path
+  reading: ReadingOptions = dataclasses.field(default_factory=ReadingOptions)
+  """How the page reads its scans. Templates are read without it, so that a scan read otherwise is kept as a copy of
+  what was read."""
 
   def scans(self) -> dict[str, ListedScan]:
-    """The scans in it that have marks, by name."""
-    if not self.path.is_dir():
-      return {}
-    try:
-      listed = scans.list_scans(self.path)
-    except InputError:  # nothing in it that is a scan
-      return {}
-    return {scan.name: scan for scan in listed if annotations_beside(scan)}
+    """The scans in it that have marks, by name.
+
+    Raises:
+      InputError: the folder cannot be opened, or no name tells two of its scans apart.
+    """
+    return {scan.name: scan for scan in self._listed() if _has_marks(scan)}
+
+  def organs(self) -> list[str]:
+    """All that is marked in any scan; of marks that cannot be read the bank tells when it is built."""
+    names: dict[str, None] = {}
+    for scan in self._listed():
+      with contextlib.suppress(InputError):
+        marked = _marks_of(scan)
+        names |= dict.fromkeys((*marked.masks, *marked.points))
+    return list(names)
+
+  def name_of(self, scan: ListedScan) -> str:
+    """What a scan is called as a template, if it is one; else its own name."""
+    here = self._here(scan)
+    return scan.name if here is None else here.name
 
   def marked(self, scan: ListedScan) -> Marked:
     """What is marked in a scan of the folder.
 
     Raises:
-      InputError: a file of marks cannot be read, of another version of ours, say.
+      InputError: a file of marks cannot be read, of another version of ours, say; or as `scans`.
     """
     here = self._here(scan)
-    points: dict[str, tuple[np.ndarray, Path]] = {}
-    masks: dict[str, Path] = {}
-    for path in [] if here is None else annotations_beside(here):
-      if path.name.lower().endswith(NIFTI_SUFFIXES):
-        table = table_beside(path, scan.name)
-        masks |= dict.fromkeys(read_label_table(table) if table else (), path)
-      else:
-        points |= {organ: (six, path) for organ, six in point_files.read_points(path, scan.name).items()}
-    return Marked(points, masks)
+    return Marked({}, {}) if here is None else _marks_of(here)
 
   def save_points(self, scan: ListedScan, volume: Volume, points: Mapping[str, Float[np.ndarray, "6 3"]]) -> Path:
     """Adds organs to `NAME_points.json`, or puts others in their place; what else is in the file stays.
@@ -85,19 +113,19 @@ class TemplateFolder:
     Raises:
       InputError: an organ without a name, or that has a mask or is marked in another file there; points outside the
         scan; another scan has its name there; a file that cannot be read, which is left as it is.
-      OutputError: the folder cannot be written.
+      OutputError: the folder cannot be written; it is as it was.
     """
-    marked, path = self.marked(scan), self._beside(scan, POINTS)
+    place = self._place(scan)
     for organ in points:
-      self._check_free(organ, marked, path)
-    known = {organ: six for organ, (six, file) in marked.points.items() if file == path}
+      self._check_free(organ, place.marked, place.points)
     world = {organ: volume.grid.world_from_voxel(six) for organ, six in points.items()}
     for organ, six in world.items():
       point_files.points_in_scan(six, volume.grid, organ, scan.name)
-    with folder_for(self.path):
-      self._bring(scan, volume)
-      self._write_points(path, known | world)
-    return path
+    clear_scratch(place.points.parent)
+    with all_or_none(place.points.parent, last=POINTS) as scratch:
+      self._bring(place, scan, volume, scratch)
+      _write_points(scratch / place.points.name, _own_points(place) | world)
+    return place.points
 
   def save_masks(self, scan: ListedScan, volume: Volume, labels: LabelMap, organs: Sequence[str]) -> list[str]:
     """Puts masks of organs into `NAME_seg.nii.gz` with a table of their names; points of the same organs go.
@@ -106,40 +134,37 @@ class TemplateFolder:
       Organs whose points were in the way, since an organ has one mark in a scan.
 
     Raises:
-      InputError: as `save_points`; an organ without a voxel.
-      OutputError: the folder cannot be written.
+      InputError: as `save_points`; an organ without a voxel; the scan's masks there are in another format.
+      OutputError: as `save_points`.
     """
-    marked, path, table = self.marked(scan), self._beside(scan, MASKS), self._beside(scan, f"_{LABELS_FILE}")
-    points = self._beside(scan, POINTS)
+    place = self._place(scan)
+    if place.masks.parent != place.points.parent or not place.masks.name.lower().endswith(NIFTI_SUFFIXES):
+      raise InputError(
+        f"{place.masks}: masks of {place.scan.name} that this page cannot add to; save them as "
+        f"{place.scan.name}{MASKS} beside the scan, and move these away"
+      )
     for organ in organs:
       if not labels[organ].any():
         raise InputError(f"{organ}: nothing of it is painted in {scan.name}; segment it first")
-      self._check_free(organ, marked, path, points)
-    array, names = self._known_masks(path, table, volume)
+      self._check_free(organ, place.marked, place.masks, place.points)
+    array, names = _known_masks(place, volume)
     for organ in organs:
       names.setdefault(organ, max(names.values(), default=0) + 1)
       array[array == names[organ]] = 0
       array[labels[organ]] = names[organ]
-    moved = [organ for organ in organs if organ in marked.points]
-    with folder_for(self.path):
-      self._bring(scan, volume)
-      if moved:
-        left = {organ: six for organ, (six, file) in marked.points.items() if file == points and organ not in moved}
-        self._write_points(points, left)
-      # the table first: a name without a voxel is nothing, a voxel without a name is an error
-      with atomically(table) as part:
-        part.write_text(boxes_file.to_text(names))
-      LabelMap(array, volume.grid, names, volume.file_grid).save(path)
+    moved = [organ for organ in organs if organ in place.marked.points]
+    left = {organ: six for organ, six in _own_points(place).items() if organ not in moved}
+    clear_scratch(place.points.parent)
+    # points come last: an organ marked twice is told and mended, one marked nowhere is lost
+    with all_or_none(place.points.parent, last=POINTS) as scratch:
+      file_grid = self._bring(place, scan, volume, scratch)
+      (scratch / place.table.name).write_text(boxes_file.to_text(names), encoding="utf-8")
+      LabelMap(array, volume.grid, names, file_grid).save(scratch / place.masks.name)
+      if moved and left:
+        _write_points(scratch / place.points.name, left)
+    if moved and not left:
+      place.points.unlink(missing_ok=True)
     return moved
-
-  def _known_masks(self, path: Path, table: Path, volume: Volume) -> tuple[np.ndarray, dict[str, int]]:
-    if not path.is_file():
-      return np.zeros(volume.grid.shape, np.uint32), {}
-    beside = table if table.is_file() else table_beside(path, path.name.removesuffix(MASKS))
-    if beside is None:
-      raise InputError(f"{path}: a label map without names; write {table.name} beside it, then add organs")
-    labels = align_labels(nifti.read_label_nifti(path), volume.grid, volume.source, volume.file_grid)
-    return labels.array.astype(np.uint32), read_label_table(beside)
 
   def _check_free(self, organ: str, marked: Marked, *own: Path) -> None:
     if not organ.strip() or organ in (point_files.COORDINATE_SYSTEM_KEY, point_files.UNITS_KEY):
@@ -148,61 +173,135 @@ class TemplateFolder:
     if file is not None and file not in own:
       raise InputError(f"{organ} is marked in {file.name} already; delete it there, or mark it there")
 
-  def _beside(self, scan: ListedScan, ending: str) -> Path:
-    """A file of marks, in the folder of the scan's own if that lies in this one."""
-    here = self._here(scan)
-    return (self.path if here is None else here.path.parent) / (scan.name + ending)
+  def _listed(self) -> list[ListedScan]:
+    """The scans of the folder as a bank that is built from it has them; none where it is not there yet."""
+    is_empty = not self.path.is_dir() or not scan_folders.scans_in(self.path)
+    return [] if is_empty else scans.list_scans(self.path)
 
   def _here(self, scan: ListedScan) -> ListedScan | None:
-    """The scan as it lies in this folder, if it does."""
-    if scan.path.resolve().is_relative_to(self.path.resolve()):
-      return scan
-    files = [self.path / f"{scan.name}{SCAN_ENDING}{suffix}" for suffix in NIFTI_SUFFIXES]
-    return next((ListedScan(path, scan.name) for path in files if path.is_file()), None)
+    """The scan as it lies in this folder, if it does: the same file, by whatever link, else one of its name."""
+    listed = self._listed()
+    same = (each for each in listed if _is_same(each, scan))
+    named = (each for each in listed if each.name.casefold() == scan.name.casefold())
+    return next(same, None) or next(named, None)
 
-  def _bring(self, scan: ListedScan, volume: Volume) -> None:
-    """Copies a scan into the folder, which is then whole by itself.
+  def _place(self, scan: ListedScan) -> _Place:
+    """Where marks of a scan belong.
 
     Raises:
-      InputError: another scan of that name lies there.
+      InputError: as `marked`; or marks of its name lie there without a scan.
     """
     here = self._here(scan)
-    if here is not None:
-      if not _same_file(here.path, scan.path):
-        _refuse_another(scans.read_volume(here.path), volume, here)
-      return
-    ending = next((suffix for suffix in NIFTI_SUFFIXES if scan.path.name.lower().endswith(suffix)), None)
-    if ending is not None:
-      with atomically(self.path / f"{scan.name}{SCAN_ENDING}{ending}") as part:
-        shutil.copyfile(scan.path, part)
-      return
+    there = here or self._new(scan)
+    files = annotations_beside(there)
+    if here is None and files:
+      raise InputError(f"{files[0]}: marks without their scan; put it beside them, or move them away")
+    folder = there.path.parent
+    points = next((path for path in files if path.name.endswith(POINTS)), folder / (there.name + POINTS))
+    masks = label_map_beside(there.path) or folder / (scan_name(there.path.absolute()) + MASKS)
+    return _Place(there, here is not None, _marks_of(there), points, masks)
+
+  def _new(self, scan: ListedScan) -> ListedScan:
+    """Where a scan will lie so that it is listed, and hides none that is (`scan_folders.scans_in`)."""
+    listed = self._listed()
+    is_flat = all(each.path.parent == self.path for each in listed)
+    folder = self.path if is_flat else self.path / scan.name
+    unnamed = is_flat and any(not each.path.is_dir() and not stem(each.path).endswith(SCAN_ENDING) for each in listed)
+    suffix = (_copied_suffix(scan) if self._is_copied(scan) else None) or NIFTI_SUFFIXES[0]
+    path = folder / f"{scan.name}{'' if unnamed else SCAN_ENDING}{suffix}"
+    return ListedScan(path, scan_name(path.absolute()))
+
+  def _is_copied(self, scan: ListedScan) -> bool:
+    """Whether a scan's file is kept as it is."""
+    return not scan.address and not self.reading.hu_offset and _copied_suffix(scan) is not None
+
+  def _bring(self, place: _Place, scan: ListedScan, volume: Volume, scratch: Path) -> Grid | None:
+    """Writes a scan that is not in the folder yet, which is then whole by itself.
+
+    Returns:
+      The grid of its file there, where that is tilted.
+
+    Raises:
+      InputError: another scan of that name lies there, or the same that the page reads otherwise than a bank does.
+    """
+    if place.is_there:
+      if _is_same(place.scan, scan) and self.reading == ReadingOptions():
+        return volume.file_grid
+      there = scans.read_volume(place.scan.path)
+      if there.grid.is_same(volume.grid) and np.array_equal(there.array, volume.array):
+        return there.file_grid
+      if _is_same(place.scan, scan):
+        raise InputError(
+          f"{place.scan.path}: templates are read without --series and --hu-offset, and this scan is another one then; "
+          f"move it out of {self.path} and open it there, so that a copy of what is read comes to lie here"
+        )
+      raise InputError(f"{place.scan.path}: another scan of this name is a template already; rename one of them")
+    # into the scratch folder of the marks, so that all comes or nothing does
+    path = scratch / place.scan.path.name
+    if self._is_copied(scan):
+      shutil.copyfile(scan.path, path)
+      return volume.file_grid
     whole = np.rint(volume.array).astype(np.int16)
     array = whole if (whole == volume.array).all() else volume.array
-    with atomically(self.path / f"{scan.name}{SCAN_ENDING}.nii.gz", ".nii.gz") as part:
-      nibabel.save(nibabel.Nifti1Image(array.T, volume.affine), part)
+    nibabel.save(nibabel.Nifti1Image(array.T, volume.affine), path)
+    return None
 
-  def _write_points(self, path: Path, points: Mapping[str, Float[np.ndarray, "6 3"]]) -> None:
-    """The file of points, read back before it takes the place of the old one; without any, no file."""
-    if not points:
-      path.unlink(missing_ok=True)
-      return
-    content = {organ: _rounded(six) for organ, six in points.items()}
-    with atomically(path) as part:
-      part.write_text(boxes_file.to_text({point_files.COORDINATE_SYSTEM_KEY: "RAS", **content}), encoding="utf-8")
-      point_files.read_points(part)
+
+def _has_marks(scan: ListedScan) -> bool:
+  try:
+    return bool(annotations_beside(scan))
+  except InputError:  # more than one may be meant: it has marks, and the bank tells when it is built
+    return True
+
+
+def _marks_of(scan: ListedScan) -> Marked:
+  points: dict[str, tuple[np.ndarray, Path]] = {}
+  masks: dict[str, Path] = {}
+  for path in annotations_beside(scan):
+    if holds_masks(path):
+      table = table_beside(path, scan.name)
+      masks |= dict.fromkeys(read_label_table(table) if table else (), path)
+    else:
+      points |= {organ: (six, path) for organ, six in point_files.read_points(path, scan.name).items()}
+  return Marked(points, masks)
+
+
+def _own_points(place: _Place) -> dict[str, Float[np.ndarray, "6 3"]]:
+  """Those in the file that points are added to."""
+  return {organ: six for organ, (six, file) in place.marked.points.items() if file == place.points}
+
+
+def _known_masks(place: _Place, volume: Volume) -> tuple[np.ndarray, dict[str, int]]:
+  path = place.masks
+  if not path.is_file():
+    return np.zeros(volume.grid.shape, np.uint32), {}
+  table = table_beside(path, place.scan.name)
+  if table is None:
+    raise InputError(f"{path}: a label map without names; write {place.table.name} beside it, then add organs")
+  labels = align_labels(nifti.read_label_nifti(path), volume.grid, volume.source, volume.file_grid)
+  return labels.array.astype(np.uint32), read_label_table(table)
+
+
+def _write_points(path: Path, points: Mapping[str, Float[np.ndarray, "6 3"]]) -> None:
+  """A file of points, read back before it takes the place of an old one."""
+  content = {organ: _rounded(six) for organ, six in points.items()}
+  text = boxes_file.to_text({point_files.COORDINATE_SYSTEM_KEY: "RAS", **content})
+  path.write_text(text, encoding="utf-8")
+  point_files.read_points(path)
 
 
 def _rounded(six: Iterable) -> list[list[float]]:
   return (np.round(np.asarray(six, float), DECIMALS) + 0.0).tolist()
 
 
-def _same_file(first: Path, second: Path) -> bool:
+def _copied_suffix(scan: ListedScan) -> str | None:
+  """Ending of a NIfTI file's name; None of any other scan."""
+  return next((suffix for suffix in NIFTI_SUFFIXES if scan.path.name.lower().endswith(suffix)), None)
+
+
+def _is_same(here: ListedScan, scan: ListedScan) -> bool:
+  """Whether both are one file or folder, by whatever link."""
   try:
-    return os.path.samefile(first, second)
+    return not scan.address and os.path.samefile(here.path, scan.path)
   except OSError:
     return False
-
-
-def _refuse_another(there: Volume, volume: Volume, here: ListedScan) -> None:
-  if not there.grid.is_same(volume.grid) or not np.array_equal(there.array, volume.array):
-    raise InputError(f"{here.path}: another scan of this name is a template already; rename one of them")

@@ -16,6 +16,7 @@ from medlsam_jax.io.templates import read_templates
 from medlsam_jax.loading import load
 from medlsam_jax.medlam.bank.bank import Bank
 from medlsam_jax.view.desk import BEFORE, OTHER, RESULT
+from medlsam_jax.view.jobs import Job
 from medlsam_jax.view.template_folder import TemplateFolder
 
 PATIENCE_S = 600
@@ -57,6 +58,14 @@ def test_points_made_in_the_page_give_the_bank_of_points_typed_by_hand(tmp_path,
   ours, theirs = (Bank.build(network, read_templates(folder), "WPL") for folder in ("mine", typed))
   assert bank_sha256(ours) == bank_sha256(theirs)
   assert desk.about(0)["marked"]["points"]["alpha"] == pytest.approx(np.array(points), abs=2e-3)
+
+
+@QUIET
+@pytest.mark.parametrize("option", [("--hu-offset", "-50"), ("--series", "2")])
+def test_how_the_scans_are_read_is_not_how_templates_are(make_desk, option):
+  desk = make_desk("scans/q0_ct.nii.gz", "--templates", "templates", *option)
+  (scan, *_), (typed, *_) = desk.engine._read(Job(1, "")), read_templates("templates")
+  np.testing.assert_array_equal(scan.scan.array, typed.scan.array)
 
 
 @pytest.mark.slow
@@ -136,9 +145,9 @@ def test_points_that_two_requests_save_at_once_are_both_kept(make_desk, monkeypa
   desk = make_desk("scans/q0_ct.nii.gz", "--templates", "mine")
   bring = TemplateFolder._bring
 
-  def slow(folder, scan, volume):
+  def slow(*given):
     time.sleep(0.3)
-    bring(folder, scan, volume)
+    return bring(*given)
 
   monkeypatch.setattr(TemplateFolder, "_bring", slow)
   with ThreadPoolExecutor() as threads:
