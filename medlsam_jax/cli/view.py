@@ -85,7 +85,7 @@ def make_desk(arguments: argparse.Namespace, terminal: Terminal) -> Desk:
 
   Raises:
     ConfigError: nothing to look at, or a folder that is none.
-    InputError: the scans or the templates cannot be listed, or decisions are of another version.
+    InputError: scans or templates cannot be listed, the only scan cannot be read, decisions are of another version.
     TemplateError: a bank file cannot be used.
   """
   from medlsam_jax.serve.guard import place
@@ -108,7 +108,10 @@ def make_desk(arguments: argparse.Namespace, terminal: Terminal) -> Desk:
   engine = Engine(choice, folder, _kept_bank(arguments, choice))
   entries = worklist(_scans(arguments, results), results)
   jobs = Jobs(lambda error: terminal.warn(place(error)))
-  return Desk(entries, Folders(out, results, other), engine, jobs, _provenance(engine))
+  desk = Desk(entries, Folders(out, results, other), engine, jobs, _provenance(engine))
+  if len(entries) == 1:  # else the page tells of a scan that cannot be read, and shows the others
+    desk.read_ahead(0)
+  return desk
 
 
 def _scans(arguments: argparse.Namespace, results: Path | None) -> list[ListedScan]:

@@ -39,7 +39,7 @@ def stem(path: str | os.PathLike[str]) -> str:
 
 
 def is_one_name(name: object) -> bool:
-  """Whether files that are called after it lie in the folder that they are meant for: what a file says may be anything."""
+  """Whether files that are called after it lie in the folder that they are meant for; what a file says may not."""
   return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0")
 
 

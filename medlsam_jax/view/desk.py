@@ -16,7 +16,7 @@ import numpy as np
 
 from medlsam_jax.errors import InputError
 from medlsam_jax.evaluation import bank_check
-from medlsam_jax.finding import Finding
+from medlsam_jax.finding import GIVEN, Finding
 from medlsam_jax.geometry import FACES, Box, Volume, faces_from_points
 from medlsam_jax.io import colours, nifti
 from medlsam_jax.io.decisions import Decisions
@@ -174,14 +174,21 @@ class Desk:
       self._drafts.get(number, {}).pop(organ, None)
     return {"file": path.name, "folder": str(path.parent), "organs": list(voxels)}
 
-  def find(self, number: int, organs: Sequence[str] | None) -> Job:
-    """Starts to look for organs of the bank in a scan, and to paint them."""
+  def find(self, number: int, organs: Sequence[str] | None, placed_too: bool = False) -> Job:
+    """Starts to look for organs of the bank in a scan, and to paint them.
+
+    Args:
+      organs: those to look for; None for all of the bank.
+      placed_too: whether all means those too that a person has placed, which lose their boxes and masks.
+    """
     scan = self._scan(number)
 
     def work(job: Job) -> dict[str, Any]:
       job.stage("reading the scan")
-      opened = self._opened(number)
-      findings = self.engine.find(self.engine.folder.name_of(scan), opened.volume, organs, job)
+      opened, shown = self._opened(number), self._shown(number, RESULT)
+      placed = [] if shown is None else [organ for organ, each in shown.findings.items() if each.verdict == GIVEN]
+      kept = [] if placed_too else placed
+      findings = self.engine.find(self.engine.folder.name_of(scan), opened.volume, organs, job, kept)
       return self._paint(number, findings, (), job)
 
     return self.jobs.start(f"Find organs in {scan.name}", work)
@@ -214,6 +221,7 @@ class Desk:
       job.stage("saving the template")
       with self._saving:
         moved = folder.save_masks(scan, opened.volume, shown.labels, organs)
+      job.keeps(f"{scan.name} is a template now, in {folder.path}; the bank was not checked with it")
       after = self.engine.check(organs, job) if checks else []
       return {
         "folder": str(folder.path),

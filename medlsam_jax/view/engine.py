@@ -6,7 +6,7 @@ import dataclasses
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -93,15 +93,21 @@ class Engine:
       self._bank[1].check_network(self.network)
     return self._bank[1]
 
-  def find(self, name: str, scan: Volume, organs: Sequence[str] | None, job: Job) -> dict[str, Finding]:
-    """Looks for organs of the bank; None for all.
+  def find(
+    self, name: str, scan: Volume, organs: Sequence[str] | None, job: Job, kept: Collection[str] = ()
+  ) -> dict[str, Finding]:
+    """Looks for organs of the bank; None for all but those that are `kept`.
 
     Raises:
-      TemplateError: as `bank`; or no template but the scan itself.
+      TemplateError: as `bank`; or no template but the scan itself, or all organs are kept.
     """
     bank = self.bank(job).without(name)
     if not bank.organs:
       raise TemplateError(f"{name} is the only template: mark another scan, or start with --bank headneck or torso")
+    if organs is None:
+      organs = [organ for organ in bank.organs if organ not in kept]
+      if not organs:
+        raise TemplateError(f"{name}: all organs of the bank were placed by hand, and stay as they are")
     job.stage("looking for the organs")
     return dict(pipeline.localize(self.network, bank, scan, self.choice.seed, organs=organs, progress=job))
 

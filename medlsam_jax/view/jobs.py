@@ -26,6 +26,11 @@ class Job:
     self.ended = threading.Event()
     self._said: dict[str, Any] = {"state": "waiting", "text": title, "done": 0, "total": 0}
     self._stop = threading.Event()
+    self._kept = ""
+
+  def keeps(self, text: str) -> None:
+    """Says what is done and stays so, whatever comes after: a job that is stopped or fails from here on tells it."""
+    self._kept = text
 
   def stage(self, text: str) -> None:
     """Says what is being done now."""
@@ -42,12 +47,12 @@ class Job:
     self._stop.set()
 
   def state(self) -> dict[str, Any]:
-    """Plain values: `state` is waiting, running, done (with `result`) or failed (with `error`)."""
+    """Plain values: `state` is waiting, running, done (with `result`) or failed (with `error`: why, and what stays)."""
     return {"job": self.number, "title": self.title, **self._said}
 
   def _look(self) -> None:
     if self._stop.is_set():
-      raise Stopped("stopped; nothing was changed")
+      raise Stopped("stopped")
 
   def _run(self, work: Callable[[Job], Mapping[str, Any]], report: Callable[[BaseException], None]) -> None:
     self._said = {**self._said, "state": "running"}
@@ -55,13 +60,18 @@ class Job:
       self._look()
       result = work(self)
       self._said = {**self._said, "state": "done", "result": dict(result)}
+    except Stopped as error:
+      self._fails(f"{error}; {self._kept or 'nothing was changed'}")
     except MedlsamError as error:
-      self._said = {**self._said, "state": "failed", "error": " ".join(str(error).split())}
+      self._fails("; ".join(filter(None, (" ".join(str(error).split()), self._kept))))
     except Exception as error:
       report(error)
       text = f"the program is at fault ({type(error).__name__}); its terminal names the place in the code"
-      self._said = {**self._said, "state": "failed", "error": text}
+      self._fails("; ".join(filter(None, (text, self._kept))))
     self.ended.set()
+
+  def _fails(self, text: str) -> None:
+    self._said = {**self._said, "state": "failed", "error": text}
 
 
 class Jobs:

@@ -87,8 +87,9 @@ class _Here:
     return JSONResponse(await run_in_threadpool(self._desk.save_points, _scan(request), said.get("points")))
 
   async def find(self, request: Request) -> Response:
-    organs = _organs(await _said(request))
-    return JSONResponse(self._desk.find(_scan(request), organs or None).state(), 202)
+    said = await _said(request)
+    organs, placed_too = _organs(said), said.get("placed_too") is True
+    return JSONResponse(self._desk.find(_scan(request), organs or None, placed_too).state(), 202)
 
   async def segment(self, request: Request) -> Response:
     said = await _said(request)

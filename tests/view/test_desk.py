@@ -8,8 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from medlsam_jax import pipeline
 from medlsam_jax.cli.provenance import bank_sha256
 from medlsam_jax.errors import ConfigError, InputError, TemplateError
+from medlsam_jax.finding import Finding
+from medlsam_jax.geometry import Box
 from medlsam_jax.io.nifti import read_label_nifti
 from medlsam_jax.io.scans import read_volume
 from medlsam_jax.io.templates import read_templates
@@ -89,6 +92,49 @@ def test_a_marked_organ_is_segmented_corrected_and_added_and_the_check_is_told(m
   assert list(added.values) == ["alpha"]
   painted = read_label_nifti("out/q0_seg.nii.gz").array == desk._shown(0, RESULT).labels.names["alpha"]
   np.testing.assert_array_equal(added.labels.array == added.values["alpha"], painted)
+
+
+@QUIET
+def test_a_check_that_is_stopped_or_fails_tells_that_the_template_is_there(make_desk, monkeypatch):
+  desk = make_desk("scans/q0_ct.nii.gz", "--templates", "mine")
+  done(desk.segment(0, {"alpha": {"box": ALPHA}}))
+
+  def check(organs, job):
+    if desk.engine.folder.scans():
+      job.stop()
+      job.stage("checking the bank")
+    return []
+
+  monkeypatch.setattr(desk.engine, "check", check)
+  job = desk.add(0, ["alpha"])
+  assert job.ended.wait(PATIENCE_S)
+  assert job.state()["error"].startswith("stopped; q0 is a template now, in mine") and desk.engine.folder.scans()
+
+
+@QUIET
+def test_organs_placed_by_hand_stay_where_they_are_unless_they_are_asked_for(make_desk, monkeypatch):
+  desk = make_desk("scans/q0_ct.nii.gz", "--templates", "templates")
+  done(desk.segment(0, {"alpha": {"box": ALPHA}}))
+  searched = []
+
+  def localize(network, bank, scan, seed, organs, progress):
+    searched.append(organs)
+    boxes = [Box((1, 2, 3), (6, 8, 9))]
+    return {organ: Finding.of_boxes(organ, bank.organs[organ].value, boxes, "found") for organ in organs}
+
+  monkeypatch.setattr(pipeline, "localize", localize)
+  first = desk._shown(0, RESULT)
+  done(desk.find(0, None))
+  shown = desk._shown(0, RESULT)
+  assert searched == [["beta", "gamma"]] and shown.findings["alpha"].verdict == "given"
+  assert shown.findings["alpha"].box == first.findings["alpha"].box and shown.findings["beta"].verdict == "found"
+  done(desk.segment(0, {"beta": {"box": BETA}, "gamma": {"box": BETA}}))
+  job = desk.find(0, None)
+  assert job.ended.wait(PATIENCE_S) and "placed by hand, and stay" in job.state()["error"]
+  done(desk.find(0, ["beta"]))
+  done(desk.find(0, None, placed_too=True))
+  assert searched[1:] == [["beta"], ["alpha", "beta", "gamma"]]
+  assert {each.verdict for each in desk._shown(0, RESULT).findings.values()} == {"found"}
 
 
 @pytest.mark.slow
@@ -208,9 +254,11 @@ def test_what_cannot_be_segmented_is_refused_before_any_work(make_desk, organs, 
     (["--results", "nowhere"], ConfigError, "no such folder"),
     (["scans", "--bank", "scans/q0_ct.nii.gz"], TemplateError, "q0_ct"),
     (["--results", "scans"], ConfigError, "no results here"),
+    (["empty.nii.gz"], InputError, "empty.nii.gz"),
   ],
 )
 def test_a_call_that_cannot_work_is_answered_in_a_line(make_desk, words, error, said):
+  _path("empty.nii.gz").write_bytes(b"")
   with pytest.raises(error, match=said):
     make_desk(*words)
 

@@ -68,6 +68,22 @@ def test_a_job_can_be_stopped_between_two_steps():
   assert ended(job)["error"] == "stopped; nothing was changed"
 
 
+@pytest.mark.parametrize(
+  ("error", "said"), [(None, "stopped; saved"), (TemplateError("bad bank"), "bad bank; saved"), (OSError(), "saved")]
+)
+def test_what_was_done_before_a_job_ended_is_told(error, said):
+  def work(job):
+    job.stage("saving")
+    job.keeps("saved in templates")
+    if error is not None:
+      raise error
+    job.stop()
+    job.stage("checking")
+
+  told = ended(Jobs(lambda error: None).start("a", work))["error"]
+  assert said in told and "nothing was changed" not in told
+
+
 def test_a_job_of_an_earlier_program_is_unknown():
   with pytest.raises(InputError, match="started anew"):
     Jobs(lambda error: None)[7]
