@@ -15,7 +15,7 @@ _SHOWN = 5
 
 
 def own_tables(truths: Mapping[str, Path], given: str | None) -> tuple[dict[str, dict[str, int]], dict[str, str]]:
-  """By scan: organ -> value, from `given` for all, else from `NAME_labels.json` or `labels.json` beside the truth.
+  """By scan: organ -> value, from `given` for all but truth that names its organs itself, else as `table_beside`.
 
   Returns:
     Tables of the scans that have one, and what is wrong with those of others.
@@ -24,13 +24,12 @@ def own_tables(truths: Mapping[str, Path], given: str | None) -> tuple[dict[str,
     InputError: `given` is missing or malformed, or so are the tables of all scans.
   """
   if given is not None:
-    return dict.fromkeys(truths, read_label_table(given)), {}
+    read_label_table(given)
   tables: dict[str, dict[str, int]] = {}
   reasons: dict[str, str] = {}
   for name, truth in truths.items():
-    path = table_beside(truth, name)
     try:
-      if path is not None:
+      if (path := table_beside(truth, name, given)) is not None:
         tables[name] = read_label_table(path)
     except InputError as error:
       reasons[name] = str(error)

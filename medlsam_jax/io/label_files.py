@@ -13,6 +13,7 @@ from pathlib import Path
 
 from medlsam_jax.errors import InputError
 from medlsam_jax.io import data_sets
+from medlsam_jax.io.other_volumes import SLICER_SUFFIX
 from medlsam_jax.io.scan_names import NIFTI_SUFFIXES, SCAN_ENDING, VOLUME_SUFFIXES, is_generic, scan_name, stem
 
 ENDINGS = ("_seg", "_segmentation", "_label", "_labels")
@@ -25,8 +26,6 @@ _LABEL_FOLDER = re.compile(
 )
 _SUFFIXES = (*NIFTI_SUFFIXES, *(suffix.upper() for suffix in NIFTI_SUFFIXES), ".nrrd", ".mha", ".mhd", ".dcm")
 """Capitals as some systems export them: scans are taken whatever the capitals of their ending."""
-_SLICER = ".seg.nrrd"
-"""How the names of 3D Slicer's segmentations end."""
 _STRUCTURES = "_rtstruct"
 """What an RTSTRUCT's name adds to the scan's."""
 _LEADING = re.compile(r"(seg(mentation)?s?|labels?|masks?)[-_.]", re.IGNORECASE)
@@ -38,7 +37,7 @@ def is_label_map(name: str) -> bool:
   """Whether a NIfTI file of this name is a label map, no scan."""
   bare = stem(name).lower().replace("-", "_")
   return (
-    name.lower().endswith(_SLICER)
+    name.lower().endswith(SLICER_SUFFIX)
     or f"_{bare}".endswith((*ENDINGS, *_OTHER_ENDINGS))
     or _LEADING.match(name) is not None
   )

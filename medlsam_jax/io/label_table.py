@@ -10,14 +10,18 @@ from __future__ import annotations
 import csv
 import itertools
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
+from medlsam_jax import display, notices
 from medlsam_jax.errors import InputError
 from medlsam_jax.io import data_sets, dicom_labels, label_names, other_volumes
 from medlsam_jax.io.label_files import tables_near
 from medlsam_jax.io.point_files import read_json
 from medlsam_jax.io.scan_names import NIFTI_SUFFIXES, VOLUME_SUFFIXES
 
+_SHOWN = 3
+"""Organs that one sentence lists."""
 LABELS_FILE = "labels.json"
 """For all label maps of a folder; `NAME_labels.json` goes before it for those of the scan NAME."""
 
@@ -58,20 +62,59 @@ def read_label_table(path: str | os.PathLike[str]) -> dict[str, int]:
   return table
 
 
-def table_beside(annotation: Path, name: str) -> Path | None:
-  """The table for an annotation file of the scan `name`: `NAME_labels.json`, else `labels.json`, beside it.
+def names_itself(annotation: Path) -> bool:
+  """Whether a file of labels draws its organs by name, numbers in it being its program's own: no table is about these.
 
-  For a file such as `case_0/segmentation.nii.gz`, either may also lie in the folder of the cases; then those that data
-  sets have (`data_sets.tables_of`). What names its organs itself, a folder of masks or DICOM, is its own table; so is
-  a NIfTI or .seg.nrrd file whose header names them, where no other is there.
+  DICOM and 3D Slicer's segmentations do, and folders of masks.
   """
-  if dicom_labels.is_drawn(annotation):
+  if annotation.is_dir() or dicom_labels.is_drawn(annotation):
+    return True
+  return annotation.name.lower().endswith(other_volumes.SLICER_SUFFIX) and bool(_inside(annotation))
+
+
+def table_beside(annotation: Path, name: str, given: str | os.PathLike[str] | None = None) -> Path | None:
+  """The table for an annotation file of the scan `name`.
+
+  What draws its organs by name (`names_itself`) is its own. Else the one that is given; `NAME_labels.json`, else
+  `labels.json`, beside it, or for a file such as `case_0/segmentation.nii.gz` in the folder of the cases; those that
+  data sets have (`data_sets.tables_of`); a NIfTI file itself whose header names its organs. A table beside it that
+  calls values otherwise than that header goes before it, with a warning.
+
+  Raises:
+    InputError: the header gives an organ another value than the table beside it.
+  """
+  if names_itself(annotation):
     return annotation
+  if given is not None:
+    return Path(given)
   near = (path for file in (f"{name}_{LABELS_FILE}", LABELS_FILE) for path in tables_near(annotation, file))
-  tables = itertools.chain(() if annotation.is_dir() else near, data_sets.tables_of(annotation))
-  if (table := next((path for path in tables if path.exists()), None)) is not None:
-    return table
-  return annotation if _inside(annotation) else None
+  tables = itertools.chain(near, data_sets.tables_of(annotation))
+  inside = _inside(annotation)
+  table = next((path for path in tables if path.exists()), None)
+  if table is not None and inside:
+    _hold_against(read_label_table(table), inside, table, annotation)
+  return table or (annotation if inside else None)
+
+
+def _hold_against(table: Mapping[str, int], inside: Mapping[str, int], path: Path, annotation: Path) -> None:
+  """Refuses a table that moves an organ of the header to another value, and warns of one that renames values."""
+  moved = [
+    f"{organ} is {table[organ]}, not {value}" for organ, value in inside.items() if table.get(organ, value) != value
+  ]
+  if moved:
+    raise InputError(
+      f"{path}: {display.some(moved, _SHOWN)} as the header of {annotation} says; correct the table, or give it by "
+      "--labels if the header is wrong"
+    )
+  names = {value: organ for organ, value in table.items()}
+  others = [
+    f"{value} {names[value]}, not {organ}" for organ, value in inside.items() if names.get(value, organ) != organ
+  ]
+  if others:
+    notices.warn(
+      f"{path}: calls {display.some(others, _SHOWN)} as the header of {annotation} does; the table counts, remove it "
+      "if it is of other label maps"
+    )
 
 
 def _inside(annotation: Path) -> dict[str, int]:

@@ -6,11 +6,13 @@ the array. Of these the smaller organ counts where they overlap.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import Num
@@ -114,6 +116,38 @@ def _terminology(organ: Painted) -> str:
   return "~".join([_CONTEXTS[0], *coded, _CONTEXTS[1], "^^", "^^"])
 
 
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, Mapping[str, Any]]]:
+  """A file, read up to its voxels, and its header; what the block raises of damaged data is told as such.
+
+  Raises:
+    InputError: pynrrd is not installed, a damaged file.
+  """
+  nrrd = nrrd_module()
+  try:
+    with path.open("rb") as file:
+      # as text: of bytes pynrrd drops what is not ASCII
+      lines = itertools.takewhile(bytes.strip, iter(file.readline, b""))
+      yield file, nrrd.read_header([line.decode("utf-8", "replace") for line in lines])
+  except InputError:
+    raise
+  except Exception as error:  # pynrrd's own errors, and whatever damaged data end in
+    raise InputError(f"{path}: truncated or damaged, cannot be read as NRRD ({error})") from error
+
+
+def read_names(path: str | os.PathLike[str]) -> dict[str, int]:
+  """The organs that the header names, by the value that `read_nrrd` gives them; empty of a file without segments.
+
+  Raises:
+    InputError: pynrrd is not installed, a damaged header.
+  """
+  with _opened(Path(path)) as (_, header):
+    names = _names(header)
+    if names and _is_layered(header):
+      return _numbered(names)
+    return {name: value for name, (value, _) in names.items()}
+
+
 def read_nrrd(path: str | os.PathLike[str]) -> tuple[Num[np.ndarray, "z y x"], Grid, dict[str, int]]:
   """Voxels, where they lie, and the organs that the header names, by value.
 
@@ -121,30 +155,23 @@ def read_nrrd(path: str | os.PathLike[str]) -> tuple[Num[np.ndarray, "z y x"], G
     InputError: pynrrd is not installed, a damaged file, no volume of one number a voxel, no place in space, over the
       size limit.
   """
-  nrrd = nrrd_module()
   path = Path(path)
-  try:
-    with path.open("rb") as file:
-      # as text: of bytes pynrrd drops what is not ASCII
-      lines = itertools.takewhile(bytes.strip, iter(file.readline, b""))
-      header = nrrd.read_header([line.decode("utf-8", "replace") for line in lines])
-      sizes = [int(size) for size in header["sizes"]]
-      scan_checks.refuse_size(tuple(sizes), str(path))
-      array = nrrd.read_data(header, file, str(path))
+  with _opened(path) as (file, header):
+    sizes = [int(size) for size in header["sizes"]]
+    scan_checks.refuse_size(tuple(sizes), str(path))
+    array = nrrd_module().read_data(header, file, str(path))
     names = _names(header)
     layers = [layer for _, layer in names.values()]
     if array.ndim == 4 and names and not 0 <= min(layers) <= max(layers) < len(array):
       raise ValueError(f"a segment in layer {max(layers)} of {len(array)}")
-  except InputError:
-    raise
-  except Exception as error:  # pynrrd's own errors, and whatever damaged data end in
-    raise InputError(f"{path}: truncated or damaged, cannot be read as NRRD ({error})") from error
   directions, origin = header.get("space directions"), header.get("space origin")
   if directions is None or origin is None:
     raise InputError(f"{path}: says nothing of where its voxels lie (space directions, space origin)")
   directions = np.array([[np.nan] * 3 if row is None else row for row in directions], float)
-  if array.ndim == 4 and names and np.isnan(directions[0]).all():
-    array, directions = _flattened(array, names), directions[1:]
+  values = {name: value for name, (value, _) in names.items()}
+  if names and _is_layered(header):
+    values = _numbered(names)
+    array, directions = _flattened(array, names, values), directions[1:]
   if array.ndim != 3 or array.dtype.kind not in "iuf" or not np.isfinite(directions).all():
     raise InputError(f"{path}: {array.ndim}D of {array.dtype}; give one 3D volume of one number a voxel")
   signs = _SPACES.get(str(header.get("space", "")).lower())
@@ -156,7 +183,7 @@ def read_nrrd(path: str | os.PathLike[str]) -> tuple[Num[np.ndarray, "z y x"], G
     raise InputError(f"{path}: its origin is {origin}, which is no place")
   grid = Grid(array.shape[::-1], affine * np.array([[signs[0]], [signs[1]], [signs[2]], [1]]))
   scan_checks.refuse_spacing(grid, str(path))
-  return np.ascontiguousarray(array.T), grid, {name: value for name, (value, _) in names.items()}
+  return np.ascontiguousarray(array.T), grid, values
 
 
 def _names(header: Mapping[str, object]) -> dict[str, tuple[int, int]]:
@@ -171,13 +198,23 @@ def _names(header: Mapping[str, object]) -> dict[str, tuple[int, int]]:
   return names
 
 
-def _flattened(array: np.ndarray, names: dict[str, tuple[int, int]]) -> np.ndarray:
-  """Layers as one, larger organs first; organs get new values where two layers number them alike, also in `names`."""
+def _is_layered(header: Mapping[str, Any]) -> bool:
+  """Whether the first axis counts layers."""
+  directions = header.get("space directions")
+  if len(header["sizes"]) != 4 or directions is None:
+    return False
+  return directions[0] is None or bool(np.isnan(np.array(directions[0], float)).all())
+
+
+def _numbered(names: Mapping[str, tuple[int, int]]) -> dict[str, int]:
+  """New values for organs of several layers, which number them alike."""
+  return {name: value for value, name in enumerate(names, 1)}
+
+
+def _flattened(array: np.ndarray, names: Mapping[str, tuple[int, int]], values: Mapping[str, int]) -> np.ndarray:
+  """Layers as one with the new values, larger organs first."""
   masks = {name: array[layer] == value for name, (value, layer) in names.items()}
-  order = sorted(names, key=lambda name: -np.count_nonzero(masks[name]))
   result = np.zeros(array.shape[1:], np.uint16)
-  for value, name in enumerate(names, 1):
-    names[name] = (value, 0)
-  for name in order:
-    result[masks[name]] = names[name][0]
+  for name in sorted(names, key=lambda name: -np.count_nonzero(masks[name])):
+    result[masks[name]] = values[name]
   return result

@@ -12,6 +12,8 @@ from medlsam_jax.geometry import Grid, Volume
 from medlsam_jax.io import label_values, metaimage, nrrd_file, oblique, scan_checks
 
 SUFFIXES = (*nrrd_file.SUFFIXES, *metaimage.SUFFIXES)
+SLICER_SUFFIX = ".seg.nrrd"
+"""How the names of 3D Slicer's segmentations end."""
 
 
 def read_scan(path: str | os.PathLike[str]) -> Volume:
@@ -44,9 +46,9 @@ def names_inside(path: str | os.PathLike[str]) -> dict[str, int]:
   """Organ -> value, as 3D Slicer's segmentation lists its segments; empty of any other file.
 
   Raises:
-    InputError: as `nrrd_file.read_nrrd`.
+    InputError: as `nrrd_file.read_names`.
   """
-  return _read(path)[2] if os.fspath(path).lower().endswith(".seg.nrrd") else {}
+  return nrrd_file.read_names(path) if os.fspath(path).lower().endswith(SLICER_SUFFIX) else {}
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[Num[np.ndarray, "z y x"], Grid, dict[str, int]]:

@@ -151,8 +151,8 @@ def read_templates(
 
   Args:
     organs: keep these only; None keeps all. A template without any of them is left out.
-    labels_file: table of label values for all; None takes `NAME_labels.json`, else `labels.json`, beside each
-      annotation.
+    labels_file: table of label values for all that do not name their organs themselves (`label_table.names_itself`);
+      None takes `NAME_labels.json`, else `labels.json`, beside each annotation.
     series, hu_offset: as `scans.read_volume`, for every template that is DICOM, and for every one.
 
   Returns:
@@ -167,12 +167,13 @@ def read_templates(
   paths = [Path(each) for each in ([path] if isinstance(path, str | os.PathLike) else path)]
   where = ", ".join(map(str, paths))
   options = scans.ReadingOptions(series, hu_offset)
-  table = None if labels_file is None else read_label_table(labels_file)
+  if labels_file is not None:
+    read_label_table(labels_file)  # a table that cannot be read is told once, not for every scan
   left, cases = _LeftOut(), []
   pairs = [pair for each in paths for pair in _pairs(each, left)]
   for scan, files in pairs if len(paths) == 1 else _named(pairs):
     with left.instead_of_raising():
-      cases.append(_annotations(scan, files, table, organs))
+      cases.append(_annotations(scan, files, labels_file, organs))
   wanted = _wanted(where, organs, cases, left)
   numbers = _numbers(cases, wanted)
   if organs is None:
@@ -265,7 +266,7 @@ def _named(pairs: list[tuple[ListedScan, list[Path]]]) -> list[tuple[ListedScan,
 
 
 def _annotations(
-  scan: ListedScan, files: list[Path], given: dict[str, int] | None, organs: Sequence[str] | None
+  scan: ListedScan, files: list[Path], labels_file: str | os.PathLike[str] | None, organs: Sequence[str] | None
 ) -> _Annotations:
   name = scan.name
   labels: Volume | None = None
@@ -273,18 +274,17 @@ def _annotations(
   values: dict[str, int] = {}
   points: dict[str, tuple[np.ndarray, Path]] = {}
   tables: dict[str, dict[str, int]] = {}
-  is_named = given is not None
+  is_named = False
   for file in files:
-    named_in = table_beside(file, name) if given is None else None
-    table = given or {}
+    named_in = table_beside(file, name, labels_file)
+    table: dict[str, int] = {}
     if named_in is not None:
       table = tables[str(named_in)] = read_label_table(named_in)
     is_drawn, is_labels = dicom_labels.is_drawn(file), holds_masks(file)
     if is_labels and (other := drawn or (labels and labels.source)):
       raise InputError(f"{scan}: two label maps, {other} and {file}; give one")
     if is_drawn:
-      drawn, values, is_named = file, read_label_table(file), True
-      tables.setdefault(str(file), values)
+      drawn, values, is_named = file, table, True
     elif is_labels:
       labels = label_maps.read_label_map(file, organs)
       values = _present(labels, table, organs is None)
@@ -302,8 +302,6 @@ def _annotations(
   both = sorted(values.keys() & points.keys())
   if both:
     raise InputError(f"{scan}: {', '.join(both)}: both a mask and points; keep one")
-  if given is not None:
-    tables["the given table"] = given
   return _Annotations(scan, labels, values, points, tables, is_named, drawn=drawn)
 
 

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from nibabel.nifti1 import Nifti1Extension
 
+from medlsam_jax.errors import InputError
+from medlsam_jax.evaluation.truth_names import own_tables
 from medlsam_jax.geometry import Grid
 from medlsam_jax.io import nifti
 from medlsam_jax.io.label_names import names_inside
@@ -35,8 +37,26 @@ def test_names_come_back_and_voxels_are_where_they_were(saved):
 def test_a_file_is_its_own_table_where_none_lies_beside_it(saved, tmp_path):
   path, _ = saved
   assert table_beside(path, "a") == path and read_label_table(path) == NAMES
-  (tmp_path / "labels.json").write_text('{"spleen": 5, "other": 2, "more": 300}')
+  (tmp_path / "labels.json").write_text('{"liver": 5, "more": 7}')
   assert table_beside(path, "a") == tmp_path / "labels.json"
+
+
+def test_table_that_renames_values_of_the_header_counts_with_a_warning(saved, tmp_path):
+  path, _ = saved
+  (tmp_path / "labels.json").write_text('{"hepar": 5, "kidney_left": 2}')
+  with pytest.warns(UserWarning, match=r"labels\.json: calls 5 hepar, not liver as the header of .*a_seg\.nii\.gz"):
+    assert table_beside(path, "a") == tmp_path / "labels.json"
+
+
+def test_table_that_moves_an_organ_of_the_header_is_refused_unless_it_is_given(saved, tmp_path):
+  path, _ = saved
+  (tmp_path / "labels.json").write_text('{"liver": 2, "kidney_left": 5}')
+  words = r"labels\.json: liver is 2, not 5, kidney_left is 5, not 2 as the header"
+  with pytest.raises(InputError, match=words):
+    table_beside(path, "a")
+  with pytest.raises(InputError, match=words):
+    own_tables({"a": path}, None)
+  assert own_tables({"a": path}, str(tmp_path / "labels.json")) == ({"a": {"liver": 2, "kidney_left": 5}}, {})
 
 
 @pytest.mark.parametrize(

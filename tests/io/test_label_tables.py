@@ -2,11 +2,15 @@
 
 import json
 
+import nrrd
 import numpy as np
 import pytest
-from template_files import cells, six, write_table
+from data_set_files import GRID, put, scan
+from template_files import cells, save, six, write_table
 
+from medlsam_jax.evaluation.truth_names import own_tables
 from medlsam_jax.io import templates
+from medlsam_jax.io.labels import LabelMap
 
 
 @pytest.fixture
@@ -85,3 +89,48 @@ def test_tables_that_other_programs_write_are_read(tmp_path, add, content):
   write_table(tmp_path, content)
   add("a", labels=cells())
   assert templates.read_templates(tmp_path)[0].values == {"spleen": 1, "liver": 5}
+
+
+BESIDE = {"spleen": 1, "kidney": 2, "liver": 5}
+"""Of other label maps of the folder."""
+DRAWN = {"liver": 1, "spleen": 2, "kidney": 5}
+"""In the order in which somebody made the segments."""
+
+
+def drawn(path, kind, grid):
+  """Writes labels that name themselves, numbered as `DRAWN`."""
+  array = np.zeros(grid.shape, np.uint8)
+  for place, value in enumerate(DRAWN.values()):
+    array[6 + 2 * place : 8 + 2 * place, 4:8, 4:8] = value
+  if kind == "masks":
+    path = path / "segmentations"
+    path.mkdir()
+    for organ, value in DRAWN.items():
+      save(path / f"{organ}.nii.gz", (array == value).astype(np.uint8), grid)
+  elif kind == "segments":
+    path = path / "b.seg.nrrd"
+    LabelMap(array, grid, DRAWN).save(path)
+  else:  # every segment in a layer of its own, each with the value 1
+    path = path / "b.seg.nrrd"
+    lps = grid.affine * np.array([[-1], [-1], [1], [1]])
+    header = {"space": "left-posterior-superior", "space origin": lps[:3, 3], "kinds": ["list", *["domain"] * 3]}
+    header["space directions"] = np.vstack([[np.nan] * 3, lps[:3, :3].T])
+    for number, organ in enumerate(DRAWN):
+      of_segment = {"Name": organ, "LabelValue": "1", "Layer": str(number)}
+      header |= {f"Segment{number}_{key}": value for key, value in of_segment.items()}
+    nrrd.write(str(path), np.stack([(array == value).T for value in DRAWN.values()]).astype(np.uint8), header)
+  return path, {organ: array == value for organ, value in DRAWN.items()}
+
+
+@pytest.mark.parametrize("way", ["beside", "given"])
+@pytest.mark.parametrize("kind", ["segments", "layers", "masks"])
+def test_labels_that_draw_organs_by_name_are_what_they_say_whatever_table_there_is(tmp_path, kind, way):
+  put(tmp_path / "b_ct.nii.gz", scan())
+  path, masks = drawn(tmp_path, kind, GRID)
+  write_table(tmp_path, BESIDE)
+  given = tmp_path / "labels.json" if way == "given" else None
+  (template,) = templates.read_templates(tmp_path, labels_file=given)
+  tables, wrong = own_tables({"b": path}, given)
+  assert template.values == tables["b"] and not wrong
+  for organ, mask in masks.items():
+    assert np.array_equal(template.labels.array == template.values[organ], mask)
