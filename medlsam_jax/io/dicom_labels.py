@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from medlsam_jax.errors import InputError
 from medlsam_jax.io.dicom_headers import Unusable, has_mark, quiet, read_dataset
-from medlsam_jax.io.drawn_labels import DrawnLabels, Lattice, Piece
+from medlsam_jax.io.drawn_labels import DrawnLabels, Lattice, Plane
 
 if TYPE_CHECKING:
   from pydicom.dataset import Dataset
@@ -91,7 +91,7 @@ def _segmentation(dataset: Dataset, source: str) -> DrawnLabels:
       for item in dataset.PerFrameFunctionalGroupsSequence
     ]
 
-  def pieces(lattice: Lattice) -> Iterator[Piece | None]:
+  def drawn(lattice: Lattice) -> Iterator[Plane | None]:
     for (corner, steps), number, pixels in zip(planes, numbers, _frames(dataset, source), strict=True):
       inside = {values[number]: pixels >= least} if number else {}
       if kind == "LABELMAP":
@@ -100,7 +100,7 @@ def _segmentation(dataset: Dataset, source: str) -> DrawnLabels:
         if mask.any():
           yield lattice.frame(value, mask, corner, steps)
 
-  return DrawnLabels(names, source, pieces, notes)
+  return DrawnLabels(names, source, drawn, notes, _distance_mm(dataset, shared))
 
 
 def _label(segment: Dataset) -> str:
@@ -121,6 +121,13 @@ def _plane(item: Dataset, shared: Dataset) -> tuple[Float[np.ndarray, "3"], Floa
   row, column = np.array(along, float).reshape(2, 3)
   down, across = (float(value) for value in _group(item, shared, "PixelMeasuresSequence").PixelSpacing)
   return corner * _TO_RAS, np.stack([column * down, row * across]) * _TO_RAS
+
+
+def _distance_mm(dataset: Dataset, shared: Dataset) -> float | None:
+  """How far frames lie apart, where the file says it: frames without an organ are left out, so that theirs may not."""
+  first = dataset.PerFrameFunctionalGroupsSequence[0]
+  distance = float(_group(first, shared, "PixelMeasuresSequence").get("SpacingBetweenSlices") or 0)
+  return distance if distance > 0 else None
 
 
 def _frames(dataset: Dataset, source: str) -> Iterator[np.ndarray]:
@@ -145,8 +152,8 @@ def _structures(dataset: Dataset, source: str) -> DrawnLabels:
   if not all(np.isfinite(points).all() for each in contours.values() for points in each):
     raise InputError(f"{source}: a contour with points that are no numbers")
 
-  def pieces(lattice: Lattice) -> Iterator[Piece | None]:
+  def drawn(lattice: Lattice) -> Iterator[Plane | None]:
     for number, points in contours.items():
       yield from lattice.contours(values[number], points)
 
-  return DrawnLabels(names, source, pieces)
+  return DrawnLabels(names, source, drawn)

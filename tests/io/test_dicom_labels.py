@@ -1,5 +1,6 @@
 """Segmentations and structure sets are read back as the label maps that were written, on whatever series."""
 
+import copy
 import warnings
 
 import numpy as np
@@ -8,8 +9,9 @@ import pytest
 from labelled_series import LAYOUTS, ORGANS, labels_of, read, write_labelled
 
 from medlsam_jax.errors import InputError
-from medlsam_jax.geometry import Volume
+from medlsam_jax.geometry import Grid, Volume
 from medlsam_jax.io.dicom_labels import read_drawn
+from medlsam_jax.io.labels import LabelMap
 from medlsam_jax.io.templates import read_templates
 
 PRESENT = [organ for organ in sorted(ORGANS, key=ORGANS.get) if organ != "spleen"]
@@ -123,3 +125,82 @@ def test_templates_of_dicom_have_dicom_labels(tmp_path, layout, kind):
   expected = labels.as_saved().array
   for organ, value in template.values.items():
     assert np.array_equal(template.labels.array == value, expected == ORGANS[organ])
+
+
+def drawn_on(tmp_path, contours, spacing_mm=1.0, slices=40):
+  """Labels of a structure set on an upright scan; `contours` are organ -> (z in mm, low and high corner in mm)."""
+  scan = read(write_labelled(tmp_path / "ct"))
+  LabelMap(np.ones(scan.grid.shape, np.uint8), scan.grid, {"stand-in": 1}, None, scan.source_images).save(
+    tmp_path / "rt.dcm", "rtstruct"
+  )
+  file = pydicom.dcmread(tmp_path / "rt.dcm")
+  title, region = file.StructureSetROISequence[0], file.ROIContourSequence[0]
+  file.StructureSetROISequence, file.ROIContourSequence = [], []
+  for number, (organ, planes) in enumerate(contours.items(), 1):
+    title, region = copy.deepcopy(title), copy.deepcopy(region)
+    title.ROINumber = region.ReferencedROINumber = number
+    title.ROIName = organ
+    item, region.ContourSequence = region.ContourSequence[0], []
+    for z, low, high in planes:
+      item = copy.deepcopy(item)
+      corners = [(-x, -y, z) for x, y in ((low, low), (high, low), (high, high), (low, high))]
+      item.ContourData, item.NumberOfContourPoints = np.ravel(corners).tolist(), 4
+      region.ContourSequence.append(item)
+    file.StructureSetROISequence.append(title)
+    file.ROIContourSequence.append(region)
+  file.save_as(tmp_path / "rt.dcm")
+  grid = Grid((slices, 20, 20), np.diag([1.0, 1.0, spacing_mm, 1.0]))
+  scan = Volume(np.zeros(grid.shape, np.float32), grid, "other.nii.gz")
+  with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    drawn = read_drawn(tmp_path / "rt.dcm")
+    array = drawn.on(scan).array
+  return {organ: (array == value).sum((1, 2)) for organ, value in drawn.names.items()}, [str(s.message) for s in said]
+
+
+def square(*places, size=5):
+  """Planes with a square of `size` by `size` pixels of 1 mm."""
+  return [(z, 3.5, 3.5 + size) for z in places]
+
+
+def test_slices_between_planes_take_the_nearest_and_it_is_said(tmp_path):
+  found, said = drawn_on(tmp_path, {"cord": [*square(6, 9), *square(12, size=2)], "dot": square(30)})
+  cord = np.zeros(40)
+  cord[5:11], cord[11:14] = 25, 4
+  assert np.array_equal(found["cord"], cord) and found["dot"].sum() == 3 * 25
+  assert any("slices between take the nearest plane of the organ (cord 6, dot 2)" in line for line in said)
+
+
+def test_planes_between_slices_neither_cancel_nor_add_up(tmp_path):
+  planes = {"cord": [*square(0, 1, 2, 3, 4, 5), *square(6, 7, 8, 9, size=3)], "dot": square(20)}
+  found, said = drawn_on(tmp_path, planes, spacing_mm=5.0, slices=6)
+  assert found["cord"].tolist() == [25, 25, 0, 0, 0, 0] and found["dot"].tolist() == [0, 0, 0, 0, 25, 0]
+  assert any("8 of 11 planes are not used" in line for line in said)
+  found, _ = drawn_on(tmp_path, {"cord": square(2, 3)}, spacing_mm=5.0, slices=6)  # half a voxel from either slice
+  assert found["cord"].max() <= 25
+
+
+def test_holes_are_of_their_own_plane(tmp_path):
+  ring = [(z, low, high) for z in (3, 6) for low, high in ((2.5, 12.5), (4.5, 8.5))]
+  found, _ = drawn_on(tmp_path, {"ring": ring}, spacing_mm=2.0)
+  assert found["ring"][:5].tolist() == [0, 84, 84, 84, 0]
+
+
+def test_gaps_as_they_were_drawn_stay_and_an_organ_on_every_second_plane_has_none(tmp_path):
+  every, second = square(*range(3, 30)), [(z, 12.5, 15.5) for z in range(3, 30, 2)]
+  found, said = drawn_on(tmp_path, {"body": every, "pieces": square(4, 5, 9, size=3), "node": second})
+  assert np.flatnonzero(found["pieces"]).tolist() == [4, 5, 9]
+  assert found["node"][3:30].all() and any("(node 14)" in line for line in said)
+
+
+def test_segmentation_on_slices_further_apart_fills_what_lies_between(tmp_path):
+  scan = read(write_labelled(tmp_path / "ct"))
+  labels_of(scan).save(tmp_path / "labels.dcm")
+  affine = scan.grid.affine.copy()
+  affine[:3, 2] /= 3
+  z, y, x = scan.grid.shape
+  finer = Volume(np.zeros((3 * z - 2, y, x), np.float32), Grid((3 * z - 2, y, x), affine), "finer.nii.gz")
+  drawn, back = quietly(tmp_path / "labels.dcm", finer)
+  _, own = quietly(tmp_path / "labels.dcm", scan)
+  nearest = np.rint(np.arange(3 * z - 2) / 3).astype(int)
+  assert drawn.names and np.array_equal(back.array, own.array[nearest])
