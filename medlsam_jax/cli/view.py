@@ -12,7 +12,7 @@ from medlsam_jax.errors import ConfigError, TemplateError
 from medlsam_jax.installation import install_hint
 
 if TYPE_CHECKING:
-  from collections.abc import Callable, Mapping, Sequence
+  from collections.abc import Callable, Mapping
 
   from medlsam_jax.cli.terminal import Terminal
   from medlsam_jax.io.scans import ListedScan
@@ -67,6 +67,8 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
     from medlsam_jax.view import routes
 
     desk = make_desk(arguments, terminal)
+    if len(desk.entries) == 1:  # else the page tells of a scan that cannot be read, and shows the others
+      desk.read_ahead(0)
     token = guard.new_token()
     app = guard.guarded_app(routes.routes(desk), token, terminal.warn, max_upload_bytes=routes.MAX_REQUEST_BYTES)
     address = f"{listening.address(taken)}/?token={token}"
@@ -85,7 +87,7 @@ def make_desk(arguments: argparse.Namespace, terminal: Terminal) -> Desk:
 
   Raises:
     ConfigError: nothing to look at, or a folder that is none.
-    InputError: scans or templates cannot be listed, the only scan cannot be read, decisions are of another version.
+    InputError: scans or templates cannot be listed, or decisions are of another version.
     TemplateError: a bank file cannot be used.
   """
   from medlsam_jax.serve.guard import place
@@ -108,10 +110,7 @@ def make_desk(arguments: argparse.Namespace, terminal: Terminal) -> Desk:
   engine = Engine(choice, folder, _kept_bank(arguments, choice))
   entries = worklist(_scans(arguments, results), results)
   jobs = Jobs(lambda error: terminal.warn(place(error)))
-  desk = Desk(entries, Folders(out, results, other), engine, jobs, _provenance(engine))
-  if len(entries) == 1:  # else the page tells of a scan that cannot be read, and shows the others
-    desk.read_ahead(0)
-  return desk
+  return Desk(entries, Folders(out, results, other), engine, jobs, _provenance(engine))
 
 
 def _scans(arguments: argparse.Namespace, results: Path | None) -> list[ListedScan]:
@@ -157,19 +156,18 @@ def _kept_bank(arguments: argparse.Namespace, choice: Choice) -> Callable[[Netwo
   return kept
 
 
-def _provenance(engine: object) -> Callable[[Sequence[str]], Mapping[str, object]]:
+def _provenance(engine: object) -> Callable[[], Mapping[str, object]]:
   from medlsam_jax.cli import provenance
   from medlsam_jax.view.engine import Engine
 
   assert isinstance(engine, Engine)
 
-  def made(by_hand: Sequence[str]) -> Mapping[str, object]:
+  def made() -> Mapping[str, object]:
     entry: dict[str, object] = {"made_in": "medlsam view", "versions": provenance.of_machine()}
-    if by_hand:
-      entry["placed_by_hand"] = list(by_hand)
     if engine.latest_bank is not None:
       entry["bank"] = provenance.of_bank(engine.latest_bank, engine.choice.file or engine.choice.bank or "templates")
-      entry["network"] = provenance.of_network(engine.network)
+      entry["networks"] = {"localization": provenance.of_network(engine.network)}
+      entry["seed"] = engine.choice.seed
     return entry
 
   return made

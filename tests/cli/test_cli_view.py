@@ -35,6 +35,12 @@ def test_decisions_of_a_newer_version_are_named_and_left_alone(medlsam, mini_que
   assert answer.code == 2 and "decisions.json" in answer.err and "another version" in answer.err
 
 
+def test_a_lone_scan_that_cannot_be_read_is_told_before_the_page_opens(medlsam, tmp_path):
+  (tmp_path / "empty.nii.gz").write_bytes(b"")
+  answer = medlsam("view", "empty.nii.gz", "--port", 0, "--no-browser")
+  assert answer.code == 2 and "empty.nii.gz" in answer.err and answer.err.count("\n") == 1 and not answer.out
+
+
 def test_what_is_missing_is_told_with_what_brings_it(medlsam, mini_queries, monkeypatch):
   import medlsam_jax.serve
 
