@@ -7,7 +7,7 @@ in `medlam.search.confidence` and `medlam.search.doubt`; here is what a result s
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 import numpy as np
@@ -128,6 +128,8 @@ class Finding:
   """What speaks against it, a sentence each: of the scan first, then of the search."""
   boxes: tuple[Box, ...] | None = None
   """Of each part, where they were given; None where they are those that the points span."""
+  confidence_said: Mapping[str, object] | None = None
+  """The `confidence` entry of the file that it was read from, for the files that it is written to."""
 
   @classmethod
   def of_boxes(

@@ -112,6 +112,8 @@ def _organ(finding: Finding, scan: Volume, volume_ml: float | None) -> dict[str,
       "targets_outside": int(np.count_nonzero(trust.outside)),
       "targets_vox": _rounded(oblique.points_to_file(trust.targets, scan)),
     }
+  elif finding.confidence_said is not None:
+    entry["confidence"] = dict(finding.confidence_said)
   if volume_ml is not None:
     entry["volume_ml"] = _number(volume_ml)
   return entry
@@ -164,8 +166,8 @@ def from_dict(content: Mapping[str, object], scan: Volume, source: str) -> dict[
 
   `box_vox`, `box_world_mm` and `parts_vox` say the same thing, as does `parts_world_mm`, which they are held against:
   the one of the three that was edited wins; an edited box stands for the whole organ, without parts. Points are not
-  read. Of an entry written by hand one of the three is enough. An edited `_vox` box of a tilted scan counts as the
-  upright box around it.
+  read; what a search said of a box that was not edited is kept (`Finding.confidence_said`). Of an entry written by hand
+  one of the three is enough. An edited `_vox` box of a tilted scan counts as the upright box around it.
 
   Raises:
     InputError: the file is of another scan, an entry cannot be understood, two of the three were edited differently,
@@ -174,7 +176,7 @@ def from_dict(content: Mapping[str, object], scan: Volume, source: str) -> dict[
   organs = content.get("organs")
   if not isinstance(organs, dict) or not organs:
     raise InputError(f"{source}: names no organs")
-  scan = _as_written(content.get("scan"), scan, source)
+  here, scan = scan, _as_written(content.get("scan"), scan, source)
   findings = {}
   for number, (organ, entry) in enumerate(organs.items(), 1):
     if not isinstance(entry, dict):
@@ -185,8 +187,25 @@ def from_dict(content: Mapping[str, object], scan: Volume, source: str) -> dict[
     # doubts of the search do not hold of a box that the user put somewhere else
     said = [] if verdict == GIVEN else entry.get("doubts", [])
     doubts = tuple(map(str, said)) if isinstance(said, list) else ()
-    findings[organ] = Finding.of_boxes(organ, label, parts, verdict, doubts=doubts)
+    trust = None if verdict == GIVEN else _confidence(entry.get("confidence"), scan, here)
+    made = Finding.of_boxes(organ, label, parts, verdict, doubts=doubts)
+    findings[organ] = dataclasses.replace(made, confidence_said=trust)
   return findings
+
+
+def _confidence(said: object, written: Volume, here: Volume) -> dict[str, object] | None:
+  """What a file says of a search, its targets in voxels of the file of `here`; None where that cannot be kept."""
+  if not isinstance(said, dict):
+    return None
+  kept = dict(said)
+  try:
+    json.dumps(kept, allow_nan=False)
+    if written is not here and "targets_vox" in kept:
+      targets = oblique.points_from_file(np.array(kept["targets_vox"], float).reshape(-1, 6, 3), written)
+      kept["targets_vox"] = _rounded(oblique.points_to_file(targets, here))
+  except (TypeError, ValueError):  # a file that was edited by hand
+    return None
+  return kept
 
 
 def label_of(entry: Mapping[str, object], otherwise: int, place: str) -> int:

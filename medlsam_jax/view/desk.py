@@ -62,7 +62,7 @@ class Desk:
 
   Args:
     entries: the scans, in the order in which to look at them.
-    provenance: of what is made here, for its files: called with the organs that were placed by hand.
+    provenance: of what is made here, for its files.
   """
 
   def __init__(
@@ -71,7 +71,7 @@ class Desk:
     folders: Folders,
     engine: Engine,
     jobs: Jobs,
-    provenance: Callable[[Sequence[str]], Mapping[str, object]],
+    provenance: Callable[[], Mapping[str, object]],
     most_voxels: int = SHOWN_VOXELS,
   ) -> None:
     self.entries, self.folders, self.engine, self.jobs = list(entries), folders, engine, jobs
@@ -246,7 +246,7 @@ class Desk:
     merged = results.merged(known, findings, painted)
     assert merged.labels is not None
     result = ScanResult(scan.name, opened.volume, merged.findings, merged.labels)
-    result.write(self.folders.out, self._provenance(by_hand))
+    result.write(self.folders.out, results.origin_of(known, findings, by_hand, self._provenance()))
     return {"organs": list(findings), "out": str(self.folders.out)}
 
   def _values(self, number: int, organs: Sequence[str]) -> dict[str, int]:

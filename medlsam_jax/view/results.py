@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,9 @@ from medlsam_jax.io.scan_result import BOXES, LABELS
 from medlsam_jax.io.scans import ListedScan
 from medlsam_jax.label_boxes import find_labels
 
+PLACED, CORRECTED = "placed_by_hand", "corrected"
+"""In a provenance: organs that a person placed, and what made those that were laid over a result."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Shown:
@@ -33,6 +36,8 @@ class Shown:
   labels: LabelMap | None = None
   said: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
   """Entry of each organ in the boxes file; empty for a label map alone."""
+  provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  """Where the boxes file says that it comes from."""
 
   @property
   def organs(self) -> list[str]:
@@ -76,7 +81,9 @@ def read(folder: Path, scan: ListedScan, volume: Volume) -> Shown | None:
     assert isinstance(said, dict)  # `from_dict` has looked
     findings = {organ: _with_points(each, said[organ], volume) for organ, each in findings.items()}
     names = {organ: each.value for organ, each in findings.items()}
-    return Shown(findings, None if found is None else _labels(found, volume, names), said)
+    origin = content.get("provenance")
+    origin = origin if isinstance(origin, dict) else {}
+    return Shown(findings, None if found is None else _labels(found, volume, names), said, origin)
   if found is None:
     return None
   table = table_beside(found, scan.name)
@@ -125,6 +132,25 @@ def merged(known: Shown | None, findings: Mapping[str, Finding], painted: LabelM
       array[array == before[organ]] = 0
     array[painted.array == value] = numbers[organ]
   return Shown({**kept, **findings}, LabelMap(array, painted.grid, names, painted.file_grid))
+
+
+def origin_of(
+  known: Shown | None, findings: Mapping[str, Finding], by_hand: Sequence[str], made: Mapping[str, object]
+) -> dict[str, object]:
+  """Provenance of a result that new organs were laid over: what made the others stays in it.
+
+  Args:
+    known: what was there.
+    findings: the new organs, `by_hand` those of them that a person placed.
+    made: how they were made; beside an older result under `corrected`.
+  """
+  old = {} if known is None else dict(known.provenance)
+  placed = old.pop(PLACED, ())
+  placed = [organ for organ in placed if organ not in findings] if isinstance(placed, list | tuple) else []
+  earlier = old.get(CORRECTED)
+  new = dict(made) if known is None else {CORRECTED: {**(earlier if isinstance(earlier, dict) else {}), **made}}
+  said = {PLACED: [*placed, *by_hand]} if placed or by_hand else {}
+  return {**old, **new, **said}
 
 
 def _boxes(folder: Path, scan: ListedScan) -> Path:

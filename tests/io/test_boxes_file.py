@@ -28,6 +28,14 @@ def scan(codes="LPS", origin=(10.0, -20.0, 30.0), shape=(16, 20, 24)):
   return Volume(np.zeros(shape, np.float32), Grid(shape, affine), "scan.nii.gz")
 
 
+def turned_scan():
+  """The same in another axis order."""
+  grid = scan().grid
+  affine = grid.affine[:, [2, 0, 1, 3]] @ np.diag([1.0, -1.0, 1.0, 1.0])
+  affine[:3, 3] = grid.world_from_voxel(np.array([0, 0, 23]))
+  return Volume(np.zeros((20, 24, 16), np.float32), Grid((20, 24, 16), affine), "turned.nii.gz")
+
+
 @pytest.fixture
 def written():
   found = {
@@ -69,6 +77,31 @@ def test_swapped_corners_in_millimetres_and_of_parts_are_told_by_their_axes():
 def test_boxes_that_are_none_are_named(entry, message):
   with pytest.raises(InputError, match=rf"x_boxes.json: liver: .*{message}"):
     read({"organs": {"liver": entry}})
+
+
+TRUST = {"similarity": 0.9, "right_probability": 0.7, "targets_vox": [[[1.0, 2.0, 3.0]] * 6] * 2}
+
+
+def test_what_a_search_said_goes_with_a_box_that_nobody_moved(written):
+  for entry in written["organs"].values():
+    entry["confidence"] = copy.deepcopy(TRUST)
+  written["organs"]["brain"]["box_vox"][1][2] += 2
+  again = boxes_file.to_dict("scan", scan(), read(written), None, {})["organs"]
+  assert again["liver"]["confidence"] == TRUST and "confidence" not in again["brain"]
+  turned = turned_scan()
+  found = boxes_file.from_dict(written, turned, "x_boxes.json")
+  trust = boxes_file.to_dict("scan", turned, found, None, {})["organs"]["liver"]["confidence"]
+  targets = [grid.world_from_voxel(np.array(said["targets_vox"][0]))
+             for grid, said in ((turned.grid, trust), (scan().grid, TRUST))]  # fmt: skip
+  assert np.allclose(*targets) and trust["right_probability"] == 0.7
+
+
+@pytest.mark.parametrize("said", [{"similarity": float("nan")}, [1], {"targets_vox": "x"}])
+def test_what_cannot_be_kept_of_a_search_is_left_out(written, said):
+  written["organs"]["liver"]["confidence"] = said
+  found = boxes_file.from_dict(written, turned_scan(), "x_boxes.json")
+  again = boxes_file.to_dict("scan", turned_scan(), found, None, {})
+  assert "confidence" not in again["organs"]["liver"] and boxes_file.to_text(again)
 
 
 def test_world_box_is_the_outer_faces_in_ras():
@@ -168,10 +201,7 @@ def test_file_of_another_scan_is_refused(written):
 def test_same_scan_in_another_axis_order_has_the_boxes_at_the_same_places(written, edit):
   written["organs"]["liver"] |= edit
   expected = boxes_file.from_dict(written, scan(), "x_boxes.json")["liver"]
-  grid = scan().grid
-  affine = grid.affine[:, [2, 0, 1, 3]] @ np.diag([1.0, -1.0, 1.0, 1.0])
-  affine[:3, 3] = grid.world_from_voxel(np.array([0, 0, 23]))
-  turned = Volume(np.zeros((20, 24, 16), np.float32), Grid((20, 24, 16), affine), "turned.nii.gz")
+  grid, turned = scan().grid, turned_scan()
   found = boxes_file.from_dict(written, turned, "x_boxes.json")["liver"]
   assert found.verdict == expected.verdict and len(found.parts) == len(expected.parts)
   for got, want in zip(found.parts, expected.parts, strict=True):
