@@ -6,6 +6,7 @@ import numpy as np
 from template_files import SHAPE, cells, save
 
 from medlsam_jax.geometry import Grid
+from medlsam_jax.io.labels import LabelMap
 
 NAMES = {1: "spleen", 2: "kidney", 5: "liver"}
 GRID = Grid(SHAPE, np.diag([-4.0, -4.0, 5.0, 1.0]))
@@ -27,7 +28,10 @@ def labels(shift=0):
 
 def put(path, array):
   path.parent.mkdir(parents=True, exist_ok=True)
-  save(path, array, GRID)
+  if path.name.endswith(".nii.gz"):
+    save(path, array, GRID)
+  else:
+    LabelMap(array, GRID, {}).save(path)
 
 
 def totalsegmentator(root):
@@ -40,14 +44,24 @@ def totalsegmentator(root):
   return ["s0001", "s0002"]
 
 
-def nnunet(root):
+def nnunet(root, ending=".nii.gz", **regions):
   for number in (1, 2):
-    put(root / "imagesTr" / f"case_{number}_0000.nii.gz", scan(number))
-    put(root / "imagesTr" / f"case_{number}_0001.nii.gz", scan(number + 7))
-    put(root / "labelsTr" / f"case_{number}.nii.gz", labels(number))
-  table = {"background": 0} | {organ: value for value, organ in NAMES.items()}
-  (root / "dataset.json").write_text(json.dumps({"channel_names": {"0": "CT", "1": "PET"}, "labels": table}))
+    put(root / "imagesTr" / f"case_{number}_0000{ending}", scan(number))
+    put(root / "imagesTr" / f"case_{number}_0001{ending}", scan(number + 7))
+    put(root / "labelsTr" / f"case_{number}{ending}", labels(number))
+  table = {"background": 0} | {organ: value for value, organ in NAMES.items()} | regions
+  table = {organ: value for organ, value in table.items() if value is not None}
+  said = {"channel_names": {"0": "CT", "1": "PET"}, "labels": table, "file_ending": ending}
+  (root / "dataset.json").write_text(json.dumps(said))
   return ["case_1", "case_2"]
+
+
+def nnunet_nrrd(root):
+  return nnunet(root, ".nrrd")
+
+
+def nnunet_mha(root):
+  return nnunet(root, ".mha")
 
 
 def word(root):
@@ -77,4 +91,4 @@ def structseg(root):
   return ["1", "2"]
 
 
-LAYOUTS = {each.__name__: each for each in (totalsegmentator, nnunet, word, bids, structseg)}
+LAYOUTS = {each.__name__: each for each in (totalsegmentator, nnunet, nnunet_nrrd, nnunet_mha, word, bids, structseg)}

@@ -1,8 +1,9 @@
 """How published data sets are laid out: which labels belong to a scan there, and where they are named.
 
 - TotalSegmentator (AbdomenAtlas likewise): `s0001/ct.nii.gz`, a mask for each organ in `s0001/segmentations/`;
-- nnU-Net: `imagesTr/NAME_0000.nii.gz`, `labelsTr/NAME.nii.gz`, names in `dataset.json`; of several channels the first
-  is the scan. The Medical Decathlon and WORD have `imagesTr/NAME.nii.gz` instead, WORD also `imagesVal`, `imagesTs`;
+- nnU-Net: `imagesTr/NAME_0000.nii.gz`, `labelsTr/NAME.nii.gz`, both of any format of one file (`file_ending`), names in
+  `dataset.json`; of several channels the first is the scan. The Medical Decathlon and WORD have `imagesTr/NAME.nii.gz`
+  instead, WORD also `imagesVal`, `imagesTs`;
 - BIDS: `sub-01/ct/sub-01_ct.nii.gz`, and in the same data set or in one of its `derivatives/` a
   `sub-01/.../sub-01_*_dseg.nii.gz`, named by a `*_dseg.tsv` beside it or above;
 - StructSeg: `1/data.nii.gz`, `1/label.nii.gz`, which go by the general rules of `io.label_files`.
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from medlsam_jax import display
 from medlsam_jax.errors import InputError
-from medlsam_jax.io.scan_names import IMAGES, NIFTI_SUFFIXES, SCAN_ENDING, stem
+from medlsam_jax.io.scan_names import IMAGES, SCAN_ENDING, VOLUME_SUFFIXES, stem
 
 MASKS = "segmentations"
 """Folder beside a scan with a mask for each organ, called after it."""
@@ -42,7 +43,7 @@ def masks_in(folder: Path) -> dict[str, Path]:
   Raises:
     InputError: no mask there.
   """
-  masks = {stem(path): path for path in sorted(folder.iterdir()) if _is_nifti(path)}
+  masks = {stem(path): path for path in sorted(folder.iterdir()) if _is_volume(path)}
   if not masks:
     raise InputError(f"{folder}: no masks; a mask for each organ was expected, such as liver.nii.gz")
   return masks
@@ -93,9 +94,9 @@ def without_scans(folder: Path) -> str:
     images = folder / labels.name.replace("labels", "images", 1)
     if not labels.is_dir() or not IMAGES.fullmatch(images.name):
       continue
-    scans = {stem(path) for path in images.glob("*") if _is_nifti(path)}
+    scans = {stem(path) for path in images.glob("*") if _is_volume(path)}
     bare = scans | {each["case"] for name in scans if (each := _CHANNEL.fullmatch(name))}
-    found[labels] = [path.name for path in sorted(labels.iterdir()) if _is_nifti(path) and stem(path) not in bare]
+    found[labels] = [path.name for path in sorted(labels.iterdir()) if _is_volume(path) and stem(path) not in bare]
   words = [f"{labels}: labels without images: {_some(names)}" for labels, names in found.items() if names]
   cases = [path.parent for path in sorted(folder.glob(f"*/{MASKS}"))]
   lone = [case.name for case in cases if not any(map(_may_be_scan, case.iterdir()))]
@@ -117,7 +118,7 @@ def _label_folder(images: Path) -> Path:
 
 
 def _named_in(folder: Path, name: str) -> list[Path]:
-  return [path for suffix in NIFTI_SUFFIXES if (path := folder / f"{name}{suffix}").is_file()]
+  return [path for suffix in VOLUME_SUFFIXES if (path := folder / f"{name}{suffix}").is_file()]
 
 
 def _of_subject(scan: Path) -> Iterator[Path]:
@@ -127,8 +128,8 @@ def _of_subject(scan: Path) -> Iterator[Path]:
     return
   own = _entities(stem(scan).removesuffix(SCAN_ENDING))
   places = [subject, *sorted(subject.parent.glob(f"derivatives/*/{subject.name}"))]
-  maps = [path for place in places for path in sorted(place.rglob(f"*{DSEG}.nii*"))]
-  maps = [path for path in maps if _is_nifti(path) and _fits(_entities(stem(path)), own)]
+  maps = [path for place in places for path in sorted(place.rglob(f"*{DSEG}.*"))]
+  maps = [path for path in maps if _is_volume(path) and _fits(_entities(stem(path)), own)]
   if len(maps) > 1:
     names = ", ".join(str(path) for path in maps[:3])
     raise InputError(f"{scan}: {len(maps)} label maps of it: {names}; keep one, or name both files in a list")
@@ -146,14 +147,14 @@ def _fits(labels: dict[str, str], scan: dict[str, str]) -> bool:
 
 
 def _may_be_scan(path: Path) -> bool:
-  """A NIfTI file that is not named as labels are: `ct`, but not `combined_labels`."""
+  """A file of one volume that is not named as labels are: `ct`, but not `combined_labels`."""
   words = re.split(r"[-_]", stem(path).lower())
-  return _is_nifti(path) and not set(words) & {"labels", "label", "seg", "mask", "dseg"}
+  return _is_volume(path) and not set(words) & {"labels", "label", "seg", "mask", "dseg"}
 
 
-def _is_nifti(path: Path) -> bool:
+def _is_volume(path: Path) -> bool:
   """By its name; hidden files, which some systems pack beside others, are none."""
-  return path.name.lower().endswith(NIFTI_SUFFIXES) and not path.name.startswith(".")
+  return path.name.lower().endswith(VOLUME_SUFFIXES) and not path.name.startswith(".")
 
 
 def _some(names: list[str]) -> str:

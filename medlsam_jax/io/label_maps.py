@@ -46,7 +46,7 @@ def read_label_map(
   whole: Volume | None = None
   shared: list[str] = []
   for organ, file in read.items():
-    mask = read_label_nifti(file)
+    mask = read_label_map(file)
     array, grid = mask.array if mask.file_array is None else mask.file_array, mask.file_grid or mask.grid
     if whole is None:
       whole = Volume(np.zeros(grid.shape, smallest_integer(0, len(masks))), grid, str(path))

@@ -12,6 +12,7 @@ import itertools
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeGuard
 
 from medlsam_jax import display, notices
 from medlsam_jax.errors import InputError
@@ -29,6 +30,9 @@ LABELS_FILE = "labels.json"
 def read_label_table(path: str | os.PathLike[str]) -> dict[str, int]:
   """Organ name -> label value, in the file's order; an entry of value 0 (background) is left out.
 
+  A region of nnU-Net (`"whole": [1, 2, 5]`) of one value is an organ; one of several is left out with a warning, since
+  a voxel is of one organ here.
+
   Raises:
     InputError: malformed, values that are not whole numbers above zero, one value for two names or two for one.
   """
@@ -43,12 +47,15 @@ def read_label_table(path: str | os.PathLike[str]) -> dict[str, int]:
     raise InputError(f'{path}: its header names no organ; give a table, {{"liver": 5, ...}}')
   table: dict[str, int] = {}
   names: dict[int, str] = {}
-  for name, value in _of_tsv(path) if path.suffix.lower() == ".tsv" else _entries(read_json(path), path):
-    if isinstance(value, float) and value.is_integer():
-      value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+  regions: list[str] = []
+  for name, stated in _of_tsv(path) if path.suffix.lower() == ".tsv" else _entries(read_json(path), path):
+    if _is_region(stated):
+      regions.append(name)
+      continue
+    value = _whole(stated)
+    if value is None:
       raise InputError(
-        f'{path}: {name}: {value!r} is not a label value; write {{"liver": 5, ...}}, whole numbers above 0'
+        f'{path}: {name}: {stated!r} is not a label value; write {{"liver": 5, ...}}, whole numbers above 0'
       )
     if value in names:
       raise InputError(f"{path}: {names[value]} and {name} both have the value {value}")
@@ -59,6 +66,10 @@ def read_label_table(path: str | os.PathLike[str]) -> dict[str, int]:
       table[name] = value
   if not table:
     raise InputError(f'{path}: names no organ; write {{"liver": 5, ...}}')
+  if regions:
+    notices.warn(
+      f"{path}: {display.some(regions, _SHOWN)}: regions of several values, left out; a voxel is of one organ here"
+    )
   return table
 
 
@@ -123,6 +134,32 @@ def _inside(annotation: Path) -> dict[str, int]:
   if name.endswith(NIFTI_SUFFIXES):
     return label_names.names_inside(annotation)
   return other_volumes.names_inside(annotation) if name.endswith(VOLUME_SUFFIXES) else {}
+
+
+def values_of_regions(path: str | os.PathLike[str]) -> set[int]:
+  """Label values of a table's regions: known, though perhaps to no organ of its own.
+
+  Raises:
+    InputError: malformed.
+  """
+  path = Path(path)
+  if path.suffix.lower() != ".json":
+    return set()
+  return {value for _, stated in _entries(read_json(path), path) if _is_region(stated) for value in stated}
+
+
+def _is_region(stated: object) -> TypeGuard[list[int]]:
+  """Whether an entry is several values that are one organ together."""
+  return isinstance(stated, list) and len(stated) > 1 and all(_whole(each) is not None for each in stated)
+
+
+def _whole(stated: object) -> int | None:
+  """The value of an entry; None where it is none."""
+  if isinstance(stated, list) and len(stated) == 1:
+    stated = stated[0]
+  if isinstance(stated, float) and stated.is_integer():
+    stated = int(stated)
+  return stated if isinstance(stated, int) and not isinstance(stated, bool) and stated >= 0 else None
 
 
 def _of_tsv(path: Path) -> list[tuple[str, object]]:

@@ -42,7 +42,7 @@ from medlsam_jax.io import (
   scans,
   slicer_files,
 )
-from medlsam_jax.io.label_table import LABELS_FILE, read_label_table, table_beside
+from medlsam_jax.io.label_table import LABELS_FILE, read_label_table, table_beside, values_of_regions
 from medlsam_jax.io.scan_names import SCAN_ENDING, VOLUME_SUFFIXES, names_of, scan_name, stem
 from medlsam_jax.io.scans import ListedScan
 from medlsam_jax.label_boxes import count_labels
@@ -287,7 +287,8 @@ def _annotations(
       drawn, values, is_named = file, table, True
     elif is_labels:
       labels = label_maps.read_label_map(file, organs)
-      values = _present(labels, table, organs is None)
+      known = set() if named_in is None or organs is not None else values_of_regions(named_in)
+      values = _present(labels, table, organs is None, known)
       is_named = bool(table)
       tables.setdefault(str(named_in or file), table or values)
     elif file.suffix.lower() in (".json", *slicer_files.TABLE_ENDINGS):
@@ -305,12 +306,12 @@ def _annotations(
   return _Annotations(scan, labels, values, points, tables, is_named, drawn=drawn)
 
 
-def _present(labels: Volume, table: dict[str, int], strict: bool) -> dict[str, int]:
-  """Names of the values that occur, in the table's order."""
+def _present(labels: Volume, table: dict[str, int], strict: bool, known: Collection[int]) -> dict[str, int]:
+  """Names of the values that occur, in the table's order; `known` are those that need none."""
   counts = count_labels(labels.array)
   if not table:
     return {f"label_{value}": value for value in counts}
-  unknown = [value for value in counts if value not in table.values()]
+  unknown = [value for value in counts if value not in table.values() and value not in known]
   if unknown and strict:
     listed = display.some(map(str, unknown), _SHOWN)
     raise InputError(

@@ -150,3 +150,45 @@ def test_a_damaged_table_of_bids_is_one_line(tmp_path, text):
   (tmp_path / "derivatives" / "by-hand" / "desc-three_dseg.tsv").write_text(text)
   with pytest.raises(InputError, match=r"desc-three_dseg\.tsv"):
     read_templates(tmp_path)
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nrrd", ".mha"])
+def test_labels_without_images_are_told_in_every_format(tmp_path, ending):
+  data_set_files.nnunet(tmp_path, ending)
+  for channel in (0, 1):
+    (tmp_path / "imagesTr" / f"case_2_000{channel}{ending}").unlink()
+  with pytest.warns(UserWarning, match=rf"labelsTr: labels without images: case_2\{ending}"):
+    assert [each.name for each in read_templates(tmp_path)] == ["case_1"]
+
+
+def test_masks_of_a_folder_may_be_of_other_formats(tmp_path):
+  put(tmp_path / "s0001" / "ct.nii.gz", scan(1))
+  for value, organ in NAMES.items():
+    put(tmp_path / "s0001" / "segmentations" / f"{organ}.nrrd", (labels(1) == value).astype(np.uint8))
+  (template,) = read_templates(tmp_path)
+  for value, organ in NAMES.items():
+    assert np.array_equal(template.labels.array == template.values[organ], labels(1) == value)
+
+
+@pytest.mark.parametrize(
+  ("regions", "expected"),
+  [
+    ({"whole": [1, 2, 5]}, {"spleen": 1, "kidney": 2, "liver": 5}),
+    ({"spleen": None, "whole": [1, 2, 5], "kidney": [2]}, {"kidney": 2, "liver": 5}),
+  ],
+)
+def test_regions_of_several_values_are_left_out_and_the_other_organs_are_read(tmp_path, regions, expected):
+  data_set_files.nnunet(tmp_path, **regions)
+  with pytest.warns(UserWarning, match=r"dataset\.json: whole: regions of several values, left out"):
+    first, _ = read_templates(tmp_path)
+  assert first.values == expected
+  with pytest.warns(UserWarning, match="left out"):
+    tables, wrong = own_tables({"a": tmp_path / "labelsTr" / "case_1.nii.gz"}, None)
+  assert tables == {"a": expected} and not wrong
+
+
+@pytest.mark.parametrize("value", [[], [1, "x"], [1.5, 2], [[1]], "5", -1])
+def test_what_is_neither_a_value_nor_a_region_is_refused(tmp_path, value):
+  data_set_files.nnunet(tmp_path, odd=value)
+  with pytest.raises(InputError, match=r"dataset\.json: odd: .* is not a label value"):
+    read_templates(tmp_path)
