@@ -33,8 +33,12 @@ def make_all(
 
   def finish(title: str, made: tuple[ScanResult, Mapping[str, object]]) -> Sequence[str]:
     result, provenance = made
-    with terminal.bar(f"{title}: writing"):
-      files = result.write(arguments.out, provenance)
+    try:
+      with terminal.bar(f"{title}: writing"):
+        files = result.write(arguments.out, provenance)
+    except scan_result.PartlyWritten as error:
+      tell(terminal, title, result, error.files)
+      raise
     tell(terminal, title, result, files)
     if then is not None:
       then(result)

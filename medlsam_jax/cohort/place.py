@@ -29,7 +29,7 @@ from medlsam_jax import notices
 from medlsam_jax.cohort import at_work, manifest, sketch, throughput
 from medlsam_jax.cohort.lock import Shard, locked
 from medlsam_jax.cohort.outcome import Made
-from medlsam_jax.errors import ConfigError, MedlsamError, OutputError
+from medlsam_jax.errors import ConfigError, InputError, MedlsamError, OutputError
 from medlsam_jax.installation import install_hint
 from medlsam_jax.io import addresses, scan_result
 from medlsam_jax.io.atomic import clear_scratch, folder_for
@@ -55,6 +55,7 @@ class Place:
     """Writes a scan's results, all of them or none.
 
     Raises:
+      InputError: a format of the label map cannot be written; the other files are.
       OutputError: they cannot be written.
     """
     result, provenance = made
@@ -115,7 +116,10 @@ class RemotePlace(Place):
   def write(self, made: Made) -> None:
     """Writes a scan's results; what is there of them after an error no record speaks of."""
     result, provenance = made
-    self.write_files(result.files(provenance))
+    files, wrong = result.files(provenance)
+    self.write_files(files)
+    if wrong:
+      raise InputError(wrong)
 
   def write_files(self, files: Mapping[str, bytes]) -> None:
     """The same of results that are files already."""

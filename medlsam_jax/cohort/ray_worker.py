@@ -58,6 +58,8 @@ class Packed:
   files: Mapping[str, bytes]
   """By name."""
   written: Written
+  wrong: str = ""
+  """What of it could not be written; empty for nothing."""
 
 
 class Actor:
@@ -116,10 +118,10 @@ class Actor:
         result, provenance = self._orders.make(outcome.scan, volume)
     with outcome.timed("write"), _dies_if_it_hangs(self._orders.limits.seconds):
       try:
-        files = result.files(provenance)
+        files, wrong = result.files(provenance)
       except OutputError as error:
         raise MachineError(str(error)) from error
-      outcome.result = Packed(files, Written.of(result))
+      outcome.result = Packed(files, Written.of(result), wrong)
 
   @contextlib.contextmanager
   def _reader(self) -> Iterator[Reader]:

@@ -169,6 +169,8 @@ class Cohort:
 
   def _publish(self, packed: Packed) -> Written:
     self.place.write_files(packed.files)
+    if packed.wrong:
+      raise InputError(packed.wrong)
     return packed.written
 
   def _collect(

@@ -87,7 +87,7 @@ def write_seg(
         transfer_syntax_uid=RLELossless if kind == "LABELMAP" else ExplicitVRLittleEndian,
         series_description=f"organs ({PACKAGE}, research use only)"[:_LONGEST],
       )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:  # its ways to say that a header is odd
+    except Exception as error:  # of highdicom and pydicom: many ways to say that a header is odd
       said = f"{Path(images[0].path).parent}: no DICOM SEG can be made of these headers ({error})"
       raise InputError(f"{said}; choose another format") from error
     with atomically(path) as part:

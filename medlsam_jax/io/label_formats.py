@@ -32,6 +32,9 @@ class Format:
   of_dicom: bool = False
   """Whether it refers to the images of a DICOM series, so that the scan has to be one."""
 
+  right_angled: bool = False
+  """Whether it cannot hold a scan whose axes are not at right angles."""
+
   @property
   def each(self) -> bool:
     """Whether it writes a file for each organ."""
@@ -99,7 +102,7 @@ FORMATS = {
   "nifti-each": Format("_{organ}_mask.nii.gz", _nifti),
   "seg-nrrd": Format(".seg.nrrd", _seg_nrrd, (".seg.nrrd",), _PYNRRD),
   "nrrd": Format("_seg.nrrd", _nrrd, (".nrrd",), _PYNRRD),
-  "mha": Format("_seg.mha", _mha, (".mha",)),
+  "mha": Format("_seg.mha", _mha, (".mha",), right_angled=True),
   "ctbl": Format("_seg.ctbl", _ctbl, (".ctbl",)),
   "itksnap": Format("_itksnap.txt", _itksnap),
   "dicom-seg": Format("_seg.dcm", _seg, (".dcm",), _HIGHDICOM, of_dicom=True),
@@ -134,27 +137,40 @@ def write(path: PathLike, labels: PaintedMap, kind: str | None = None) -> None:
   format.write(path, labels)
 
 
-def write_result(folder: Path, name: str, labels: PaintedMap, kinds: Sequence[str]) -> list[Path]:
-  """Writes the label map of the scan `name` in several formats; gives the files.
+def write_result(
+  folder: Path, name: str, labels: PaintedMap, kinds: Sequence[str]
+) -> tuple[list[Path], dict[str, InputError]]:
+  """Writes the label map of the scan `name` in several formats.
+
+  Returns:
+    The files, and why formats could not be written after all.
 
   Raises:
-    OutputError, InputError: as `write`.
+    OutputError: the folder cannot be written.
   """
-  files = []
+  files: list[Path] = []
+  failed: dict[str, InputError] = {}
   for kind in kinds:
-    format = FORMATS[kind]
-    if format.of_dicom and not labels.present:
+    if FORMATS[kind].of_dicom and not labels.present:
       notices.warn(f"{name}: nothing was painted, and {kind} cannot be empty; not written")
       continue
-    if not format.each:
-      files.append(folder / (name + format.ending))
-      format.write(files[-1], labels)
-      continue
-    stems = safe_names(each.organ for each in labels.organs)
-    for each in labels.organs:
-      files.append(folder / (name + format.ending.format(organ=stems[each.organ])))
-      format.write(files[-1], labels.alone(each))
-  return files
+    try:
+      files += _written(folder, name, labels, FORMATS[kind])
+    except InputError as error:
+      failed[kind] = error
+  return files, failed
+
+
+def _written(folder: Path, name: str, labels: PaintedMap, format: Format) -> list[Path]:
+  if not format.each:
+    path = folder / (name + format.ending)
+    format.write(path, labels)
+    return [path]
+  stems = safe_names(each.organ for each in labels.organs)
+  files = {each.value: folder / (name + format.ending.format(organ=stems[each.organ])) for each in labels.organs}
+  for each in labels.organs:
+    format.write(files[each.value], labels.alone(each))
+  return list(files.values())
 
 
 def check(kinds: Iterable[str]) -> None:
@@ -176,13 +192,21 @@ def check_scan(scan: Volume, kinds: Iterable[str]) -> Volume:
   """The scan, if results of it can be written so: said when it was read, not after the search.
 
   Raises:
-    InputError: a format refers to a DICOM series, and the scan is of none.
+    InputError: a format refers to a DICOM series, and the scan is of none, or cannot hold the scan's tilted axes.
   """
-  referring = [kind for kind in kinds if FORMATS[kind].of_dicom]
-  if referring and not scan.source_images:
+  from medlsam_jax.io import metaimage
+
+  kinds = list(kinds)
+  if not scan.source_images and (referring := [kind for kind in kinds if FORMATS[kind].of_dicom]):
     raise InputError(
       f"{scan.source}: {', '.join(referring)} refers to the images of a DICOM series, and this scan is of none; "
       "choose another --output-type, such as nifti"
+    )
+  upright = [kind for kind in kinds if FORMATS[kind].right_angled]
+  if upright and not metaimage.can_say(scan.file_grid or scan.grid):
+    raise InputError(
+      f"{scan.source}: its axes are not at right angles (a tilted gantry), which {', '.join(upright)} cannot hold; "
+      "choose another --output-type, such as nrrd"
     )
   return scan
 

@@ -30,6 +30,12 @@ _ORTHOGONAL = 1e-3
 _TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
+def can_say(grid: Grid) -> bool:
+  """Whether the format can say where a grid lies: its axes are at right angles."""
+  directions = grid.affine[:3, :3] / np.linalg.norm(grid.affine[:3, :3], axis=0)
+  return bool(np.abs(directions.T @ directions - np.eye(3)).max() <= _ORTHOGONAL)
+
+
 def write_metaimage(path: str | os.PathLike[str], labels: PaintedMap) -> None:
   """Writes a label map, compressed.
 
@@ -40,7 +46,7 @@ def write_metaimage(path: str | os.PathLike[str], labels: PaintedMap) -> None:
   lps = _TO_RAS @ labels.grid.affine
   spacing = np.linalg.norm(lps[:3, :3], axis=0)
   directions = lps[:3, :3] / spacing
-  if np.abs(directions.T @ directions - np.eye(3)).max() > _ORTHOGONAL:
+  if not can_say(labels.grid):
     raise InputError(f"{path}: the scan's axes are not at right angles, which MetaImage cannot say; choose nrrd")
   array = np.ascontiguousarray(labels.array, labels.array.dtype.newbyteorder("<"))
   kind = next(name for name, code in _TYPES.items() if np.dtype(code) == array.dtype.newbyteorder("="))

@@ -1,4 +1,4 @@
-"""One scan's result, and its files: all of them or none."""
+"""One scan's result, and its files: all of them or none, but for formats of the label map that cannot be written."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from medlsam_jax import display
+from medlsam_jax.errors import InputError
 from medlsam_jax.finding import Finding
 from medlsam_jax.geometry import Volume
 from medlsam_jax.io import boxes_file, label_formats, markups, preview
@@ -52,6 +53,15 @@ def replaced(directory: str | os.PathLike[str], names: Iterable[str], outputs: S
   return text
 
 
+class PartlyWritten(InputError):
+  """Formats of the label map could not be written; the rest of the result is there."""
+
+  def __init__(self, failed: Mapping[str, Exception], files: Sequence[Path], scratch: Path) -> None:
+    reasons = "; ".join(f"{kind}: {error}".replace(f"{scratch}{os.sep}", "") for kind, error in failed.items())
+    super().__init__(f"not written: {reasons} (all other files of its result are written)")
+    self.files = list(files)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class ScanResult:
   """One scan's result, on its way to files, tables and scores."""
@@ -76,28 +86,40 @@ class ScanResult:
       The files.
 
     Raises:
-      InputError: the label map cannot be written in a format.
+      PartlyWritten: the label map cannot be written in a format; all other files are.
       OutputError: the folder cannot be written; nothing of this scan's result is left then.
     """
     name, scan, findings = self.name, self.scan, self.findings
     content = boxes_file.to_text(boxes_file.to_dict(name, scan, findings, self.volumes_ml, provenance))
     painted: list[Path] = []
+    failed: dict[str, InputError] = {}
     with all_or_none(directory, last=BOXES) as scratch:
       if self.labels is not None:
-        painted = label_formats.write_result(scratch, name, self.labels.painted(), self.outputs)
+        painted, failed = label_formats.write_result(scratch, name, self.labels.painted(), self.outputs)
       (scratch / (name + ROIS)).write_text(boxes_file.to_text(markups.rois(findings, scan.grid)))
       preview.write_preview(scratch / (name + PREVIEW), name, scan, findings, self.labels)
       (scratch / (name + BOXES)).write_text(content)
-    return [*(Path(directory) / file.name for file in painted), *result_paths(directory, name, ())]
+    files = [*(Path(directory) / file.name for file in painted), *result_paths(directory, name, ())]
+    if failed:
+      raise PartlyWritten(failed, files, scratch)
+    return files
 
-  def files(self, provenance: Mapping[str, object]) -> dict[str, bytes]:
+  def files(self, provenance: Mapping[str, object]) -> tuple[dict[str, bytes], str]:
     """The same files by name, for a process that writes them elsewhere (`write_files`).
+
+    Returns:
+      The files, and what could not be written, to be raised when these are there; empty for nothing.
 
     Raises:
       OutputError: the folder of temporary files cannot be written.
     """
     with tempfile.TemporaryDirectory(prefix="medlsam-") as scratch:
-      return {path.name: path.read_bytes() for path in self.write(scratch, provenance)}
+      wrong = ""
+      try:
+        files = self.write(scratch, provenance)
+      except PartlyWritten as error:
+        files, wrong = error.files, str(error)
+      return {path.name: path.read_bytes() for path in files}, wrong
 
 
 def write_files(directory: str | os.PathLike[str], files: Mapping[str, bytes]) -> None:

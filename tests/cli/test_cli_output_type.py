@@ -1,7 +1,8 @@
-"""`--output-type`: the label map in the formats that were asked for, and nothing where one cannot be written."""
+"""`--output-type`: the label map in the formats that were asked for; what none can hold is told before the work."""
 
 import json
 
+import highdicom
 import nibabel
 import numpy as np
 import pydicom
@@ -54,3 +55,27 @@ def test_a_scan_that_a_type_cannot_refer_to_fails_before_the_work(medlsam, paint
 def test_an_unknown_type_is_told_with_the_known_ones(medlsam, tmp_path, boxes):
   result = medlsam("segment", "--boxes", boxes, "--query", tmp_path, "--output-type", "dicom")
   assert result.code == 2 and "'dicom' is unknown; choose of nifti, " in result.err
+
+
+def test_tilted_scan_is_refused_a_format_that_cannot_hold_it_before_the_work(medlsam, painter, tmp_path, boxes):
+  case = write_labelled(tmp_path / "case", "tilted gantry", plane=(28, 24))
+  words = ["segment", "--boxes", boxes, "--query", case, "--out", tmp_path / "out"]
+  result = medlsam(*words, "--output-type", "nifti,mha")
+  assert result.code == 1 and "not at right angles (a tilted gantry), which mha cannot hold" in result.err
+  assert not (tmp_path / "out").exists()
+  result = medlsam(*words, "--output-type", "nifti,seg-nrrd")
+  assert result.code == 0 and (tmp_path / "out" / "case.seg.nrrd").is_file()
+
+
+def test_header_that_one_format_cannot_take_costs_that_file_alone(medlsam, painter, tmp_path, boxes, monkeypatch):
+  def refuse(**_):
+    raise RuntimeError("what is this header")
+
+  monkeypatch.setattr(highdicom.seg, "Segmentation", refuse)
+  words = ["segment", "--boxes", boxes, "--query", write_labelled(tmp_path / "case", plane=(28, 24))]
+  result = medlsam(*words, "--out", tmp_path / "out", "--output-type", "dicom-seg,nifti")
+  assert result.code == 1 and "case_boxes.json" in result.out and "Traceback" not in result.err
+  assert "not written: dicom-seg: " in result.err and "what is this header" in result.err
+  assert {path.name for path in (tmp_path / "out").iterdir()} == {
+    "case_seg.nii.gz", "case_boxes.json", "case_boxes.mrk.json", "case_preview.png",
+  }  # fmt: skip
