@@ -16,6 +16,7 @@ from jaxtyping import Float
 
 from medlsam_jax.errors import InputError
 from medlsam_jax.io.dicom_headers import Unusable, has_mark, quiet, read_dataset
+from medlsam_jax.io.dicom_names import text_of
 from medlsam_jax.io.drawn_labels import DrawnLabels, Lattice, Plane
 
 if TYPE_CHECKING:
@@ -105,8 +106,8 @@ def _segmentation(dataset: Dataset, source: str) -> DrawnLabels:
 
 def _label(segment: Dataset) -> str:
   """What a segment is called: its label, else what its code means."""
-  label = str(segment.get("SegmentLabel") or "").strip()
-  return label or str(segment.SegmentedPropertyTypeCodeSequence[0].CodeMeaning).strip()
+  label = text_of(segment.get("SegmentLabel"))
+  return label or text_of(segment.SegmentedPropertyTypeCodeSequence[0].CodeMeaning)
 
 
 def _group(item: Dataset, shared: Dataset, name: str) -> Dataset:
@@ -141,7 +142,7 @@ def _frames(dataset: Dataset, source: str) -> Iterator[np.ndarray]:
 
 
 def _structures(dataset: Dataset, source: str) -> DrawnLabels:
-  titles = {int(item.ROINumber): str(item.ROIName).strip() for item in dataset.StructureSetROISequence}
+  titles = {int(item.ROINumber): text_of(item.ROIName) for item in dataset.StructureSetROISequence}
   contours: dict[int, list[np.ndarray]] = {}
   for region in dataset.get("ROIContourSequence") or ():
     closed = [item for item in region.get("ContourSequence") or () if item.ContourGeometricType in _CLOSED]

@@ -20,6 +20,7 @@ from medlsam_jax.geometry import SourceImage
 from medlsam_jax.installation import PACKAGE, install_hint, version
 from medlsam_jax.io.atomic import atomically
 from medlsam_jax.io.dicom_headers import quiet
+from medlsam_jax.io.dicom_names import LONGEST, dicom_names
 from medlsam_jax.io.dicom_source import read_source
 from medlsam_jax.io.organ_codes import SCHEME, Code, code_of
 from medlsam_jax.io.painted import Painted
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 Kind = Literal["BINARY", "LABELMAP"]
 WHAT = "a DICOM SEG"
-_LONGEST = 64
-"""Letters of a segment's label and of a series' description."""
 
 
 def write_seg(
@@ -66,13 +65,14 @@ def write_seg(
   numbers = np.zeros(int(array.max()) + 1, np.uint16 if len(organs) > 255 else np.uint8)
   for number, each in enumerate(organs, 1):
     numbers[each.value] = number
+  labels = dicom_names(each.organ for each in organs)
   with quiet():
     try:
       segmentation = highdicom.seg.Segmentation(
         source_images=source.headers,
         pixel_array=source.in_frames(numbers[array]),
         segmentation_type=kind,
-        segment_descriptions=[_described(number, each) for number, each in enumerate(organs, 1)],
+        segment_descriptions=[_described(number, each, labels[each.organ]) for number, each in enumerate(organs, 1)],
         series_instance_uid=highdicom.UID(),
         series_number=source.series_number,
         sop_instance_uid=highdicom.UID(),
@@ -85,7 +85,7 @@ def write_seg(
         content_description="organs found by medlsam_jax, for research use only",
         # bits of a frame each cannot be compressed in a way that readers know
         transfer_syntax_uid=RLELossless if kind == "LABELMAP" else ExplicitVRLittleEndian,
-        series_description=f"organs ({PACKAGE}, research use only)"[:_LONGEST],
+        series_description=f"organs ({PACKAGE}, research use only)"[:LONGEST],
       )
     except Exception as error:  # of highdicom and pydicom: many ways to say that a header is odd
       said = f"{Path(images[0].path).parent}: no DICOM SEG can be made of these headers ({error})"
@@ -94,7 +94,7 @@ def write_seg(
       segmentation.save_as(part)
 
 
-def _described(number: int, painted: Painted) -> SegmentDescription:
+def _described(number: int, painted: Painted, label: str) -> SegmentDescription:
   import highdicom
   from pydicom.sr.codedict import codes
 
@@ -104,7 +104,7 @@ def _described(number: int, painted: Painted) -> SegmentDescription:
   red, green, blue = (round(part * 255) for part in painted.colour)
   segment = highdicom.seg.SegmentDescription(
     segment_number=number,
-    segment_label=painted.organ[:_LONGEST],
+    segment_label=label,
     segmented_property_category=_concept(code.category),
     segmented_property_type=_concept(code.type),
     algorithm_type="AUTOMATIC",

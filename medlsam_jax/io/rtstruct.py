@@ -19,6 +19,7 @@ from medlsam_jax.installation import PACKAGE, version
 from medlsam_jax.io.atomic import atomically
 from medlsam_jax.io.contours import polygons_of
 from medlsam_jax.io.dicom_headers import pydicom_module, quiet
+from medlsam_jax.io.dicom_names import LONGEST, dicom_names
 from medlsam_jax.io.dicom_source import PATIENT_AND_STUDY, Source, read_source
 from medlsam_jax.io.organ_codes import SCHEME, Code, code_of
 from medlsam_jax.io.painted import Painted, PaintedMap
@@ -34,7 +35,6 @@ _STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"
 """Detached Study Management, retired; still what a reference to a study has."""
 _DECIMALS = 4
 """Of millimetres: a ten-thousandth of a pixel decides nothing, and sixteen letters hold it."""
-_LONGEST = 64
 
 
 def write_rtstruct(path: str | os.PathLike[str], labels: PaintedMap) -> None:
@@ -48,14 +48,14 @@ def write_rtstruct(path: str | os.PathLike[str], labels: PaintedMap) -> None:
   if not labels.present:
     raise InputError(f"{path}: nothing was painted, and {WHAT} cannot be empty")
   source = read_source(labels.source_images, WHAT)
-  boxes = find_labels(labels.array)
+  boxes, names = find_labels(labels.array), dicom_names(each.organ for each in labels.present)
   with quiet():
     structures = _header(source)
     structures.StructureSetROISequence = [
       _item(
         ROINumber=number,
         ReferencedFrameOfReferenceUID=source.first.FrameOfReferenceUID,
-        ROIName=each.organ[:_LONGEST],
+        ROIName=names[each.organ],
         ROIGenerationAlgorithm="AUTOMATIC",
       )
       for number, each in enumerate(labels.present, 1)
@@ -72,7 +72,7 @@ def write_rtstruct(path: str | os.PathLike[str], labels: PaintedMap) -> None:
       _item(
         ObservationNumber=number,
         ReferencedROINumber=number,
-        ROIObservationLabel=each.organ[:16],
+        ROIObservationLabel=names[each.organ][:16].strip(),
         RTROIIdentificationCodeSequence=[_coded(each.organ)],
         RTROIInterpretedType="ORGAN",
         ROIInterpreter="",
@@ -122,7 +122,7 @@ def _own(uid: str, day: str, time: str) -> dict[str, object]:
   return {
     "SOPClassUID": _STRUCTURE_SET, "SOPInstanceUID": uid, "InstanceCreationDate": day, "InstanceCreationTime": time,
     "Modality": "RTSTRUCT", "SeriesInstanceUID": generate_uid(), "InstanceNumber": 1, "OperatorsName": "",
-    "SeriesDescription": f"organs ({PACKAGE}, research use only)"[:_LONGEST], "PositionReferenceIndicator": "",
+    "SeriesDescription": f"organs ({PACKAGE}, research use only)"[:LONGEST], "PositionReferenceIndicator": "",
     "Manufacturer": PACKAGE, "ManufacturerModelName": PACKAGE, "SoftwareVersions": version(),
     "StructureSetLabel": PACKAGE[:16], "StructureSetDate": day, "StructureSetTime": time,
     "StructureSetDescription": "organs, for research use only", "ApprovalStatus": "UNAPPROVED",

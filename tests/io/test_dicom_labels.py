@@ -204,3 +204,35 @@ def test_segmentation_on_slices_further_apart_fills_what_lies_between(tmp_path):
   _, own = quietly(tmp_path / "labels.dcm", scan)
   nearest = np.rint(np.arange(3 * z - 2) / 3).astype(int)
   assert drawn.names and np.array_equal(back.array, own.array[nearest])
+
+
+LONG = "a name so long that sixty-four letters are not enough to tell it from "
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_names_that_dicom_cannot_hold_are_told_and_stay_apart(tmp_path, kind):
+  scan = read(write_labelled(tmp_path / "ct"))
+  organs = [LONG + "one", LONG + "other", "left\\right", "left_right", " liver ", "liver"]
+  array = np.zeros(scan.grid.shape, np.uint8)
+  for value in range(1, 7):
+    array[value, 2 * value, 3:6] = value
+  names = {organ: value for value, organ in enumerate(organs, 1)}
+  labels = LabelMap(array, scan.grid, names, None, scan.source_images)
+  with pytest.warns(UserWarning, match="names that DICOM cannot hold .* are changed: .* and 1 more"):
+    labels.save(tmp_path / "labels.dcm", kind)
+  drawn, back = quietly(tmp_path / "labels.dcm", scan)
+  expected = [LONG[:64].strip(), LONG[:62].strip() + "_2", "left_right_2", "left_right", "liver_2", "liver"]
+  assert list(drawn.names) == expected
+  for value, name in enumerate(expected, 1):
+    assert np.array_equal(back.array == drawn.names[name], array == value)
+
+
+def test_name_that_was_written_with_a_backslash_is_read_as_it_is(tmp_path):
+  scan = read(write_labelled(tmp_path / "ct"))
+  labels_of(scan).save(tmp_path / "seg.dcm")
+  labels_of(scan).save(tmp_path / "rt.dcm", "rtstruct")
+  seg, structures = pydicom.dcmread(tmp_path / "seg.dcm"), pydicom.dcmread(tmp_path / "rt.dcm")
+  seg.SegmentSequence[0].SegmentLabel = structures.StructureSetROISequence[0].ROIName = ["GTV", "boost"]
+  for file in (seg, structures):
+    file.save_as(tmp_path / "odd.dcm")
+    assert next(iter(read_drawn(tmp_path / "odd.dcm").names)) == "GTV\\boost"
