@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from medlsam_jax import notices
 from medlsam_jax.cli.terminal import Terminal
-from medlsam_jax.errors import ConfigError, InputError
+from medlsam_jax.errors import ConfigError, InputError, MedlsamError
 from medlsam_jax.evaluation.truth_names import borrowed_tables
+from medlsam_jax.geometry import Volume
 from medlsam_jax.io import label_files
-from medlsam_jax.io.scans import ListedScan, list_scans
+from medlsam_jax.io.dicom_labels import is_drawn
+from medlsam_jax.io.label_maps import read_label_map
+from medlsam_jax.io.scans import ListedScan, ReadingOptions, list_scans
 
 
 @dataclass(frozen=True)
@@ -101,3 +105,24 @@ def values_of(
     raise InputError(f"{', '.join(unknown)}: no value in the truth's labels.json; name it there, or choose --organs")
   values = {name: {organ: table[organ] for organ in organs if organ in table} for name, table in tables.items()}
   return values, organs, reasons
+
+
+def truth_of_failed(case: Case, values: Mapping[str, int], reading: ReadingOptions) -> Volume | None:
+  """Truth of a scan that failed, on its own voxels; DICOM, which has none, on those of the scan.
+
+  Args:
+    values: organs, and their values in it.
+
+  Returns:
+    None where DICOM labels lack their scan: then it is known which organs are drawn, and not where.
+
+  Raises:
+    InputError: truth itself cannot be read.
+  """
+  scan = None
+  if is_drawn(case.truth):
+    with contextlib.suppress(MedlsamError):
+      scan = None if case.scan is None else reading.read(case.scan, alone=False)
+    if scan is None:
+      return None
+  return read_label_map(case.truth, values, scan)

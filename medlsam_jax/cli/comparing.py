@@ -14,7 +14,7 @@ import numpy as np
 
 from medlsam_jax import platform
 from medlsam_jax.cli import compare, options, provenance
-from medlsam_jax.cli.cases import Case, cases_of, values_of
+from medlsam_jax.cli.cases import Case, cases_of, truth_of_failed, values_of
 from medlsam_jax.cli.many_scans import ReadAhead, run_over
 from medlsam_jax.cli.search import Search, settings_of
 from medlsam_jax.cli.terminal import Terminal
@@ -176,13 +176,16 @@ class Comparing:
 
   def _fail(self, scan: str, why: str) -> None:
     """Of a scan that could not be painted nothing was, by any way that is not kept; none if truth cannot be read."""
+    values = self.values[scan]
     try:
-      truth = Truth.read(self.cases[scan].truth, scan, self.values[scan], None)
+      labels = truth_of_failed(self.cases[scan], values, options.reading(self.arguments))
     except InputError:
       return
     for way in self._ways:
       if self._kept(scan, way) is None:
-        self.failed.setdefault((scan, way.title), truth.rows(way.title, None, why))
+        rows = [ComparedRow(scan, way.title, organ, why, 0.0, 0.0, 0.0) for organ in values]
+        rows = rows if labels is None else Truth(scan, labels, values).rows(way.title, None, why)
+        self.failed.setdefault((scan, way.title), rows)
 
   def _comparison(self) -> Comparison:
     """Of the scans that every way was tried on: kept, or failed in this run."""

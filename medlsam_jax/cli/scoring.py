@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from medlsam_jax import metrics
 from medlsam_jax.cli import networks_and_banks, options
-from medlsam_jax.cli.cases import Case
+from medlsam_jax.cli.cases import Case, truth_of_failed
 from medlsam_jax.cli.terminal import Terminal
 from medlsam_jax.errors import InputError
 from medlsam_jax.evaluation.baseline import MeanBoxes
-from medlsam_jax.evaluation.case import Row, Task, evaluate_case
+from medlsam_jax.evaluation.case import Row, Task, evaluate_case, unplaced_rows
 from medlsam_jax.evaluation.result import evaluate_result
 from medlsam_jax.evaluation.saved import SavedFiles, evaluate_saved
 from medlsam_jax.geometry import Volume
@@ -37,6 +38,8 @@ class Scoring:
   reasons: dict[str, str] = field(default_factory=dict)
   """Why scans could not be scored."""
   rows: dict[str, list[Row]] = field(default_factory=dict)
+  longest_mm: float = 0.0
+  """The longest diagonal of the truths that were read."""
 
   def add(self, result: ScanResult) -> None:
     """Scores a result that was just made."""
@@ -72,8 +75,12 @@ class Scoring:
       InputError: no scan could be scored.
     """
     for name in self.reasons:
-      if name in self.values and name not in self.rows:
-        self.rows[name] = self._failed(self.cases[name])
+      if name in self.values and name not in self.rows and (rows := self._failed(self.cases[name])) is not None:
+        self.rows[name] = rows
+    if self.longest_mm:  # DICOM truth without its scan: distances count the longest diagonal of the others
+      for name in self.reasons:
+        if name in self.values and name not in self.rows:
+          self.rows[name] = unplaced_rows(name, self.values[name], self.longest_mm, self.tasks)
     rows = [row for name in self.cases for row in self.rows.get(name, ())]
     if not rows:
       raise InputError(f"no scan could be scored: {'; '.join(self.reasons.values())}")
@@ -91,22 +98,25 @@ class Scoring:
     try:
       with self.terminal.bar(f"{case.name}: scoring"):
         place = scan() if is_drawn(case.truth) else None
-        self.rows[case.name] = rows(read_label_map(case.truth, self.values[case.name], place), self.values[case.name])
+        truth = read_label_map(case.truth, self.values[case.name], place)
+        self.rows[case.name] = rows(truth, self.values[case.name])
+        self.longest_mm = max(self.longest_mm, metrics.diagonal_mm(truth.grid))
     except InputError as error:
       self.reasons[case.name] = str(error)
       self.terminal.warn(f"{case.name}: {error}")
 
-  def _failed(self, case: Case) -> list[Row]:
-    """Rows of a scan that failed, none where truth cannot be read either."""
+  def _failed(self, case: Case) -> list[Row] | None:
+    """Rows of a scan that failed, none where truth cannot be read either; None where it cannot be placed."""
+    values = self.values[case.name]
     try:
-      scan = None
-      if is_drawn(case.truth) and case.scan is not None:
-        scan = options.reading(self.arguments).read(case.scan, alone=False)
-      truth = read_label_map(case.truth, self.values[case.name], scan)
+      truth = truth_of_failed(case, values, options.reading(self.arguments))
     except InputError as error:
       self.reasons[case.name] = str(error)
       return []
-    return evaluate_case(case.name, None, None, truth, self.values[case.name], expected=self.tasks)
+    if truth is None:
+      return None
+    self.longest_mm = max(self.longest_mm, metrics.diagonal_mm(truth.grid))
+    return evaluate_case(case.name, None, None, truth, values, expected=self.tasks)
 
 
 def baseline_of(

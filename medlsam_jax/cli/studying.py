@@ -10,8 +10,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from medlsam_jax import platform
+from medlsam_jax import metrics, platform
 from medlsam_jax.cli import networks_and_banks, options, provenance
+from medlsam_jax.cli.cases import truth_of_failed
 from medlsam_jax.cli.many_scans import ReadAhead, run_over
 from medlsam_jax.cli.study_data import StudyData, painters
 from medlsam_jax.cli.terminal import Terminal
@@ -25,7 +26,7 @@ from medlsam_jax.evaluation.study import pages
 from medlsam_jax.evaluation.study.report import Measured
 from medlsam_jax.evaluation.study.settings import Setting, Table
 from medlsam_jax.evaluation.study.tables import TABLES, Plan, made
-from medlsam_jax.evaluation.study.work import Asked, Finder, StudyRow
+from medlsam_jax.evaluation.study.work import Asked, Finder, StudyRow, unplaced_rows
 from medlsam_jax.geometry import Volume
 from medlsam_jax.installation import version
 from medlsam_jax.io.alignment import align_labels
@@ -102,9 +103,10 @@ class Studying:
     with ReadAhead(queries, self._is_done, options.reading(self.arguments)) as read:
       make = functools.partial(self._make, read)
       summary = run_over(self.terminal, queries, make, self._say, self._is_done, self.until)
-    for name, why in summary.failed.items():
-      self.reasons[name] = why
-      self._fail(name, why)
+    self.reasons |= summary.failed
+    for name in self.data.cases:
+      if name in summary.failed or name not in self.data.values:
+        self._fail(name, self.reasons[name])
     if not any(measured.rows for measured in self._measured):
       raise InputError(f"nothing is measured yet: {'; '.join(self.reasons.values()) or 'give it more --seconds'}")
     self._tell()
@@ -167,7 +169,7 @@ class Studying:
 
   def _asked(self, name: str, scan: Volume) -> Asked:
     case, values = self.data.cases[name], self.data.values[name]
-    labels = align_labels(read_label_map(case.truth, values), scan.grid, scan.source, scan.file_grid)
+    labels = align_labels(read_label_map(case.truth, values, scan), scan.grid, scan.source, scan.file_grid)
     return Asked(self.finder, name, scan, labels, values)
 
   def _say(self, _: str, lines: Sequence[str]) -> Sequence[str]:
@@ -179,7 +181,7 @@ class Studying:
     return all(self._kept(scan, setting) is not None for setting in self._settings)
 
   def _kept(self, scan: str, setting: Setting) -> list[StudyRow] | None:
-    kept = self.kept.get(self._question(scan, setting), scan)
+    kept = self.kept.get(self._question(scan, setting), scan) if scan in self.data.values else None
     return None if kept is None else [StudyRow(**row) for row in kept["rows"]]
 
   def _question(self, scan: str, setting: Setting) -> dict[str, object]:
@@ -208,15 +210,31 @@ class Studying:
     return None if setting.painter is None else self.painters(platform.device())[0][setting.painter]
 
   def _fail(self, scan: str, why: str) -> None:
-    """Of a scan that could not be read nothing was answered; it counts if truth can be read."""
+    """Of a scan that was not asked nothing was answered: its organs are missing, all that are named if truth cannot be
+    placed or read."""
+    asked = None
     try:
-      labels = read_label_map(self.data.cases[scan].truth, self.data.values[scan])
-    except InputError:
-      return
-    asked = Asked(self.finder, scan, labels, labels, self.data.values[scan])
+      if (values := self.data.values.get(scan)) is not None:
+        labels = truth_of_failed(self.data.cases[scan], values, options.reading(self.arguments))
+        asked = None if labels is None else Asked(self.finder, scan, labels, labels, values)
+    except (
+      Exception
+    ):  # the reason is known already, and whatever comes up again must not take the scan out of the means
+      pass
     for setting in self._settings:
       if self._kept(scan, setting) is None:
-        self.failed.setdefault((scan, setting), asked.failed(setting, why))
+        unplaced = unplaced_rows(scan, self._organs[scan], setting, why, self._longest_mm)
+        self.failed.setdefault((scan, setting), unplaced if asked is None else asked.failed(setting, why))
+
+  @functools.cached_property
+  def _organs(self) -> dict[str, Sequence[str]]:
+    """Of each query those that its truth names; all where nothing says which."""
+    return {scan: list(self.data.values.get(scan, self.data.organs)) for scan in self.data.cases}
+
+  @functools.cached_property
+  def _longest_mm(self) -> float:
+    """Diagonal of the largest template: what distances count in a scan that cannot be read."""
+    return max(metrics.diagonal_mm(each.scan.grid) for each in self.data.templates.values())
 
   def _answers(self, scan: str, setting: Setting) -> list[StudyRow] | None:
     kept = self._kept(scan, setting)
@@ -225,9 +243,8 @@ class Studying:
   @functools.cached_property
   def _measured(self) -> list[Measured]:
     truths = {name: case.truth for name, case in self.data.cases.items()}
-    cut = not_whole(truths, self.data.values)
-    scans = list(self.data.values)
-    return [Measured.of(table, scans, self._answers, cut, self.data.data_set) for table in self.tables]
+    cut = not_whole(truths, self._organs)
+    return [Measured.of(table, list(truths), self._answers, cut, self.data.data_set) for table in self.tables]
 
   def _tell(self) -> None:
     """On the terminal and in files."""
@@ -253,7 +270,7 @@ class Studying:
   def _about(self) -> dict[str, str]:
     machine = ", ".join(f"{name} {said}" for name, said in provenance.of_machine().items())
     return {
-      "queries": str(len(self.data.values)), "templates": ", ".join(self.data.templates),
+      "queries": str(len(self.data.cases)), "templates": ", ".join(self.data.templates),
       "split": self.data.split, "organs": ", ".join(self.data.organs),
       "network": f"{self.arguments.network} ({self.finder.network.sha256[:12]})",
       "search": self.arguments.search or DEFAULT, "made with": machine,

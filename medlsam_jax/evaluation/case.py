@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import numpy as np
@@ -89,6 +89,22 @@ def evaluate_case(
     expected=expected,
   )
   return [case.row(name, organ, value) for organ, value in values.items()]
+
+
+def unplaced_rows(name: str, organs: Iterable[str], diagonal_mm: float, expected: tuple[Task, ...]) -> list[Row]:
+  """Rows of a scan that failed, of which truth says what is in it and not where: all organs are missing.
+
+  Args:
+    diagonal_mm: what distances count, since the scan's own diagonal is not known.
+    expected: as `evaluate_case` takes it.
+  """
+  scores: dict[str, float] = {}
+  if "boxes" in expected:
+    scores |= {"box_iou": 0.0, "box_iou_published": 0.0}
+    scores |= {"wall_distance_mm": diagonal_mm, "point_error_mm": diagonal_mm}
+  if "masks" in expected:
+    scores |= {"dice": 0.0, "hd95_mm": diagonal_mm}
+  return [Row(name, organ, True, "", SCAN_FAILED, **scores) for organ in organs]
 
 
 @dataclasses.dataclass(frozen=True)

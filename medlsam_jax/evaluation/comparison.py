@@ -31,17 +31,15 @@ class Truth:
 
   @classmethod
   def read(
-    cls, path: str | os.PathLike[str], name: str, values: Mapping[str, int], scan: Volume | None, resample: bool = False
+    cls, path: str | os.PathLike[str], name: str, values: Mapping[str, int], scan: Volume, resample: bool = False
   ) -> Truth:
-    """Of a file, laid on the voxels of `scan`; without one, of a scan that cannot be read, as it is.
+    """Of a file, laid on the voxels of `scan`.
 
     Raises:
       InputError: it cannot be read, or lies on another grid and is not to be resampled.
     """
     labels = read_label_map(path, values, scan)
-    if scan is not None:
-      labels = align_labels(labels, scan.grid, scan.source, scan.file_grid, resample=resample)
-    return cls(name, labels, values)
+    return cls(name, align_labels(labels, scan.grid, scan.source, scan.file_grid, resample=resample), values)
 
   def boxes(self, each_slice: bool = False) -> dict[str, Finding]:
     """The tight box of each organ that is there, as boxes of the user's own; or a box for each of its slices."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -209,6 +209,21 @@ class Asked:
     cut = tuple(slice(*pair) for pair in zip(low.tolist(), high.tolist(), strict=True))
     scan, labels = (cut_volume(volume, cut) for volume in (self._scan, self._labels))
     return Asked(self._finder, self._name, scan, labels, self._values)
+
+
+def unplaced_rows(scan: str, organs: Iterable[str], setting: Setting, why: str, diagonal_mm: float) -> list[StudyRow]:
+  """Rows of a setting that failed in a scan of which it is known what is in it, and not where.
+
+  Args:
+    diagonal_mm: what distances count, since the scan's own diagonal is not known.
+  """
+  scores: dict[str, float] = {}
+  if setting.boxes.source not in ("labels", "slices"):
+    scores |= {"box_iou": 0.0, "box_iou_published": 0.0}
+    scores |= {"wall_distance_mm": diagonal_mm, "point_error_mm": diagonal_mm}
+  if setting.painter is not None:
+    scores |= {"dice": 0.0, "surface_dice_2mm": 0.0, "surface_dice_5mm": 0.0}
+  return [StudyRow(scan, "", organ, why, **scores) for organ in organs]
 
 
 def cut_volume(volume: Volume, where: tuple[slice, ...]) -> Volume:
