@@ -32,8 +32,8 @@ def add_to(studies: options.Commands) -> None:
   data.add_argument(
     "--split",
     metavar="FILE",
-    help="which scans are templates, the first of them in most tables, and which queries: JSON or CSV (default: the "
-    "published split of WORD and StructSeg, meta.csv or splits_final.json of --data, else the first scans by name)",
+    help="which scans are templates, the first of them in most tables, and which queries: JSON or CSV (default: "
+    "splits_final.json or meta.csv of --data, the published split of WORD and StructSeg, else the first scans by name)",
   )
   data.add_argument(
     "--count", type=options.positive_int, default=5, metavar="N", help="templates of most tables (default: 5)"

@@ -10,6 +10,7 @@ from pathlib import Path
 from medlsam_jax.cli import compare, ways
 from medlsam_jax.cli.cases import Case, cases_of, values_of
 from medlsam_jax.cli.terminal import Terminal
+from medlsam_jax.display import count
 from medlsam_jax.errors import InputError, TemplateError, WeightsError
 from medlsam_jax.evaluation.study import published
 from medlsam_jax.evaluation.truth_names import own_tables
@@ -36,8 +37,8 @@ class StudyData:
   organs: Sequence[str]
   reasons: Mapping[str, str]
   """Why queries cannot be scored."""
-  data_set: str
-  """With published numbers; empty for any other."""
+  beside: published.Beside
+  """The published numbers that stand beside ours, or why they do not."""
   split: str
   """Where the split is from, in words."""
 
@@ -51,8 +52,9 @@ class StudyData:
     """
     listed = argparse.Namespace(query=arguments.data, truth=None, predictions=None, templates=None)
     cases = {case.name: case for case in cases_of(listed)}
-    data_set = published.data_set_of(list(cases))
-    split, said = _split_of(arguments, cases, data_set)
+    truths = {case.name: case.truth for case in cases.values()}
+    data_set = published.data_set_of(list(cases), lambda: _organs_of(truths, arguments.labels))
+    split, said = _split_of(arguments, cases, data_set, terminal)
     with terminal.bar("reading templates"):
       templates = _templates(arguments, cases, split)
     used = {each.scan.source for each in templates.values()}
@@ -72,11 +74,25 @@ class StudyData:
       if organ not in known:
         terminal.warn(f"{organ}: in no table of the queries' labels; left out")
     values, _, reasons = values_of(queries, tables, {case.name: numbers for case in queries}, known, terminal)
-    return cls(templates, {case.name: case for case in queries}, values, known, reasons, data_set, said)
+    called = {str(case.scan): name for name, case in cases.items()}
+    first = [called.get(each.scan.source, "") for each in templates.values()][: published.COUNT]
+    beside = published.beside(data_set, first, {case.name: case.truth for case in queries}, known)
+    return cls(templates, {case.name: case for case in queries}, values, known, reasons, beside, said)
 
 
-def _split_of(arguments: argparse.Namespace, cases: Mapping[str, Case], data_set: str) -> tuple[Split, str]:
-  """Templates and queries, and where that is from."""
+def _organs_of(truths: Mapping[str, Path], labels: str | None) -> set[str]:
+  """All that tables name."""
+  return {organ for table in own_tables(truths, labels)[0].values() for organ in table}
+
+
+def _split_of(
+  arguments: argparse.Namespace, cases: Mapping[str, Case], data_set: str, terminal: Terminal
+) -> tuple[Split, str]:
+  """Templates and queries, and where that is from: what the user says, then what the data say, then what is published.
+
+  Raises:
+    InputError: a split cannot be read.
+  """
   names = list(cases)
   root = Path(arguments.data)
   beside = split_beside(root) if root.is_dir() else None
@@ -84,15 +100,37 @@ def _split_of(arguments: argparse.Namespace, cases: Mapping[str, Case], data_set
     return read_split(arguments.split), str(arguments.split)
   if arguments.templates is not None:
     return Split((), ()), "templates of their own folder"
-  if data_set:
-    chosen = published.TEMPLATES[data_set]
-    others = [name for name, case in cases.items() if name not in chosen and not published.is_left_out(case.truth)]
-    more = max(max(arguments.counts) - len(chosen), 0)  # as many as are needed, and no more: they are no queries
-    return Split((*chosen, *others[:more]), tuple(others[more:])), f"published with {data_set}"
-  if beside is not None:
-    return read_split(beside), str(beside)
-  count = min(arguments.pool, max(len(names) // 2, 1))
-  return Split(tuple(names[:count]), ()), f"the first {count} scans by name are templates"
+  if beside is not None and (found := _there(read_split(beside), str(beside), cases, terminal)):
+    return found
+  chosen = Split(published.TEMPLATES.get(data_set, ()), ())
+  if data_set and (found := _there(chosen, f"published with {data_set}", cases, terminal)):
+    chosen, said = found
+    others = [n for n, case in cases.items() if n not in chosen.templates and not published.is_left_out(case.truth)]
+    more = max(
+      max(arguments.counts) - len(chosen.templates), 0
+    )  # as many as are needed, and no more: they are no queries
+    return Split((*chosen.templates, *others[:more]), tuple(others[more:])), said
+  number = min(arguments.pool, max(len(names) // 2, 1))
+  return Split(tuple(names[:number]), ()), f"the first {number} scans by name are templates"
+
+
+def _there(split: Split, said: str, cases: Mapping[str, Case], terminal: Terminal) -> tuple[Split, str] | None:
+  """What is there of a split that nobody gave by hand, since data sets are downloaded in parts; and whence, in words.
+
+  None where no template of it is there, or no query: it splits nothing then.
+  """
+  kept = [tuple(name for name in names if name in cases) for names in (split.templates, split.queries)]
+  every = len(split.templates) + len(split.queries)
+  absent = every - sum(map(len, kept))
+  if not kept[0] or (split.queries and not kept[1]):
+    part = "queries" if kept[0] else "templates"
+    terminal.warn(f"{said}: none of its {part} is there, so it is not taken; --split FILE names templates and queries")
+    return None
+  if not absent:
+    return split, said
+  told = f"{said}; {absent:,} of its {count(every, 'scan')} not there"
+  terminal.warn(f"{told}: left out")
+  return Split(*kept), told
 
 
 def _templates(arguments: argparse.Namespace, cases: Mapping[str, Case], split: Split) -> dict[str, Template]:

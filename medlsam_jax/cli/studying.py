@@ -244,7 +244,7 @@ class Studying:
   def _measured(self) -> list[Measured]:
     truths = {name: case.truth for name, case in self.data.cases.items()}
     cut = not_whole(truths, self._organs)
-    return [Measured.of(table, list(truths), self._answers, cut, self.data.data_set) for table in self.tables]
+    return [Measured.of(table, list(truths), self._answers, cut, self.data.beside) for table in self.tables]
 
   def _tell(self) -> None:
     """On the terminal and in files."""

@@ -3,6 +3,7 @@
 import argparse
 import csv
 import json
+import shutil
 import time
 import types
 import warnings
@@ -15,6 +16,9 @@ from self_contained import loaded_by
 from study_stand_ins import VALUES, StandInBank, install, labelled
 
 from medlsam_jax.cli import studying
+from medlsam_jax.cli.study_data import StudyData
+from medlsam_jax.cli.terminal import Terminal
+from medlsam_jax.errors import TemplateError
 from medlsam_jax.evaluation.study import work
 
 QUICK = ["--counts", "1,2", "--repeats", "2", "--intervals", "6", "--count", "2"]
@@ -193,33 +197,146 @@ def test_a_folder_that_is_no_data_set_and_labels_without_images(study, data, tmp
   assert result.code == 2 and "labels without images" in result.err
 
 
-def test_organs_that_nobody_names_are_called_by_their_values(tmp_path):
-  from medlsam_jax.cli.study_data import StudyData
-  from medlsam_jax.cli.terminal import Terminal
+def asked(data, split=None):
+  return argparse.Namespace(
+    data=str(data), split=split, templates=None, pool=12, count=1, counts=(1,), organs=None, labels=None, scans=None
+  )
 
+
+def test_organs_that_nobody_names_are_called_by_their_values(tmp_path):
   data_set_files.structseg(tmp_path)
   (tmp_path / "labels.json").unlink()
-  asked = argparse.Namespace(
-    data=str(tmp_path), split=None, templates=None, pool=12, count=1, counts=(1,), organs=None, labels=None, scans=None
-  )
   with warnings.catch_warnings(record=True) as said:
     warnings.simplefilter("always")
-    read = StudyData.read(asked, Terminal(quiet=True))
+    read = StudyData.read(asked(tmp_path), Terminal(quiet=True))
   assert list(read.templates) == ["1"] and list(read.cases) == ["2"]
   assert read.values == {"2": {"label_1": 1, "label_2": 2, "label_5": 5}}
   assert any("labels.json is missing" in str(each.message) for each in said)
 
 
-def test_word_is_split_as_published(study, data, tmp_path):
-  word = tmp_path / "WORD"
-  for part, numbers in (("Tr", (2, 10, 36, 53, 64, 113)), ("Val", (1,)), ("Ts", (14,))):
-    for number in numbers:
-      for folder, source in (("images", "imagesTr/c0_0000"), ("labels", "labelsTr/c0")):
-        (word / f"{folder}{part}").mkdir(parents=True, exist_ok=True)
-        (word / f"{folder}{part}" / f"word_{number:04d}.nii.gz").hardlink_to(data / f"{source}.nii.gz")
-  (word / "dataset.json").write_text(json.dumps({"labels": VALUES}))
-  assert study("--tables", "localization", "--models", "none", "--count", "5", root=word).code == 0
+WORD = [
+  "liver", "spleen", "left_kidney", "right_kidney", "stomach", "gallbladder", "esophagus", "pancreas", "duodenum",
+  "colon", "intestine", "adrenal", "rectum", "bladder", "Head_of_femur_L", "Head_of_femur_R",
+]  # fmt: skip
+"""As `dataset.json` of the data set calls them."""
+TEMPLATES = ("word_0010", "word_0036", "word_0053", "word_0064", "word_0113")
+
+
+@pytest.fixture
+def word(tmp_path):
+  """WORD as it is laid out, all its organs in each scan."""
+  root = tmp_path / "WORD"
+  scan, labels = labelled("w")
+  array = np.zeros_like(labels.array)
+  for value in range(1, 17):  # beside each other, in steps of two voxels
+    z, y = divmod(value - 1, 4)
+    array[2 + 5 * z : 4 + 5 * z, 2 + 5 * y : 4 + 5 * y, 4:8] = value
+  volumes = {"images": np.where(array > 0, 1000.0 + array, 0), "labels": array}
+  volumes["images"][:, :1] = volumes["images"][:, -1:] = -1000
+  for folder, volume in volumes.items():
+    image = nibabel.Nifti1Image(volume.astype(np.int16).T, scan.grid.affine)
+    nibabel.save(image, tmp_path / f"{folder}.nii.gz")
+    for part, numbers in (("Tr", (2, 10, 36, 53, 64, 113)), ("Val", (1,)), ("Ts", (14,))):
+      (root / f"{folder}{part}").mkdir(parents=True)
+      for number in numbers:
+        (root / f"{folder}{part}" / f"word_{number:04d}.nii.gz").hardlink_to(tmp_path / f"{folder}.nii.gz")
+  values = {organ: value for value, organ in enumerate(WORD, 1)}
+  (root / "dataset.json").write_text(json.dumps({"labels": values}))
+  return root
+
+
+@pytest.fixture
+def published_study(study, word, monkeypatch, tmp_path):
+  """Of mean boxes alone, which need no search; gives the page."""
+  monkeypatch.setattr(work.pipeline, "localize", lambda *_, **__: {})
+
+  def run(*words):
+    monkeypatch.setattr(work, "Bank", types.SimpleNamespace(build=lambda *_, **__: StandInBank({}, "WPL", 12.0)))
+    result = study("--tables", "localization", "--models", "none", "--count", "5", *words, root=word)
+    assert result.code == 0, result.err
+    return (tmp_path / "out" / "study.md").read_text(), result.err
+
+  return run
+
+
+NUMBERS = "IoU max-min 0.566, wall mm 9.9, ALE mm 17.5"
+
+
+def test_word_is_split_as_published(published_study):
+  page, _ = published_study()
+  assert f"templates: {', '.join(TEMPLATES)}\n" in page
+  assert "- queries: 2\n" in page and "split: published with WORD\n" in page
+  assert NUMBERS in page and "same templates and organs" in page and "ours are of 2 queries." in page
+
+
+@pytest.mark.parametrize("given", ["split", "templates", "splits_final.json", "one absent", "organs"])
+def test_published_numbers_stand_beside_no_other_split_and_no_other_organs(published_study, word, tmp_path, given):
+  words, why = [], "the split differs, published are the templates word_0010"
+  other = {"templates": ["word_0002", *TEMPLATES[1:]], "queries": ["word_0001"]}
+  if given == "split":
+    (tmp_path / "split.json").write_text(json.dumps(other))
+    words = ["--split", tmp_path / "split.json"]
+  elif given == "templates":
+    own = shutil.copytree(word, tmp_path / "own")
+    shutil.rmtree(own / "imagesTs")
+    words = ["--templates", own / "imagesTr"]
+  elif given == "splits_final.json":
+    (word / given).write_text(json.dumps([{"train": other["templates"], "val": other["queries"]}]))
+  elif given == "one absent":
+    (word / "imagesTr" / "word_0053.nii.gz").unlink()
+    (word / "labelsTr" / "word_0053.nii.gz").unlink()
+    words = ["--counts", "1,5"]  # another is taken in its place
+  else:
+    words, why = ["--organs", "liver,spleen"], "the organs differ, published means have kidney left"
+  page, said = published_study(*words)
+  assert NUMBERS not in page and f"The numbers published for WORD do not stand beside ours: {why}" in page
+  if given == "splits_final.json":
+    assert "splits_final.json\n" in page and "templates: word_0002, word_0036" in page
+  if given == "one absent":
+    assert (
+      "published with WORD; 1 of its 5 scans not there\n" in page and "1 of its 5 scans not there: left out" in said
+    )
+
+
+def test_the_published_split_by_hand_is_the_published_split(published_study, tmp_path):
+  (tmp_path / "split.json").write_text(json.dumps({"templates": TEMPLATES, "queries": ["word_0001", "word_0002"]}))
+  page, _ = published_study("--split", tmp_path / "split.json")
+  assert NUMBERS in page and "split.json" in page
+  (tmp_path / "split.json").write_text(json.dumps({"templates": TEMPLATES, "queries": ["word_0001", "word_0014"]}))
+  page, _ = published_study("--split", tmp_path / "split.json")
+  assert NUMBERS not in page  # word_0014 is of imagesTs, which was no query
+
+
+def test_numbered_cases_of_an_abdomen_are_no_heads_and_necks(study, data, tmp_path):
+  root = tmp_path / "abdomen"
+  for number in range(1, 16):
+    (root / str(number)).mkdir(parents=True)
+    (root / str(number) / "data.nii.gz").hardlink_to(data / "imagesTr" / "c0_0000.nii.gz")
+    (root / str(number) / "label.nii.gz").hardlink_to(data / "labelsTr" / "c0.nii.gz")
+  (root / "labels.json").write_text(json.dumps(VALUES))
+  words = ["--tables", "localization", "--models", "none", "--count", "5", "--pool", "5"]
+  assert study(*words, root=root).code == 0
   page = (tmp_path / "out" / "study.md").read_text()
-  assert "templates: word_0010, word_0036, word_0053, word_0064, word_0113\n" in page
-  assert "- queries: 2\n" in page and "split: published with WORD" in page
-  assert "IoU max-min 0.566, wall mm 9.9, ALE mm 17.5" in page
+  assert "split: the first 5 scans by name are templates" in page
+  assert "StructSeg" not in page and "| published |" not in page
+
+
+@pytest.mark.parametrize(("there", "split"), [(("s0001", "s0002"), True), (("s0001", "s0003"), False)])
+def test_part_of_a_download_is_split_as_far_as_it_is_there(tmp_path, capsys, there, split):
+  for name in there:
+    data_set_files.put(tmp_path / name / "ct.nii.gz", data_set_files.scan())
+    mask = (data_set_files.labels() == 5).astype(np.uint8)
+    data_set_files.put(tmp_path / name / "segmentations" / "liver.nii.gz", mask)
+  rows = "s0001;train\ns0003;train\ns0004;train\ns0002;test\ns0005;test\n"
+  (tmp_path / "meta.csv").write_text(f"image_id;split\n{rows}")
+  read = StudyData.read(asked(tmp_path), Terminal())
+  assert list(read.templates) == ["s0001"] and list(read.cases) == [there[1]]
+  if split:
+    assert read.split.endswith("meta.csv; 3 of its 5 scans not there")
+    assert "meta.csv; 3 of its 5 scans not there: left out" in capsys.readouterr().err
+  else:
+    assert read.split == "the first 1 scans by name are templates"
+    assert "meta.csv: none of its queries is there, so it is not taken" in capsys.readouterr().err
+  (tmp_path / "split.csv").write_text(f"image_id;split\n{rows}")
+  with pytest.raises(TemplateError, match=r"called .*s0004, a template"):
+    StudyData.read(asked(tmp_path, split=str(tmp_path / "split.csv")), Terminal(quiet=True))

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ def by_setting(bank, scan, settings):
 def measure(monkeypatch):
   install(monkeypatch, work, by_setting)
 
-  def run(name, people=("p", "q"), plan=PLAN, answered=None, data_set="", cut=()):
+  def run(name, people=("p", "q"), plan=PLAN, answered=None, beside=published.NOTHING, cut=()):
     table = made(name, plan)
     finder = work.Finder(None, templates(POOL), BOTH)
     values = {"p": VALUES, "q": {"liver": 3}}
@@ -61,7 +62,7 @@ def measure(monkeypatch):
         return None
       return asked[scan].rows(setting, PAINTERS.get(setting.painter), lambda *_: None)
 
-    return Measured.of(table, people, answers, cut, data_set)
+    return Measured.of(table, people, answers, cut, beside)
 
   return run
 
@@ -121,7 +122,7 @@ def test_parts_are_scored_by_their_boxes_and_by_what_is_painted_in_them(measure)
 
 
 def test_painters_that_are_here_and_those_that_are_not(measure):
-  measured = measure("models", data_set="WORD", plan=FIVE)
+  measured = measure("models", beside=published.Beside("WORD"), plan=FIVE)
   lines = means(measured)
   assert lines["LiteMedSAM"]["dice"] == pytest.approx(dice(1)) and lines["LiteMedSAM"]["failed"] == 0
   assert lines["SAM"]["dice"] == pytest.approx(dice(1) / 2) and lines["SAM"]["failed"] == 1  # p's spleen is empty
@@ -178,8 +179,15 @@ def test_whole_labels_stand_before_all(measure):
   assert [row[2] for row in table[1:]] == ["2", "2", "3", "3"]
 
 
+def test_of_one_person_no_interval_is_told(measure):
+  measured = measure("localization", people=("p",))
+  assert all("[" not in cell for row in measured.means()[1:] + measured.by_organ()[1:] for cell in row)
+  read = list(csv.DictReader(io.StringIO(measured.csv())))
+  assert {row["box_iou_low"] for row in read} == {""} and read[0]["box_iou"]
+
+
 def test_the_csv_says_what_the_lines_say(measure):
-  measured = measure("localization", data_set="WORD", plan=FIVE)
+  measured = measure("localization", beside=published.Beside("WORD"), plan=FIVE)
   read = list(csv.DictReader(io.StringIO(measured.csv())))
   mean = next(row for row in read if (row["line"], row["organ"]) == ("MedLAM", MEAN))
   assert float(mean["box_iou"]) == pytest.approx(iou(1), abs=1e-5)
@@ -189,14 +197,60 @@ def test_the_csv_says_what_the_lines_say(measure):
     "3",
     "17.5",
   )
-  assert not any("published" in line for line in measure("localization", data_set="WORD").lines())  # of three
+  assert not any(
+    "published" in line for line in measure("localization", beside=published.Beside("WORD")).lines()
+  )  # of three
   models = list(csv.DictReader(io.StringIO(measure("models").csv())))
   assert models[-1]["line"] == "MedSAM" and models[-1]["missing"] == "its weights are not here"
 
 
-def test_data_sets_with_published_numbers_are_known_by_all_their_names():
+WORD = (
+  "liver", "Spleen", "left_kidney", "kidney_r", "stomach", "gall bladder", "oesophagus", "pancreas", "duodenum",
+  "colon", "small_bowel", "adrenal", "rectum", "urinary_bladder", "Head_of_femur_L", "femoral head right",
+)  # fmt: skip
+HEAD = (
+  "BrainStem", "Eye_L", "Eye_R", "Lens_L", "Lens_R", "OpticNerve_L", "OpticNerve_R", "optical chiasma",
+  "pituitary gland", "left temporal lobes", "right temporal lobes", "spinal_cord", "Parotid_L", "parotid gland right",
+  "left inner ear", "right inner ear", "mid_ear_left", "middle ear right", "TMJ_L", "TM_joint_R", "mandible_l",
+  "mandible_r",
+)  # fmt: skip
+
+
+def test_data_sets_with_published_numbers_are_known_by_all_their_names_and_by_their_organs():
   word = [f"word_{number:04d}" for number in range(1, 151)]
-  assert published.data_set_of(word) == "WORD" and published.data_set_of([*word, "mine"]) == ""
-  assert published.data_set_of(["word_0001", "word_0002"]) == ""
-  assert published.data_set_of([str(number) for number in range(1, 51)]) == "StructSeg"
-  assert published.data_set_of([]) == "" and not published.beside("", "five")
+  numbers = [str(number) for number in range(1, 51)]
+  assert published.data_set_of(word, lambda: WORD) == "WORD"
+  assert published.data_set_of(word, lambda: WORD[:8]) == "WORD" and published.data_set_of(word, lambda: WORD[:7]) == ""
+  assert published.data_set_of(numbers, lambda: HEAD) == "StructSeg"
+  assert published.data_set_of(numbers, lambda: WORD) == "" == published.data_set_of(word, lambda: HEAD)
+  unasked = lambda: pytest.fail("read")  # noqa: E731
+  assert published.data_set_of([*word, "mine"], unasked) == published.data_set_of([], unasked) == ""
+
+
+def test_published_numbers_are_of_the_same_templates_queries_and_organs():
+  here = {"2": Path("2/label.nii.gz"), "3": Path("3/label.nii.gz")}
+  templates = ("13", "1", "10", "12", "11")
+  same = published.beside("StructSeg", templates, here, HEAD)
+  assert same.numbers("five")["point_error_mm"] == 4.3 and "ours are of 2 queries" in same.note(["five"])
+  assert same.numbers("templates 3") == {} and same.note(["templates 3", ""]) == ""
+  for other, why in (
+    ((templates[:4], here, HEAD), "the split differs, published are the templates 1, 10, 11, 12, 13"),
+    ((templates, here | {"13": Path()}, HEAD), "the split differs"),
+    (
+      (templates, here, tuple(organ for organ in HEAD if "Eye" not in organ)),
+      "published means have eye left, eye right too",
+    ),
+    ((templates, here, (*HEAD, "larynx")), "published means are without larynx"),
+  ):
+    differs = published.beside("StructSeg", *other)
+    assert differs.numbers("five") == {} and why in differs.note(["five"])
+  assert published.beside("", templates, here, HEAD) == published.NOTHING
+
+
+def test_why_no_published_number_stands_there_is_told_under_tables_that_would_have_one(measure):
+  beside = published.Beside("WORD", "the split differs")
+  told = "The numbers published for WORD do not stand beside ours: the split differs."
+  assert measure("localization", beside=beside, plan=FIVE).notes()[-1] == told
+  assert not any("published" in line for line in measure("localization", beside=beside, plan=FIVE).lines())
+  assert told not in measure("crops", beside=beside, plan=FIVE).notes()
+  assert told not in measure("localization", beside=beside).notes()  # of three templates none is published

@@ -24,8 +24,8 @@ METRICS = {
 """Metric -> heading and decimals."""
 RULE = (
   "Means weigh organs the same and count failures: IoU and Dice 0, distances the scan's diagonal. [95 %]: by people "
-  "drawn with replacement; p: Wilcoxon signed-rank test of people's mean differences to the first line, not corrected "
-  "for how many are asked."
+  "drawn with replacement, and for an organ that a draw misses among those who have it; none of one person. p: "
+  "Wilcoxon signed-rank test of people's mean differences to the first line, not corrected for how many are asked."
 )
 Answers = Callable[[str, Setting], Sequence[StudyRow] | None]
 """Rows of a scan and a setting; None where it was not asked yet."""
@@ -42,12 +42,17 @@ class Measured:
   """Scans and organs whose labels are not whole."""
   waiting: int = 0
   """Scans that were left for want of time."""
-  data_set: str = ""
-  """That the published numbers are of."""
+  beside: published.Beside = published.NOTHING
+  """What stands beside the lines."""
 
   @classmethod
   def of(
-    cls, table: Table, scans: Sequence[str], answers: Answers, cut: Collection[tuple[str, str]] = (), data_set: str = ""
+    cls,
+    table: Table,
+    scans: Sequence[str],
+    answers: Answers,
+    cut: Collection[tuple[str, str]] = (),
+    beside: published.Beside = published.NOTHING,
   ) -> Measured:
     """What there is of a table."""
     rows: list[StudyRow] = []
@@ -60,7 +65,7 @@ class Measured:
       for line in table.lines:
         given = [row for setting in line.settings for row in said[setting] or ()]
         rows += [dataclasses.replace(row, way=line.title) for row in given]
-    return cls(table, rows, cut, waiting, data_set)
+    return cls(table, rows, cut, waiting, beside)
 
   def lines(self) -> list[dict[str, Any]]:
     """Those of `compared.compared_lines`, and of what cannot be measured `way` and `missing`.
@@ -74,7 +79,7 @@ class Measured:
     keys = {line.title: line.published for line in self.table.lines}
     lines += [{"way": line.title, "organ": MEAN, "missing": line.missing} for line in self.table.lines if line.missing]
     for line in lines:
-      known = published.beside(self.data_set, keys[line["way"]]) if line["organ"] == MEAN else {}
+      known = self.beside.numbers(keys[line["way"]]) if line["organ"] == MEAN else {}
       if known:
         line["published"] = dict(known)
     return lines
@@ -116,6 +121,8 @@ class Measured:
   def notes(self) -> list[str]:
     """Sentences under the table."""
     notes = [self.table.note] if self.table.note else []
+    if said := self.beside.note(line.published for line in self.table.lines):
+      notes.append(said)
     if self.waiting:
       notes.append(f"{count(self.waiting, 'scan')} left for want of time: the same command goes on.")
     return notes
@@ -140,15 +147,19 @@ def _with_interval(line: dict[str, Any], metric: str, interval: bool) -> str:
   if metric not in line:
     return ""
   places = METRICS[metric][1]
-  ends = f" [{line[f'{metric}_low']:.{places}f}, {line[f'{metric}_high']:.{places}f}]" if interval else ""
-  return f"{line[metric]:.{places}f}{ends}"
+  said = f"{line[metric]:.{places}f}"
+  if interval and f"{metric}_low" in line:
+    said += f" [{line[f'{metric}_low']:.{places}f}, {line[f'{metric}_high']:.{places}f}]"
+  return said
 
 
 def _difference(line: dict[str, Any], metric: str) -> str:
   if f"{metric}_less_first" not in line:
     return ""
-  less, low, high = (line[f"{metric}_less_first{end}"] for end in ("", "_low", "_high"))
-  return f"{less:+.3f} [{low:+.3f}, {high:+.3f}]"
+  less = f"{line[f'{metric}_less_first']:+.3f}"
+  if f"{metric}_less_first_low" in line:
+    less += f" [{line[f'{metric}_less_first_low']:+.3f}, {line[f'{metric}_less_first_high']:+.3f}]"
+  return less
 
 
 def _p(value: float | None) -> str:

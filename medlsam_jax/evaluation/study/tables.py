@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from medlsam_jax.evaluation.study import published
 from medlsam_jax.evaluation.study.settings import Boxes, Line, Setting, Table
 from medlsam_jax.medlam.bank.bank import Mode
 from medlsam_jax.medlam.search.search_settings import EXACT, SearchSettings
 
 BOX_METRICS = ("box_iou", "box_iou_published", "wall_distance_mm", "point_error_mm")
 MASK_METRICS = ("dice", "surface_dice_2mm", "surface_dice_5mm")
-PUBLISHED_TEMPLATES = 5
 NO_PAINTER = "no network that paints is here"
 ORACLE = "Boxes of labels are an oracle's: nobody has them in use."
 
@@ -160,7 +160,7 @@ TABLES: dict[str, Callable[[Plan], Table]] = {
 def made(name: str, plan: Plan) -> Table:
   """A table by its name. Published numbers are of five templates, and stand beside none that are of more or fewer."""
   table = TABLES[name](plan)
-  if plan.count == PUBLISHED_TEMPLATES:
+  if plan.count == published.COUNT:
     return table
   kept = [line.published if line.published.startswith("templates") else "" for line in table.lines]
   lines = (dataclasses.replace(line, published=key) for line, key in zip(table.lines, kept, strict=True))
