@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,8 @@ def draw(counts: Mapping[str, Mapping[str, Any]], people: str, search: str, outp
   whole = [each["whole"] for each in counts.values()]
   for axis, (field, label), registered in zip(axes, _AXES, REGISTRATION, strict=True):
     values = [each[field] for each in whole]
-    low, high = zip(*(each[f"{field}_95"] for each in whole), strict=True)
-    axis.fill_between(numbers, low, high, alpha=0.2)
+    ends = [each.get(f"{field}_95", (math.nan, math.nan)) for each in whole]  # none of one person
+    axis.fill_between(numbers, *zip(*ends, strict=True), alpha=0.2)
     axis.plot(numbers, values, marker="o", label=search)
     axis.axhline(registered, color="tab:orange", linestyle="--", label="registration, five templates (quoted)")
     means = [each[f"baseline_{field}"] for each in whole]

@@ -32,7 +32,7 @@ class Table:
 
 
 def figures(results: Sequence[Result], only: Callable[[Mapping[str, Any]], bool] = lambda row: True) -> dict[str, Any]:
-  """Means over the labels that `only` keeps, failures counted, with 95 % intervals.
+  """Means over the labels that `only` keeps, failures counted, with 95 % intervals where there are two people.
 
   The intervals are percentiles of means over people drawn anew: two organs of one person are not two witnesses.
   """
@@ -46,12 +46,14 @@ def figures(results: Sequence[Result], only: Callable[[Mapping[str, Any]], bool]
   for name in ("box_iou", "wall_distance_mm", "point_error_mm", "baseline_box_iou", "baseline_wall_distance_mm"):
     said[name] = float(np.mean([row[name] for row in labels]))
   for name in ("box_iou", "wall_distance_mm"):
-    said[f"{name}_95"] = interval([[row[name] for row in rows] for rows in people])
+    if (ends := interval([[row[name] for row in rows] for rows in people])) is not None:
+      said[f"{name}_95"] = ends
   return said
 
 
-def difference(results: Sequence[Result], others: Sequence[Result]) -> tuple[float, float, float] | None:
-  """Mean of IoU less that of `others` over the whole labels of people whom both have, and its 95 % interval.
+def difference(results: Sequence[Result], others: Sequence[Result]) -> tuple[float, ...] | None:
+  """Mean of IoU less that of `others` over the whole labels of people whom both have, and, of two or more people, the
+  ends of its 95 % interval.
 
   A label that was searched several times (`merged`) counts with its mean on either side.
   """
@@ -62,7 +64,7 @@ def difference(results: Sequence[Result], others: Sequence[Result]) -> tuple[flo
   by_person = [people[name] for name in sorted(people)]
   if not by_person:
     return None
-  return float(np.mean([value for values in by_person for value in values])), *interval(by_person)
+  return float(np.mean([value for values in by_person for value in values])), *(interval(by_person) or ())
 
 
 def _by_label(results: Sequence[Result]) -> dict[tuple[str, str], list[float]]:
@@ -101,16 +103,18 @@ def by_organ(title: str, results: Sequence[Result], organs: Sequence[str], note:
 def _cells(said: Mapping[str, Any]) -> list[str]:
   if not said["labels"]:
     return ["0", "-", "-", "-", "-", "-"]
-  low, high = said["box_iou_95"]
-  near, far = said["wall_distance_mm_95"]
   return [
     str(said["labels"]),
-    f"{said['box_iou']:.3f} [{low:.3f}, {high:.3f}]",
-    f"{said['wall_distance_mm']:.1f} [{near:.1f}, {far:.1f}]",
+    f"{said['box_iou']:.3f}{_ends(said.get('box_iou_95'), '.3f')}",
+    f"{said['wall_distance_mm']:.1f}{_ends(said.get('wall_distance_mm_95'), '.1f')}",
     f"{said['point_error_mm']:.1f}",
     str(said["failed"]),
     f"{said['baseline_box_iou']:.3f}, {said['baseline_wall_distance_mm']:.1f}",
   ]
+
+
+def _ends(ends: Sequence[float] | None, form: str) -> str:
+  return f" [{ends[0]:{form}}, {ends[1]:{form}}]" if ends else ""
 
 
 def _short(said: Mapping[str, Any], count: bool = False) -> str:
@@ -134,7 +138,7 @@ def compared(title: str, lines: Mapping[str, Sequence[Result]], note: str = "") 
     seconds = float(np.median([result["seconds"] for result in results]))
     kept[name] = {"whole": whole, "all": every, "difference": less, "seconds": seconds}
     cells = _cells(whole)
-    said = "" if less is None else f"{less[0]:+.3f} [{less[1]:+.3f}, {less[2]:+.3f}]"
+    said = "" if less is None else f"{less[0]:+.3f}{_ends(less[1:], '+.3f')}"
     rows.append([
       name, str(whole["people"]), *cells[:3], cells[4], str(every["swapped"]), said, _short(every), f"{seconds:.1f}",
     ])  # fmt: skip

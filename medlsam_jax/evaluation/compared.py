@@ -57,8 +57,9 @@ def compared_lines(
 
   Returns:
     Keys: `labels` (`whole` or `all`), `way`, `organ`, `people`, `n` (rows), `failed`; each metric with its 95 %
-    interval by people, `METRIC_low` and `METRIC_high`; for ways after the first the mean difference to it,
-    `METRIC_less_first`, with `..._low` and `..._high`, and `METRIC_p` of `paired_p`.
+    interval by people, `METRIC_low` and `METRIC_high`, which are not there where `people.organs_interval` has none; for
+    ways after the first the mean difference to it, `METRIC_less_first`, with `..._low` and `..._high` likewise, and
+    `METRIC_p` of `paired_p`.
   """
   lines = []
   for labels in ("whole", "all") if cut else ("all",):
@@ -106,14 +107,18 @@ def _figures(way: str, first: str, rows: Sequence[Row], metric: str) -> dict[str
   own = _by_person(way, rows, metric)
   if np.isnan(own).all():
     return {}
-  low, high = organs_interval(own)
-  said: dict[str, float | None] = {metric: organs_mean(_known(own)), f"{metric}_low": low, f"{metric}_high": high}
+  said: dict[str, float | None] = {metric: organs_mean(_known(own)), **_ends(metric, own)}
   less = own - _by_person(first, rows, metric)
   if way != first and not np.isnan(less).all():
-    low, high = organs_interval(less)
     said |= {f"{metric}_less_first": organs_mean(_known(less)), f"{metric}_p": paired_p(less)}
-    said |= {f"{metric}_less_first_low": low, f"{metric}_less_first_high": high}
+    said |= _ends(f"{metric}_less_first", less)
   return said
+
+
+def _ends(name: str, by_person: Float[np.ndarray, "people organs"]) -> dict[str, float]:
+  """Of the interval, where there is one."""
+  ends = organs_interval(by_person)
+  return {} if ends is None else {f"{name}_low": ends[0], f"{name}_high": ends[1]}
 
 
 def _known(table: Float[np.ndarray, "people organs"]) -> Float[np.ndarray, "people fewer"]:

@@ -73,8 +73,9 @@ class Comparison:
           continue
         title, seconds = f"{title}, all labels", None
       if "dice_less_first" in line:
-        low, high = line["dice_less_first_low"], line["dice_less_first_high"]
-        less = f"{line['dice_less_first']:+.3f} [{low:+.3f}, {high:+.3f}]"
+        less = f"{line['dice_less_first']:+.3f}"
+        if "dice_less_first_low" in line:
+          less += f" [{line['dice_less_first_low']:+.3f}, {line['dice_less_first_high']:+.3f}]"
       scores = [f"{line[metric]:.3f}" for metric in METRICS]
       said = "" if seconds is None else f"{seconds:.1f}"
       table.append([title, str(line["n"]), str(line["failed"]), *scores, less, said])

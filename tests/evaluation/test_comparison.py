@@ -136,7 +136,37 @@ def test_intervals_are_of_people_and_not_of_labels():
   assert organs_interval(people) == pytest.approx((0.2, 0.8)) == interval(people.tolist())
   with_gaps = np.array([[0.2, np.nan], [0.8, 0.6]])
   assert organs_mean(with_gaps) == pytest.approx((0.5 + 0.6) / 2)
-  assert organs_interval(with_gaps) == pytest.approx((0.2, 0.7))
+  assert organs_interval(with_gaps) == pytest.approx(((0.2 + 0.6) / 2, (0.8 + 0.6) / 2))  # the spleen in each draw
+
+
+def test_a_rare_organ_is_in_every_draw():
+  a, b = [0.60, 0.62, 0.64, 0.66, 0.68], [np.nan] * 4 + [0.30]
+  low, high = organs_interval(np.array([a, b]).T)
+  mean = organs_mean(np.array([a, b]).T)
+  assert mean == pytest.approx(0.47) and low < mean < high
+  alone = organs_interval(np.array([a]).T)
+  assert high - low == pytest.approx((alone[1] - alone[0]) / 2, abs=0.003)  # half the mean is the organ of one person
+  rare = np.array([[0.9] * 9, [np.nan] * 7 + [0.2, 0.4]]).T
+  assert organs_interval(rare) == pytest.approx(((0.9 + 0.2) / 2, (0.9 + 0.4) / 2))
+
+
+def test_draws_that_have_every_organ_are_as_they_were():
+  table = np.random.default_rng(3).random((6, 3))
+  drawn = np.random.default_rng(0).integers(6, size=(2000, 6))
+  means = [organs_mean(table[people]) for people in drawn]
+  assert organs_interval(table) == pytest.approx(np.percentile(means, (2.5, 97.5)))
+
+
+def test_of_one_person_there_is_no_interval():
+  assert interval([[0.2, 0.8]]) is None and interval([[], [0.2]]) is None and interval([]) is None
+  assert organs_interval(np.array([[0.2, 0.8]])) is None
+  assert organs_interval(np.array([[0.2, np.nan], [np.nan, 0.8]])) is None  # nobody varies in either organ
+  assert organs_interval(np.array([[0.2, np.nan], [np.nan, np.nan]])) is None
+  comparison = Comparison(
+    "labels", [*rows("slices", liver=(0.5,)), *rows("volume", liver=(0.9,))], {"slices": [], "volume": []}
+  )
+  assert comparison.lines()[1].keys() & {"dice_low", "dice_high"} == set()
+  assert [row[-2] for row in comparison.table()[1:]] == ["", "", "+0.400", "+0.400"]
 
 
 QUESTION = {"boxes": "labels", "organs": ["liver"]}
