@@ -116,7 +116,7 @@ class Desk:
       if other is not None:
         dice = results.agreement(shown, other) if shown is not None else {}
         others[which] = {"organs": self._organs(other, opened.frame), "dice": dice}
-    marked = self.engine.folder.marked(scan)
+    marked = self.engine.folder.marked(scan, opened.volume)
     points = {organ: self._marked_points(six, opened) for organ, (six, _) in marked.points.items()}
     return {
       "id": number,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import filecmp
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -69,6 +70,8 @@ class TemplateFolder:
   reading: ReadingOptions = dataclasses.field(default_factory=ReadingOptions)
   """How the page reads its scans. Templates are read without it, so that a scan read otherwise is kept as a copy of
   what was read."""
+  _compared: dict[tuple[str, int, int, str], bool] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+  """Whether a scan here, in its state of a time, is a scan of the page: what was read to know is not read again."""
 
   def scans(self) -> dict[str, ListedScan]:
     """The scans in it that have marks, by name.
@@ -92,14 +95,16 @@ class TemplateFolder:
     here = self._here(scan)
     return scan.name if here is None else here.name
 
-  def marked(self, scan: ListedScan) -> Marked:
-    """What is marked in a scan of the folder.
+  def marked(self, scan: ListedScan, volume: Volume) -> Marked:
+    """What is marked in a scan of the folder; nothing where another scan of its name lies there.
 
     Raises:
       InputError: a file of marks cannot be read, of another version of ours, say; or as `scans`.
     """
     here = self._here(scan)
-    return Marked({}, {}) if here is None else _marks_of(here)
+    if here is None or not self._is_volume(here, scan, volume):
+      return Marked({}, {})
+    return _marks_of(here)
 
   def save_points(self, scan: ListedScan, volume: Volume, points: Mapping[str, Float[np.ndarray, "6 3"]]) -> Path:
     """Adds organs to `NAME_points.json`, or puts others in their place; what else is in the file stays.
@@ -215,6 +220,28 @@ class TemplateFolder:
     """Whether a scan's file is kept as it is."""
     return not scan.address and not self.reading.hu_offset and _copied_suffix(scan) is not None
 
+  def _is_kept_whole(self, here: ListedScan, scan: ListedScan) -> bool:
+    """Whether what lies here is read as the page reads the scan: it is its file, or a copy of that."""
+    if self.reading != ReadingOptions():
+      return False
+    with contextlib.suppress(OSError):
+      is_copy = here.path.is_file() and not scan.address and filecmp.cmp(here.path, scan.path, shallow=False)
+      return is_copy or _is_same(here, scan)
+    return False
+
+  def _is_volume(self, here: ListedScan, scan: ListedScan, volume: Volume) -> bool:
+    """Whether what lies here is this scan, by its voxels where it is not by its file."""
+    if _is_same(here, scan) or self._is_kept_whole(here, scan):
+      return True
+    told = here.path.stat()
+    asked = (str(here.path), told.st_mtime_ns, told.st_size, str(scan))
+    if asked not in self._compared:
+      try:
+        self._compared[asked] = _are_equal(scans.read_volume(here.path), volume)
+      except InputError:  # nobody can say that it is, and the bank tells when it is built
+        self._compared[asked] = False
+    return self._compared[asked]
+
   def _bring(self, place: _Place, scan: ListedScan, volume: Volume, scratch: Path) -> Grid | None:
     """Writes a scan that is not in the folder yet, which is then whole by itself.
 
@@ -225,10 +252,10 @@ class TemplateFolder:
       InputError: another scan of that name lies there, or the same that the page reads otherwise than a bank does.
     """
     if place.is_there:
-      if _is_same(place.scan, scan) and self.reading == ReadingOptions():
+      if self._is_kept_whole(place.scan, scan):
         return volume.file_grid
       there = scans.read_volume(place.scan.path)
-      if there.grid.is_same(volume.grid) and np.array_equal(there.array, volume.array):
+      if _are_equal(there, volume):
         return there.file_grid
       if _is_same(place.scan, scan):
         raise InputError(
@@ -297,6 +324,10 @@ def _rounded(six: Iterable) -> list[list[float]]:
 def _copied_suffix(scan: ListedScan) -> str | None:
   """Ending of a NIfTI file's name; None of any other scan."""
   return next((suffix for suffix in NIFTI_SUFFIXES if scan.path.name.lower().endswith(suffix)), None)
+
+
+def _are_equal(there: Volume, volume: Volume) -> bool:
+  return there.grid.is_same(volume.grid) and np.array_equal(there.array, volume.array)
 
 
 def _is_same(here: ListedScan, scan: ListedScan) -> bool:

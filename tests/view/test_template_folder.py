@@ -106,6 +106,10 @@ def test_another_scan_of_that_name_is_not_taken_for_this_one(scan, folder):
   with pytest.raises(InputError, match="another scan of this name"):
     folder.save_points(scan, volume, {"liver": points()})
   assert not (folder.path / "case_7_points.json").exists()
+  (folder.path / "case_7_points.json").write_text(json.dumps({"liver": six(GRID)}))
+  assert not folder.marked(scan, volume).points
+  save(folder.path / "case_7_ct.nii.gz", volume.array.astype(np.int32), GRID)
+  assert set(folder.marked(scan, volume).points) == {"liver"}
 
 
 def test_masks_take_the_place_of_points_and_keep_other_masks(scan, folder):
@@ -224,7 +228,7 @@ def test_what_was_marked_stays_however_the_scan_lies_in_the_folder(scan, folder,
     organ: volume.grid.world_from_voxel(mine(volume, shift)).tolist() for organ, shift in (("liver", 0), ("b", 1))
   }
   (here.path.parent / f"{here.name}_points.json").write_text(json.dumps(typed))
-  assert set(folder.marked(scan).points) == {"liver", "b"} and folder.name_of(scan) == here.name
+  assert set(folder.marked(scan, volume).points) == {"liver", "b"} and folder.name_of(scan) == here.name
   folder.save_points(scan, volume, {"spleen": mine(volume, -1)})
   array = np.zeros(volume.grid.shape, np.uint8)
   array[2:4, 3:6, 4:8] = 1
@@ -271,7 +275,7 @@ def test_scans_that_no_name_tells_apart_are_named(scan, folder):
   folder.path.mkdir()
   as_nrrd(scan, folder.path)
   shutil.copy(scan.path, folder.path)
-  for ask in (folder.scans, folder.organs, lambda: folder.marked(scan)):
+  for ask in (folder.scans, folder.organs, lambda: folder.marked(scan, read_volume(scan.path))):
     with pytest.raises(InputError, match="would both be called case_7"):
       ask()
 
@@ -394,7 +398,7 @@ def test_masks_in_any_format_that_a_bank_reads_are_shown_and_kept(scan, folder, 
   shutil.copy(scan.path, folder.path)
   labels = LabelMap(cells(), volume.grid, {"liver": 5, "spleen": 1})
   write(folder.path, labels)
-  assert {"liver", "spleen"} <= set(folder.marked(scan).masks) and {"liver", "spleen"} <= set(folder.organs())
+  assert {"liver", "spleen"} <= set(folder.marked(scan, volume).masks) and {"liver", "spleen"} <= set(folder.organs())
   with pytest.raises(InputError, match="liver is marked in"):
     folder.save_points(scan, volume, {"liver": points()})
   before = sorted(folder.path.rglob("*"))
