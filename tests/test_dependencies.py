@@ -25,7 +25,6 @@ RUN_NOT_IMPORTED = {
   "beartype": "by tests/shapes.py, and by name in the hook of jaxtyping",
   "build": "by make wheel",
   "gcsfs": "fsspec finds it by the address",
-  "filelock": "by JAX, for a limit on compiled programs",
   "dcmqi": "its programs, by tests/io/test_dicom_seg.py",
   "ipykernel": "runs the notebooks",
   "mypy": "by make lint",

@@ -5,41 +5,51 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, get_args
 
-from medlsam_jax.errors import InputError
+from filelock import FileLock, Timeout
+
+from medlsam_jax.errors import InputError, OutputError
 from medlsam_jax.io.atomic import folder_for, write_text
 from medlsam_jax.io.point_files import read_json
 
 FILE, FORMAT = "decisions.json", "medlsam_jax decisions 1"
 Decision = Literal["accept", "correct", "reject"]
 LONGEST_NOTE = 2000
+PATIENCE_S = 10.0
+"""For another program to have written its own."""
 
 
 class Decisions:
   """The decisions of one folder; each one is on the disk before the page hears that it is kept.
 
+  Several programs may decide in one folder: what one has written the others see, and none undoes another's.
+
   Raises:
-    InputError: a file that is there is of another version, or no such file.
+    InputError: also of its methods: a file that is there is of another version, or no such file.
   """
 
   def __init__(self, folder: Path) -> None:
     self.path = folder / FILE
-    self._lock = threading.Lock()
-    self._scans: dict[str, dict[str, str]] = self._read() if self.path.is_file() else {}
+    self._threads = threading.Lock()
+    self._lock = FileLock(self.path.with_name(f".{FILE}.lock"), timeout=PATIENCE_S)
+    self._known: tuple[object, dict[str, dict[str, str]]] = (None, {})
+    self._scans()
 
   @property
   def all(self) -> dict[str, dict[str, str]]:
     """The same of every scan that was decided about."""
-    return {name: dict(entry) for name, entry in self._scans.items()}
+    return {name: dict(entry) for name, entry in self._scans().items()}
 
   def of(self, scan: str) -> dict[str, str]:
     """Decision, note and time of one scan; empty where nobody has decided."""
-    return dict(self._scans.get(scan, {}))
+    return dict(self._scans().get(scan, {}))
 
   def decide(self, scan: str, decision: str | None, note: str = "") -> None:
     """Keeps a decision; None takes it back.
@@ -52,14 +62,36 @@ class Decisions:
       raise InputError(f"{decision!r:.40} is no decision; choose {', '.join(get_args(Decision))}")
     if not isinstance(note, str) or len(note) > LONGEST_NOTE:
       raise InputError(f"a note of more than {LONGEST_NOTE} letters; write less")
-    with self._lock:
-      after = {name: entry for name, entry in self._scans.items() if name != scan}
+    with folder_for(self.path.parent), self._alone():
+      after = {name: entry for name, entry in self._scans().items() if name != scan}
       if decision is not None:
         when = datetime.now(UTC).isoformat(timespec="seconds")
         after[scan] = {"decision": decision, "note": note, "when": when}
-      with folder_for(self.path.parent):
-        write_text(self.path, json.dumps({"format": FORMAT, "scans": after}, indent=1) + "\n")
-      self._scans = after
+      write_text(self.path, json.dumps({"format": FORMAT, "scans": after}, indent=1) + "\n")
+
+  @contextlib.contextmanager
+  def _alone(self) -> Iterator[None]:
+    """Within, nobody else reads, changes and writes the file."""
+    with self._threads:
+      try:
+        self._lock.acquire()
+      except (Timeout, OSError, NotImplementedError) as error:
+        raise OutputError(f"{self.path}: cannot be locked, and was not changed; try again ({error})") from error
+      try:
+        yield
+      finally:
+        self._lock.release()
+
+  def _scans(self) -> dict[str, dict[str, str]]:
+    """What the file says now, by scan; empty where there is none."""
+    try:
+      told = self.path.stat()
+    except OSError:
+      return {}
+    stamp = (told.st_mtime_ns, told.st_ino, told.st_size)
+    if self._known[0] != stamp:
+      self._known = (stamp, self._read())
+    return self._known[1]
 
   def _read(self) -> dict[str, dict[str, str]]:
     content = read_json(self.path)

@@ -1,8 +1,11 @@
 """Decisions are on the disk, whole, before anybody hears of them."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from filelock import FileLock
 
 from medlsam_jax.errors import InputError, OutputError
 from medlsam_jax.io import decisions
@@ -56,3 +59,34 @@ def test_a_file_of_another_kind_is_named_and_left_alone(tmp_path, text, said):
   with pytest.raises(InputError, match=said):
     Decisions(tmp_path)
   assert (tmp_path / FILE).read_text() == text
+
+
+def test_programs_that_decide_in_one_folder_see_and_keep_each_other_s(tmp_path):
+  first, second = Decisions(tmp_path), Decisions(tmp_path)
+  first.decide("a", "accept")
+  assert second.of("a")["decision"] == "accept"
+  second.decide("b", "reject")
+  first.decide("a", None)
+  assert set(Decisions(tmp_path).all) == set(second.all) == {"b"}
+
+
+def test_decisions_of_two_programs_at_once_are_both_kept(tmp_path, monkeypatch):
+  write = decisions.write_text
+
+  def slow(path, text):
+    time.sleep(0.05)
+    write(path, text)
+
+  monkeypatch.setattr(decisions, "write_text", slow)
+  with ThreadPoolExecutor() as threads:
+    list(threads.map(lambda name: Decisions(tmp_path).decide(name, "accept"), "abcd"))
+  assert set(Decisions(tmp_path).all) == set("abcd")
+
+
+def test_a_folder_that_stays_locked_is_told_and_left_alone(tmp_path, monkeypatch):
+  monkeypatch.setattr(decisions, "PATIENCE_S", 0.1)
+  mine = Decisions(tmp_path)
+  mine.decide("a", "accept")
+  with FileLock(tmp_path / ".decisions.json.lock"), pytest.raises(OutputError, match="cannot be locked"):
+    mine.decide("b", "accept")
+  assert set(mine.all) == {"a"}
