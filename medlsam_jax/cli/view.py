@@ -90,6 +90,7 @@ def make_desk(arguments: argparse.Namespace, terminal: Terminal) -> Desk:
     InputError: scans or templates cannot be listed, or decisions are of another version.
     TemplateError: a bank file cannot be used.
   """
+  from medlsam_jax.io.scan_result import CORRECTED
   from medlsam_jax.serve.guard import place
   from medlsam_jax.view.desk import Desk, Folders
   from medlsam_jax.view.engine import Engine
@@ -103,7 +104,7 @@ def make_desk(arguments: argparse.Namespace, terminal: Terminal) -> Desk:
       raise ConfigError(f"--{option} {given}: no such folder")
   results = None if arguments.results is None else Path(arguments.results)
   other = None if arguments.compare is None else Path(arguments.compare)
-  out = Path(arguments.out or ("out" if results is None else results / "corrected"))
+  out = Path(arguments.out or ("out" if results is None else results / CORRECTED))
   choice = _choice(arguments)
   folder = TemplateFolder(Path(arguments.templates or "templates"), choice.reading)
   folder.scans()  # a folder that no bank can be built from is told before the page opens

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,13 +35,20 @@ _SCAN_SEEMS = "the scan seems to be "
 _AXES = re.compile("(?=.*[RL])(?=.*[AP])(?=.*[SI])[RLAPSI]{3}")
 
 
-def quality_of(folder: Path, known: Manifest, bank: Bank | None = None) -> Quality:
+def quality_of(
+  folder: Path, known: Manifest, bank: Bank | None = None, elsewhere: Mapping[str, Path] | None = None
+) -> Quality:
   """Judges what lies in a folder of results; scans whose boxes cannot be read any more are left out.
 
-  `bank`: whose templates the cohort is held against.
+  Args:
+    folder: with the results, and the sketches of the scans.
+    known: which scans there are.
+    bank: whose templates the cohort is held against.
+    elsewhere: by scan the folder of its boxes where it is another one, as `scan_result.corrected_in` gives it.
   """
+  elsewhere = elsewhere or {}
   records = [each for each in known.records.values() if each.state == "done"]
-  read = [(record, said) for record in records if (said := _boxes(folder, record)) is not None]
+  read = [(record, said) for record in records if (said := _boxes(elsewhere.get(record.scan, folder), record))]
   organs = list(dict.fromkeys(organ for _, said in read for organ in said["organs"]))
   corners = np.full((len(read), len(organs), 2, 3), np.nan)
   painted_ml, similarity = (np.full((len(read), len(organs)), np.nan) for _ in range(2))

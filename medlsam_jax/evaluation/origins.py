@@ -10,15 +10,19 @@ from typing import Any
 from medlsam_jax.io.scan_result import BOXES
 
 
-def read_origins(folder: Path, scans: Iterable[str]) -> list[dict[str, Any]]:
+def read_origins(
+  folder: Path, scans: Iterable[str], elsewhere: Mapping[str, Path] | None = None
+) -> list[dict[str, Any]]:
   """Each way in which results were made, and the scans that were: `{"provenance": ..., "scans": [...]}`.
 
-  Scans whose file is not there, damaged or silent are in none.
+  Scans whose file is not there, damaged or silent are in none. `elsewhere`: by scan the folder of its file where it is
+  another one, as `scan_result.corrected_in` gives it.
   """
   found: dict[str, dict[str, Any]] = {}
   for scan in scans:
+    path = (elsewhere or {}).get(scan, folder) / (scan + BOXES)
     try:
-      said = json.loads((folder / (scan + BOXES)).read_text(encoding="utf-8"))["provenance"]
+      said = json.loads(path.read_text(encoding="utf-8"))["provenance"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
       continue
     if isinstance(said, Mapping) and said:

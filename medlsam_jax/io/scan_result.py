@@ -19,6 +19,8 @@ from medlsam_jax.io.labels import LabelMap
 
 LABELS, BOXES, ROIS, PREVIEW = "_seg.nii.gz", "_boxes.json", "_boxes.mrk.json", "_preview.png"
 """Endings of a scan's result files, after its name."""
+CORRECTED = "corrected"
+"""Folder in a folder of results with those that a person has corrected since (`medlsam view`)."""
 _NAMES_SHOWN = 3
 
 
@@ -60,6 +62,12 @@ class PartlyWritten(InputError):
     reasons = "; ".join(f"{kind}: {error}".replace(f"{scratch}{os.sep}", "") for kind, error in failed.items())
     super().__init__(f"not written: {reasons} (all other files of its result are written)")
     self.files = list(files)
+
+
+def corrected_in(directory: str | os.PathLike[str]) -> dict[str, Path]:
+  """By scan the folder of its corrected result, of those in a folder of results that have one."""
+  folder = Path(directory) / CORRECTED
+  return {path.name.removesuffix(BOXES): folder for path in sorted(folder.glob("*" + BOXES))}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

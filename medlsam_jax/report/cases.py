@@ -65,6 +65,8 @@ def cases_of(results: Results) -> list[Case]:
   cases = []
   for name in names:
     case = _case(name, looked.get(name), scored.get(name, ()), results.doubted.get(name, ()))
+    if name in results.corrected:
+      case = _corrected(case, name in scored)
     cases.append(_decided(case, results.decisions.get(name, {})))
   return cases
 
@@ -110,6 +112,15 @@ def _case(name: str, looked: Looked | None, rows: Sequence[Row], doubted: Sequen
   if len(doubted) > _MOST_ORGANS:
     lines.append(f"and {len(doubted) - _MOST_ORGANS} more organs that are not plainly found")
   return Case(name, ", ".join(remarks), lines)
+
+
+def _corrected(case: Case, is_scored: bool) -> Case:
+  """With that a person has corrected its result since."""
+  said = "corrected by a person: boxes, volumes and the picture are those of the correction"
+  if is_scored:
+    said += ", scores those of what was scored"
+  remark = ", ".join(filter(None, ("corrected", case.remark)))
+  return dataclasses.replace(case, remark=remark, lines=[said, *case.lines])
 
 
 def _decided(case: Case, decision: Mapping[str, str]) -> Case:

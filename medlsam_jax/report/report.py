@@ -59,6 +59,8 @@ def _lead(results: Results, made: datetime.datetime) -> str:
   if (quality := results.quality) is not None:
     said += [("scans", f"{len(quality.scans):,}"), ("organs", str(len(quality.organs)))]
     said += [("to look at", str(len(quality.to_look_at))), ("failed", str(len(quality.failed)))]
+  if results.corrected:
+    said.append(("corrected by a person", str(len(results.corrected))))
   if results.decisions:
     decided = [each["decision"] for each in results.decisions.values()]
     said += [(f"{word} by a person", str(decided.count(name))) for name, word in DECIDED.items() if name in decided]

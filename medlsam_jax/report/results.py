@@ -24,7 +24,7 @@ from medlsam_jax.evaluation.report import MADE_UP_NOTE, Report
 from medlsam_jax.finding import FOUND, GIVEN
 from medlsam_jax.io.decisions import Decisions
 from medlsam_jax.io.scan_names import is_one_name
-from medlsam_jax.io.scan_result import BOXES, PREVIEW
+from medlsam_jax.io.scan_result import BOXES, PREVIEW, corrected_in
 
 EVALUATION = "evaluation"
 """Of the files that `medlsam evaluate` writes, without their endings."""
@@ -48,6 +48,8 @@ class Results:
   """By scan: organs that are not plainly found, a sentence each, with what speaks against them."""
   decisions: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
   """What a person decided about scans (`medlsam view`): decision, note, when."""
+  corrected: dict[str, Path] = dataclasses.field(default_factory=dict)
+  """By scan the folder of its corrected result, which counts in place of what was found."""
   origins: list[tuple[Mapping[str, Any], list[str]]] = dataclasses.field(default_factory=list)
   """Where results come from (networks, bank, settings, versions), and the scans of which that is said."""
   scored_with: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -59,7 +61,8 @@ class Results:
     """The picture of a scan; None where no folder has one."""
     if not is_one_name(scan):
       return None
-    return next((path for folder in self.folders if (path := folder / (scan + PREVIEW)).is_file()), None)
+    folders = (self.corrected[scan],) if scan in self.corrected else self.folders
+    return next((path for folder in folders if (path := folder / (scan + PREVIEW)).is_file()), None)
 
 
 def read_results(folders: Sequence[Path]) -> Results:
@@ -95,24 +98,27 @@ def _read_scans(folder: Path, result: Results) -> None:
     result.unread.append(_in(folder, str(error)))
   result.unread += [_in(folder, line) for line in known.damaged]
   known = Manifest(dict(known.records), known.made_by)
-  for path in sorted(folder.glob("*" + BOXES)):
-    name = path.name.removesuffix(BOXES)
-    said = _json(path)
+  corrected = corrected_in(folder)
+  for name in sorted({path.name.removesuffix(BOXES) for path in folder.glob("*" + BOXES)} | corrected.keys()):
+    said = _json(corrected.get(name, folder) / (name + BOXES))
     doubts = said.get("scan", {}).get("doubts", ()) if said and isinstance(said.get("scan"), dict) else ()
     doubts = tuple(map(str, doubts)) if isinstance(doubts, list) else ()
-    if name not in known.records:
+    if name not in known.records or (name in corrected and known.records[name].state == "failed"):
       known.records[name] = Record(name, name, "done", "", doubts=doubts)
     result.doubted[name] = _doubted(said, doubts)
   if not known.records:
     return
   if result.quality is not None:
     raise InputError(f"{folder}: results of scans, as another folder of the call has; make a report of each")
-  result.quality = quality_of(folder, known)
-  result.origins = [(each["provenance"], each["scans"]) for each in read_origins(folder, known.records)]
+  result.corrected = corrected
+  result.quality = quality_of(folder, known, elsewhere=corrected)
+  origins = read_origins(folder, known.records, corrected)
+  result.origins = [(each["provenance"], each["scans"]) for each in origins]
   there = {each.record.scan for each in result.quality.scans}
   for record in known.records.values():
     if record.state == "done" and record.scan not in there:
-      what = "cannot be read" if (folder / (record.scan + BOXES)).exists() else "is not there any more"
+      path = corrected.get(record.scan, folder) / (record.scan + BOXES)
+      what = "cannot be read" if path.exists() else "is not there any more"
       result.unread.append(f"{record.scan}{BOXES}: {what}; the scan is in no table")
 
 

@@ -11,7 +11,7 @@ import re
 
 import numpy as np
 import pytest
-from made_results import ORIGIN, write_cohort, write_comparison, write_scan, write_scores
+from made_results import ORGANS, ORIGIN, write_cohort, write_comparison, write_scan, write_scores
 from PIL import Image
 from self_contained import loaded_by
 
@@ -60,6 +60,35 @@ def test_volumes_are_in_the_table_and_odd_ones_marked(tmp_path):
   assert len(rows) == 13 and float(rows["p003"]["lens_ml"]) == pytest.approx(usual, rel=1e-3)
   assert float(rows["odd"]["liver_deviation"]) > 4 and rows["odd"]["lens_ml"] == "" == rows["odd"]["spleen_deviation"]
   assert rows["odd"]["lens_verdict"] == "outside field of view"
+
+
+def test_a_corrected_result_counts_in_place_of_what_was_found_and_is_named(tmp_path):
+  folder = write_cohort(tmp_path / "results")
+  write_scan(folder / "corrected", "p003", picture=(77, 55), sizes=ORGANS | {"lens": 0.7}, verdicts={"lens": "given"})
+  Decisions(folder).decide("p003", "correct")
+  scores = write_scores(tmp_path / "scores", ["p003", "p004"])
+  results = read_results([folder])
+  assert results.preview("p003") == folder / "corrected" / "p003_preview.png"
+  assert results.preview("p004") == folder / "p004_preview.png"
+  text = page_of(folder)
+  corrected = json.loads((folder / "corrected" / "p003_boxes.json").read_text())["organs"]["lens"]["volume_ml"]
+  row = re.search(r'<tr><td[^>]*><a href="#scan-\d+">p003</a></td>(.*?)</tr>', text)[1]
+  assert f">{corrected:.1f}</td>" in row and corrected > 0.6
+  said = words(text)
+  assert "corrected by a person: boxes, volumes and the picture are those of the correction" in said
+  assert "p003 to correct, corrected" in said and "corrected by a person 1" in said
+  assert said.count("boxes, volumes and the picture") == 1 and "scores those of what was scored" not in said
+  assert "scores those of what was scored" in words(page_of(scores, folder))
+
+
+def test_a_scan_that_failed_and_was_segmented_by_hand_since_is_in_the_tables(tmp_path):
+  folder = write_cohort(tmp_path / "results", 2)
+  lines = [json.dumps({"format": FORMAT}), Record("bad", "bad.nii.gz", "failed", "", error="no room").line()]
+  (folder / "manifest.jsonl").write_text("\n".join(lines) + "\n")
+  assert "no room" in words(page_of(folder))
+  write_scan(folder / "corrected", "bad", verdicts={"lens": "given"})
+  said = words(page_of(folder))
+  assert "no room" not in said and "bad corrected" in said
 
 
 def test_of_few_scans_nothing_is_called_an_outlier(tmp_path):
