@@ -59,7 +59,7 @@ def add_to(commands: options.Commands) -> None:
 def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
   """Serves the page until Ctrl-C."""
   try:
-    from medlsam_jax.serve import guard, listening
+    from medlsam_jax.serve import guard, listening, opening
   except ImportError as error:
     raise ConfigError(f"medlsam view needs {error.name}: {install_hint('serve')}") from error
   # the port comes first: that it is taken is told before anything is loaded
@@ -74,11 +74,8 @@ def run(arguments: argparse.Namespace, terminal: Terminal) -> int:
     address = f"{listening.address(taken)}/?token={token}"
     terminal.result(f"open {address}")
     terminal.say("Only this computer can, and only by this address. Ctrl-C ends it; what was saved is kept.")
-    if not arguments.no_browser:
-      import webbrowser
-
-      webbrowser.open(address)
-    listening.run(app, taken)
+    with contextlib.nullcontext() if arguments.no_browser else opening.opened(address):
+      listening.run(app, taken)
   return 0
 
 

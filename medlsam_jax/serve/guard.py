@@ -8,6 +8,7 @@ neither ask in the user's name nor come in by a name of its own that it has poin
 from __future__ import annotations
 
 import hmac
+import html
 import os
 import re
 import secrets
@@ -21,7 +22,7 @@ from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -155,7 +156,11 @@ class Guard:
     """Keeps the token where no script can read it, and takes it out of the address, which stays in the history."""
     query = [pair for pair in parse_qsl(scope["query_string"].decode("latin-1")) if pair[0] != "token"]
     path = re.sub(r"^/+", "/", scope["path"])  # `//elsewhere` would be another host
-    answer = RedirectResponse(path + (f"?{urlencode(query)}" if query else ""), 303)
+    place = path + (f"?{urlencode(query)}" if query else "")
+    answer: Response = RedirectResponse(place, 303)
+    if Headers(scope=scope).get("sec-fetch-site") == "cross-site":
+      # come from a file (`opening`): the browser sends the cookie only when a page of this server asks
+      answer = HTMLResponse(f'<!doctype html><meta http-equiv="refresh" content="0;url={html.escape(place)}">')
     answer.set_cookie(_cookie_name(host), self._token, httponly=True, samesite="strict")
     return answer
 

@@ -1,7 +1,12 @@
 """`medlsam view`: what cannot work is told in a line before the page opens."""
 
+import re
 import socket
+import stat
 import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import pytest
 
@@ -50,16 +55,32 @@ def test_what_is_missing_is_told_with_what_brings_it(medlsam, mini_queries, monk
   assert answer.code == 2 and "[serve]" in answer.err and answer.err.count("\n") == 1
 
 
+def path_of(uri):
+  return Path(url2pathname(urlsplit(uri).path))
+
+
 def test_the_address_is_told_and_a_browser_opened_unless_it_is_not_wanted(medlsam, mini_queries, monkeypatch):
   import webbrowser
 
   from medlsam_jax.serve import listening
 
-  opened, served = [], []
+  opened, served, texts = [], [], []
   monkeypatch.setattr(webbrowser, "open", opened.append)
-  monkeypatch.setattr(listening, "run", lambda app, taken: served.append(taken))
+
+  def run(app, taken):
+    served.append(taken)
+    texts.extend(
+      (place.read_text(), stat.S_IMODE(place.stat().st_mode))
+      for place in map(path_of, opened[len(texts) :])
+      if place.exists()
+    )
+
+  monkeypatch.setattr(listening, "run", run)
   answer = medlsam("view", mini_queries, "--port", 0)
-  (address,) = opened
-  assert answer.code == 0 and address in answer.out and "127.0.0.1" in address and "token=" in address
+  (place,), ((text, rights),) = opened, texts
+  (address,) = re.findall(r"http://127\.0\.0\.1:\d+/\?token=[\w-]+", answer.out)
+  assert answer.code == 0 and f"url={address}" in text
+  # other users of the computer see the browser's command line
+  assert "token" not in place and rights & 0o077 == 0 and not path_of(place).exists()
   assert medlsam("view", mini_queries, "--port", 0, "--no-browser").code == 0
   assert len(opened) == 1 and len(served) == 2

@@ -83,6 +83,14 @@ def test_a_browser_gets_a_cookie_that_no_script_reads_and_an_address_without_the
   assert stranger.get("/").text == "hello"
 
 
+def test_a_browser_that_comes_from_a_file_is_led_on_by_a_page_of_this_server(stranger):
+  comes = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+  first = stranger.get("/?token=secret&scan=a%22b", headers=comes, follow_redirects=False)
+  # a redirect's request would be one of that file, which gets no strict cookie
+  assert first.status_code == 200 and 'content="0;url=/?scan=a%22b"' in first.text and "secret" not in first.text
+  assert "samesite=strict" in first.headers["set-cookie"].lower()
+
+
 def test_the_redirect_stays_on_this_server(stranger):
   sent_to = stranger.get(f"{HERE}//elsewhere.example/?token=secret", follow_redirects=False).headers["location"]
   assert sent_to == "/elsewhere.example/"
