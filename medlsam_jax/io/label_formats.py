@@ -13,7 +13,7 @@ from medlsam_jax.errors import ConfigError, InputError, OutputError
 from medlsam_jax.geometry import Volume
 from medlsam_jax.installation import install_hint
 from medlsam_jax.io.painted import PaintedMap
-from medlsam_jax.io.scan_names import safe_names
+from medlsam_jax.io.scan_names import VOLUME_SUFFIXES, safe_names
 
 PathLike = str | os.PathLike[str]
 
@@ -166,11 +166,23 @@ def _written(folder: Path, name: str, labels: PaintedMap, format: Format) -> lis
     path = folder / (name + format.ending)
     format.write(path, labels)
     return [path]
-  stems = safe_names(each.organ for each in labels.organs)
-  files = {each.value: folder / (name + format.ending.format(organ=stems[each.organ])) for each in labels.organs}
+  names = mask_names(name, [each.organ for each in labels.organs], format)
+  files = {each.value: folder / names[each.organ] for each in labels.organs}
   for each in labels.organs:
     format.write(files[each.value], labels.alone(each))
   return list(files.values())
+
+
+def mask_names(name: str, organs: Sequence[str], format: Format = FORMATS["nifti-each"]) -> dict[str, str]:
+  """By organ the file of the scan `name` in a format that is one for each organ."""
+  return {organ: name + format.ending.format(organ=stem) for organ, stem in safe_names(organs).items()}
+
+
+def find_result(folder: Path, name: str) -> Path | None:
+  """The label map of the scan `name` among its result files, whichever format holds all organs; NIfTI first."""
+  named = [name + each.ending for each in FORMATS.values() if not each.each]
+  files = (folder / file for file in named if file.endswith((*VOLUME_SUFFIXES, ".dcm")))
+  return next((file for file in files if file.is_file()), None)
 
 
 def check(kinds: Iterable[str]) -> None:

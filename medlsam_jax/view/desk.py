@@ -122,7 +122,7 @@ class Desk:
       "id": number,
       "name": scan.name,
       "frame": opened.frame.about(),
-      "doubts": opened.volume.doubts,
+      "doubts": (*opened.volume.doubts, *(() if shown is None else shown.doubts)),
       "notes": opened.volume.notes,
       "organs": [] if shown is None else self._organs(shown, opened.frame),
       "others": others,

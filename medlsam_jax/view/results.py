@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Integer
 
-from medlsam_jax import metrics
+from medlsam_jax import display, metrics
 from medlsam_jax.errors import InputError
 from medlsam_jax.finding import Finding
 from medlsam_jax.geometry import Box, Volume
-from medlsam_jax.io import boxes_file, nifti
+from medlsam_jax.io import boxes_file, label_formats
 from medlsam_jax.io.alignment import align_labels
 from medlsam_jax.io.label_files import label_map_for
-from medlsam_jax.io.label_table import read_label_table, table_beside
+from medlsam_jax.io.label_maps import read_label_map
+from medlsam_jax.io.label_table import names_itself, read_label_table, table_beside
 from medlsam_jax.io.label_values import result_values
 from medlsam_jax.io.labels import LabelMap
 from medlsam_jax.io.point_files import read_json
-from medlsam_jax.io.scan_result import BOXES, LABELS
+from medlsam_jax.io.scan_result import BOXES
 from medlsam_jax.io.scans import ListedScan
 from medlsam_jax.label_boxes import find_labels
 
 PLACED, CORRECTED = "placed_by_hand", "corrected"
 """In a provenance: organs that a person placed, and what made those that were laid over a result."""
+MASKS = "_*_mask.nii.gz"
+"""Files with the mask of one organ each, after the scan's name."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,6 +54,18 @@ class Shown:
     of_findings = {organ: each.value for organ, each in self.findings.items()}
     return of_findings if self.labels is None else {**of_findings, **self.labels.names}
 
+  @property
+  def doubts(self) -> tuple[str, ...]:
+    """A sentence where organs were painted and their masks are not there: tables alone were written, say."""
+    there = {} if self.labels is None else self.labels.names
+    lost = [organ for organ, entry in self.said.items() if entry.get("volume_ml") and organ not in there]
+    if not lost:
+      return ()
+    return (
+      f"{display.some(lost)}: painted, but no mask is in this folder; segment the scan with --output-type nifti to see "
+      "them and to keep them beside what is corrected here",
+    )
+
   def volumes_ml(self) -> dict[str, float]:
     """Painted volume of each organ."""
     return {} if self.labels is None else self.labels.volumes_ml()
@@ -61,7 +78,8 @@ def has_result(folder: Path, scan: ListedScan) -> bool:
 
 def stamp(folder: Path, scan: ListedScan) -> tuple[tuple[str, int, int], ...]:
   """Changes whenever a file of a scan's result does."""
-  files = [_boxes(folder, scan), folder / (scan.name + LABELS), label_map_for(scan.path, scan.name, folder)]
+  masks = folder.glob(glob.escape(scan.name) + MASKS)
+  files = [_boxes(folder, scan), _label_file(folder, scan), *sorted(masks)]
   told = [(file, file.stat()) for file in files if file is not None and file.is_file()]
   return tuple((str(file), each.st_mtime_ns, each.st_size) for file, each in told)
 
@@ -72,8 +90,7 @@ def read(folder: Path, scan: ListedScan, volume: Volume) -> Shown | None:
   Raises:
     InputError: files that cannot be read or that are of another scan.
   """
-  path, labels = _boxes(folder, scan), folder / (scan.name + LABELS)
-  found = labels if labels.is_file() else label_map_for(scan.path, scan.name, folder)
+  path, found = _boxes(folder, scan), _label_file(folder, scan)
   if path.is_file():
     content = read_json(path)
     findings = boxes_file.from_dict(content, volume, str(path))
@@ -83,7 +100,7 @@ def read(folder: Path, scan: ListedScan, volume: Volume) -> Shown | None:
     names = {organ: each.value for organ, each in findings.items()}
     origin = content.get("provenance")
     origin = origin if isinstance(origin, dict) else {}
-    return Shown(findings, None if found is None else _labels(found, volume, names), said, origin)
+    return Shown(findings, _painted(found, folder, scan, volume, names), said, origin)
   if found is None:
     return None
   table = table_beside(found, scan.name)
@@ -157,14 +174,39 @@ def _boxes(folder: Path, scan: ListedScan) -> Path:
   return folder / (scan.name + BOXES)
 
 
+def _label_file(folder: Path, scan: ListedScan) -> Path | None:
+  """The file of a scan's label map: as `medlsam segment` calls its results, else as others call theirs."""
+  return label_formats.find_result(folder, scan.name) or label_map_for(scan.path, scan.name, folder)
+
+
+def _painted(
+  found: Path | None, folder: Path, scan: ListedScan, volume: Volume, names: Mapping[str, int]
+) -> LabelMap | None:
+  """What was painted beside a boxes file of these organs and values: in one file, or one for each organ."""
+  if found is not None:
+    return _labels(found, volume, read_label_table(found) if names_itself(found) else names)
+  files = {organ: folder / file for organ, file in label_formats.mask_names(scan.name, list(names)).items()}
+  files = {organ: file for organ, file in files.items() if file.is_file()}
+  if not files:
+    return None
+  array = np.zeros(volume.grid.shape, np.min_scalar_type(max(names.values())))
+  for organ, file in files.items():
+    array[_laid(file, volume) != 0] = names[organ]
+  return LabelMap(array, volume.grid, {organ: names[organ] for organ in files}, volume.file_grid)
+
+
+def _laid(path: Path, volume: Volume) -> Integer[np.ndarray, "z y x"]:
+  read_map = read_label_map(path, scan=volume)
+  return align_labels(read_map, volume.grid, volume.source, volume.file_grid).array
+
+
 def _labels(path: Path, volume: Volume, names: Mapping[str, int] | None) -> LabelMap:
-  read_map = nifti.read_label_nifti(path)
-  laid = align_labels(read_map, volume.grid, volume.source, volume.file_grid)
+  array = _laid(path, volume)
   if names is None:
-    names = {f"label_{value}": value for value in find_labels(laid.array)}
+    names = {f"label_{value}": value for value in find_labels(array)}
   if not names:
     raise InputError(f"{path}: nothing is labelled in it")
-  return LabelMap(laid.array, volume.grid, names, volume.file_grid)
+  return LabelMap(array, volume.grid, names, volume.file_grid)
 
 
 def _with_points(finding: Finding, entry: Mapping[str, Any], volume: Volume) -> Finding:
