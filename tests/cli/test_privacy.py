@@ -6,14 +6,17 @@ import io
 import json
 import re
 import shutil
+import time
 import zipfile
 
 import nibabel
 import numpy as np
 import pytest
 from dicom_files import write_slice
+from starlette.testclient import TestClient
 
 from medlsam_jax.cli import main as command_line
+from medlsam_jax.serve import guard, listening, viewers
 
 NAME, NUMBER, BORN = "Zzyzxova^Marketa", "ZZYZXOVA-7734", "18470113"
 MARKS = ("zzyzx", "marketa", BORN)
@@ -166,6 +169,66 @@ def test_no_name_of_a_patient_is_written_or_printed(
   } <= made
   assert marked_files(out) == {} == marked_files(banks_grow_elsewhere.parent)
   assert [mark for mark in MARKS for text in medlsam.said if mark in text.lower()] == []
+
+
+def asked(app, token, requests):
+  """Text of the answers of a server's application; a job is waited for."""
+  texts = []
+  headers = {"Authorization": f"Bearer {token}", "Origin": "http://127.0.0.1:1"}
+  with TestClient(app, base_url="http://127.0.0.1:1", headers=headers) as client:
+    for method, path, body in requests:
+      answer = client.request(method, path, json=body)
+      assert answer.status_code < 300, answer.text
+      texts.append(answer.text + str(answer.headers))
+      while answer.status_code == 202 or (path.startswith("/api/jobs") and '"running"' in answer.text):
+        path = f"/api/jobs/{answer.json()['job']}"
+        time.sleep(0.1)
+        answer = client.get(path)
+        texts.append(answer.text)
+      assert '"failed"' not in answer.text
+  return texts
+
+
+@pytest.mark.slow
+def test_the_servers_tell_and_write_no_name_of_a_patient(
+  medlsam, painter, mini_templates, small_network_file, scans, series, monkeypatch, tmp_path
+):
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(guard, "new_token", lambda: "k" * 40)
+  monkeypatch.setattr(viewers, "warm", lambda predictor: None)
+  shutil.copytree(series / "plain", scans / "plain")
+  (scans / "half_ct.nii.gz").unlink()
+  templates = tmp_path / "marked"
+  templates.mkdir()
+  for path in mini_templates.glob("*.nii.gz"):
+    marked_nifti(path, templates / path.name)
+  shutil.copy(mini_templates / "labels.json", templates)
+  box, six = [[60, 60, 120], [90, 100, 180]], [[75, 80, z] for z in (120, 180)]
+  six += [[60, 80, 150], [90, 80, 150], [75, 60, 150], [75, 100, 150]]
+  of_scans = [
+    (method, f"/api/scans/{number}{path}", body)
+    for number in (0, 1)
+    for method, path, body in (
+      ("GET", "", None), ("POST", "/points", {"points": {"beta": six}}),
+      ("POST", "/segment", {"organs": {"alpha": {"box": box}}}),
+      ("POST", "/add", {"organs": ["alpha"]}), ("PUT", "/decision", {"decision": "accept"}), ("GET", "", None),
+    )
+  ]  # fmt: skip
+  said = []
+
+  def run(requests):
+    return lambda app, taken: said.extend(asked(app, "k" * 40, requests))
+
+  network = ["--network", small_network_file]
+  monkeypatch.setattr(listening, "run", run([("GET", "/api/desk", None), *of_scans, ("GET", "/api/desk", None)]))
+  medlsam("view", scans, *network, "--templates", "mine", "--out", "out", "--port", 0, "--no-browser")
+  monkeypatch.setattr(listening, "run", run([("GET", "/healthz", None), ("GET", "/medlsam/organs", None)]))
+  medlsam("serve", *network, "--templates", templates, "--mode", "WPL", "--organs", "alpha", "--port", 0)
+  assert {"q0_boxes.json", "plain_seg.nii.gz", "decisions.json"} <= {path.name for path in (tmp_path / "out").iterdir()}
+  assert marked_files(tmp_path / "out") == {}
+  # a template is the scan that the person chose, as it is; nothing else of it is kept
+  assert set(marked_files(tmp_path / "mine")) <= {"q0_ct.nii.gz"} and (tmp_path / "mine" / "plain_points.json").exists()
+  assert len(said) > 16 and [mark for mark in MARKS for text in [*said, *medlsam.said] if mark in text.lower()] == []
 
 
 def test_files_that_refer_to_the_source_carry_its_patient_and_no_other_does(
