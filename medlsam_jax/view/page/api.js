@@ -26,7 +26,8 @@ export const volume = (scan) => bytes(`/api/scans/${scan}/volume`);
 export const labels = (scan, which) => bytes(`/api/scans/${scan}/labels/${which}`);
 export const draft = (scan, points) => json("PUT", `/api/scans/${scan}/draft`, points);
 export const savePoints = (scan, points) => json("POST", `/api/scans/${scan}/points`, { points });
-export const find = (scan, organs) => json("POST", `/api/scans/${scan}/find`, { organs });
+// `placedToo`: look for organs that were placed by hand, too, and lose where they were put.
+export const find = (scan, organs, placedToo) => json("POST", `/api/scans/${scan}/find`, { organs, placed_too: placedToo });
 export const segment = (scan, organs) => json("POST", `/api/scans/${scan}/segment`, { organs });
 export const add = (scan, organs) => json("POST", `/api/scans/${scan}/add`, { organs });
 export const decide = (scan, decision, note) => json("PUT", `/api/scans/${scan}/decision`, { decision, note });

@@ -8,10 +8,26 @@ export class Placed {
     this.high = [...organ.box[1]];
     this.points = organ.points ? organ.points.map((point) => [...point]) : null;
     this.history = [];
+    this.sent = null; // how it was when the server was asked to paint in it
   }
 
   get isMoved() {
     return this.history.length > 0;
+  }
+
+  // Moved, and not on its way to the server: what would be lost with the page.
+  get isUnsent() {
+    return this.isMoved && !(this.sent?.depth === this.history.length && this.sent.said === JSON.stringify(this.said));
+  }
+
+  send() {
+    this.sent = { depth: this.history.length, said: JSON.stringify(this.said) };
+  }
+
+  // What was sent has been painted: only moves made since count, and can be taken back.
+  settle() {
+    this.history.splice(0, this.sent?.depth ?? 0);
+    this.sent = null;
   }
 
   remember() {

@@ -6,16 +6,17 @@ import { growthPanel } from "./growth_panel.js";
 import { fillHelp } from "./help.js";
 import { FACES, Marking } from "./marking.js";
 import { guide, markingPanel } from "./marking_panel.js";
-import { organsPanel } from "./organs_panel.js";
+import { organsPanel, spoken } from "./organs_panel.js";
 import { Pointer } from "./pointer.js";
+import { ask } from "./question.js";
 import { Scene } from "./scene.js";
 import { WINDOWS } from "./windows.js";
 import { nextOpen, worklist } from "./worklist.js";
 
 const scene = new Scene(byId("stage"), byId("scan"), byId("overlay"));
 const state = {
-  scans: [], current: null, about: null, names: [], templates: "", canFind: false, marked: { points: {}, masks: [] }, drafts: {},
-  chosen: new Set(), grown: null, isBusy: false, other: "",
+  scans: [], current: null, wanted: null, about: null, names: [], templates: "", canFind: false, marked: { points: {}, masks: [] }, drafts: {},
+  chosen: new Set(), grown: null, isBusy: false, leaving: 0, other: "",
   dice: (organ) => Object.entries(state.about?.others ?? {}).filter(([, other]) => organ in other.dice).map(([which, other]) => [titleOf(which), other.dice[organ]]),
 };
 const titleOf = (which) => (which === "before" ? "Before the correction" : state.otherName);
@@ -27,7 +28,7 @@ function say(text, isError = false) {
   line.className = isError ? "error" : "";
 }
 
-// Every action comes through here: what goes wrong is said, and nothing is lost.
+// Every action comes through here: what goes wrong is said.
 async function attempt(work) {
   try {
     await work();
@@ -38,16 +39,22 @@ async function attempt(work) {
   refresh();
 }
 
+// A job of the scan that is looked at. `done` hears whether it still is, and of which scan the job was if not.
 async function work(start, done) {
-  if (state.isBusy) return;
+  if (state.isBusy) throw new Error("Something is at work: wait until it ends, or press Stop. What you moved is kept.");
   state.isBusy = true;
   const scan = state.current;
+  const { name } = state.scans.find((each) => each.id === scan);
   refresh();
   try {
     const job = await start();
     byId("progress").querySelector("button").onclick = () => api.stop(job.job);
     const result = await api.finished(job, tellProgress);
-    await done(result, scan === state.current);
+    const isHere = await reload(scan);
+    await done(result, isHere, isHere ? "" : ` in ${name}`);
+  } catch (error) {
+    scene.sendAgain();
+    throw scan === state.current ? error : new Error(`${name}: ${error.message}`);
   } finally {
     state.isBusy = false;
     byId("progress").hidden = true;
@@ -71,74 +78,122 @@ async function loadDesk() {
   });
 }
 
-let opening = Promise.resolve();
+let turn = Promise.resolve();
 
-// One scan after the other: of two that load at once, one's picture could lie under the other's masks.
-function open(id) {
-  const mine = opening.then(() => load(id));
-  opening = mine.catch(() => {});
+// One after the other: of two that change at once what is shown, one's picture could lie under the other's masks.
+function inTurn(change) {
+  const mine = turn.then(change);
+  turn = mine.catch(() => {});
   return mine;
 }
 
-async function load(id) {
-  byId("loading").hidden = false;
-  byId("loading").textContent = "Loading…";
+// While one scan makes room for another, nothing else is asked of either: a key would mean the one that is not seen yet.
+async function leaving(change) {
+  const count = (by) => {
+    state.leaving += by;
+    byId("panel").inert = state.leaving > 0;
+  };
+  count(1);
   try {
-    if (scene.marking) keepDraft();
-    const about = await api.about(id);
-    const file = await api.volume(id);
-    Object.assign(state, { current: id, about, grown: null, chosen: new Set(), other: "", drafts: about.draft, marked: about.marked });
-    await scene.show(file, about);
-    await showResult();
-    say("");
-    byId("loading").hidden = true;
+    await change();
+  } finally {
+    count(-1);
+  }
+}
+
+// Whether the scan may be left: asks where moves would be lost.
+async function mayLeave() {
+  if (state.leaving || !scene.unsent.length) return true;
+  const names = scene.unsent.map((placed) => spoken(placed.organ)).join(", ");
+  return (await ask(byId("question"), `Moved, but not segmented again: ${names}. These moves would be lost.`, [["Go on without them", true]])) ?? false;
+}
+
+// Of several scans that are asked for while one loads, the last one is loaded.
+function open(id) {
+  state.wanted = id;
+  return leaving(() => inTurn(() => (id === state.wanted ? load(id) : null)));
+}
+
+async function load(id) {
+  const cover = byId("loading");
+  cover.hidden = false;
+  cover.textContent = "Loading…";
+  say("");
+  if (scene.marking) keepDraft();
+  try {
+    const told = await askFor(id, "");
+    await scene.show(await api.volume(id), told.about);
+    Object.assign(state, { current: id, grown: null, chosen: new Set(), drafts: told.about.draft });
+    showResult(told);
+    cover.hidden = true;
     const next = nextOpen(state.scans, id);
     if (next !== null) api.readAhead(next).catch(() => {}); // it will be said when that scan is opened
   } catch (error) {
-    byId("loading").textContent = error.message;
-    state.current = id;
+    Object.assign(state, { current: id, about: null });
     scene.clear();
+    cover.textContent = error.message;
     throw error;
   }
 }
 
-// The result of the scan as the server has it now.
-async function showResult() {
-  const { about } = state;
-  const labels = about.organs.some((organ) => organ.label) ? await api.labels(about.id, "result") : null;
+// What the server has of a scan now, whole before any of it is shown. `which`: the result to compare with, "" for none.
+async function askFor(id, which) {
+  const about = await api.about(id);
+  const other = which in about.others ? which : "";
+  return { about, other, labels: await labelsOf(about, "result"), otherLabels: await labelsOf(about, other) };
+}
+
+async function labelsOf(about, which) {
+  const organs = which === "result" ? about.organs : about.others[which]?.organs ?? [];
+  return organs.some((organ) => organ.label) ? api.labels(about.id, which) : null;
+}
+
+function showResult({ about, other, labels, otherLabels }) {
+  Object.assign(state, { about, marked: about.marked });
   scene.setOrgans(about.organs, labels);
-  await compareWith(state.other in about.others ? state.other : "");
+  showOther(other, otherLabels);
 }
 
-async function reload() {
-  state.about = await api.about(state.current);
-  state.marked = state.about.marked;
-  await loadDesk();
-  await showResult();
-}
-
-async function compareWith(which) {
+function showOther(which, labels) {
   state.other = which;
-  const other = state.about.others[which];
-  const labels = other?.organs.some((organ) => organ.label) ? await api.labels(state.about.id, which) : null;
-  scene.setOther(other?.organs ?? [], labels);
+  scene.setOther(state.about.others[which]?.organs ?? [], labels);
+}
+
+// Shows what a scan's result is now, if that scan is still looked at; gives whether it is.
+function reload(scan) {
+  return inTurn(async () => {
+    await loadDesk();
+    if (scan !== state.current || !state.about) return false;
+    showResult(await askFor(scan, state.other));
+    return true;
+  });
+}
+
+function compareWith(which) {
+  return inTurn(async () => state.about && showOther(which, await labelsOf(state.about, which)));
 }
 
 const actions = {
   refresh,
-  find: () => attempt(() => work(() => api.find(state.current, []), async ({ organs }, isHere) => {
-    if (isHere) await reload();
-    say(`Found and painted ${organs.length} organs; saved.`);
-  })),
+  find: () => attempt(async () => {
+    const placed = scene.organs.filter((organ) => organ.verdict === "given").map((organ) => spoken(organ.name));
+    const text = `Placed by hand: ${placed.join(", ")}. Looked for again, they would lose their boxes and masks.`;
+    const choices = [["Keep them, find the others", "others"], ["Find them too", "all"]];
+    const choice = placed.length ? await ask(byId("question"), text, choices) : "others";
+    if (!choice) return;
+    await work(() => api.find(state.current, [], choice === "all"), ({ organs }, isHere, where) => {
+      say(`Found and painted ${organs.length} organs${where}; saved.`);
+    });
+  }),
   segment: () => {
-    const moved = [...scene.moved.values()].filter((placed) => placed.isMoved);
-    if (!moved.length) return;
-    segment(Object.fromEntries(moved.map((placed) => [placed.organ, placed.said])));
+    const { unsent } = scene;
+    if (unsent.length) segment(Object.fromEntries(unsent.map((placed) => [placed.organ, placed.said])));
   },
   segmentPoints: () => {
     const { marking } = scene;
     if (!marking?.isWhole) return;
     segment({ [marking.organ]: { points: marking.six } }, () => {
+      if (scene.marking !== marking) return; // another organ is being marked by now
       keepDraft();
       scene.mark(null);
       scene.select(marking.organ);
@@ -148,7 +203,7 @@ const actions = {
     if (scene.marking) {
       scene.marking.undo();
       scene.markingChanged();
-    } else if (scene.placed?.undo()) scene.placedChanged();
+    } else scene.undoMove();
     refresh();
   },
   mark: (organ) => {
@@ -175,47 +230,55 @@ const actions = {
   },
   save: () => attempt(async () => {
     const { marking } = scene;
-    const { file, folder } = await api.savePoints(state.current, { [marking.organ]: marking.six });
-    delete state.drafts[marking.organ];
-    marking.isChanged = false;
-    const about = await api.about(state.current);
-    state.marked = about.marked;
-    await loadDesk();
+    const { points } = marking;
+    const scan = state.current;
+    const { file, folder } = await api.savePoints(scan, { [marking.organ]: marking.six });
+    if (marking.points === points) marking.isChanged = false;
+    await inTurn(async () => {
+      await loadDesk();
+      const { marked } = await api.about(scan);
+      if (scan !== state.current) return;
+      state.marked = marked;
+      if (!marking.isChanged) delete state.drafts[marking.organ];
+    });
     say(`Saved ${file} in ${folder}.`);
   }),
-  add: () => attempt(() => work(() => api.add(state.current, [...state.chosen]), async (result, isHere) => {
-    state.grown = result;
-    state.chosen = new Set();
-    await loadDesk();
-    if (isHere) state.marked = (await api.about(state.current)).marked;
-    say(`Added to the templates in ${result.folder}.`);
+  add: () => attempt(() => work(() => api.add(state.current, [...state.chosen]), (result, isHere, where) => {
+    if (isHere) Object.assign(state, { grown: result, chosen: new Set() });
+    say(`Added${where} to the templates in ${result.folder}.`);
   })),
   chooseAll: () => {
     const all = scene.organs.filter((organ) => organ.label && organ.volume_ml).map((organ) => organ.name);
     state.chosen = new Set(state.chosen.size ? [] : all);
     refresh();
   },
-  open: (id) => attempt(() => open(id)),
+  open: (id) => attempt(async () => {
+    if (await mayLeave()) await open(id);
+  }),
   decide: (decision) => attempt(async () => {
-    const scan = state.scans.find((each) => each.id === state.current);
-    await api.decide(scan.id, decision, "");
-    scan.decision = decision ?? undefined;
-    if (decision === "correct") chooseWorst();
-    else if (decision) {
-      const next = nextOpen(state.scans, state.current);
-      if (next === null) say("All scans are decided.");
-      else await open(next);
-    }
+    if (state.leaving || (decision && decision !== "correct" && !(await mayLeave()))) return;
+    await leaving(async () => {
+      const scan = state.current;
+      await api.decide(scan, decision, "");
+      state.scans.find((each) => each.id === scan).decision = decision ?? undefined;
+      if (decision === "correct") chooseWorst();
+      else if (decision) {
+        const next = nextOpen(state.scans, scan);
+        if (next === null) say("All scans are decided.");
+        else await open(next);
+      }
+    });
   }),
 };
 
 function segment(organs, then = () => {}) {
-  attempt(() => work(() => api.segment(state.current, organs), async (result, isHere) => {
-    if (isHere) {
-      await reload();
-      then();
-    }
-    say(`Painted ${result.organs.join(", ")}; saved in ${result.out}.`);
+  const start = () => {
+    scene.send(Object.keys(organs));
+    return api.segment(state.current, organs);
+  };
+  attempt(() => work(start, (result, isHere, where) => {
+    if (isHere) then();
+    say(`Painted ${result.organs.join(", ")}${where}; saved in ${result.out}.`);
   }));
 }
 
@@ -235,7 +298,7 @@ function chooseWorst() {
 }
 
 function step(by) {
-  const place = state.scans.findIndex((scan) => scan.id === state.current) + by;
+  const place = state.scans.findIndex((scan) => scan.id === state.wanted) + by;
   if (place >= 0 && place < state.scans.length) actions.open(state.scans[place].id);
 }
 
@@ -261,10 +324,9 @@ function refresh() {
   const notes = byId("scan-notes");
   notes.hidden = !about?.doubts.length;
   notes.replaceChildren(...(about?.doubts ?? []).map((text) => make("p", {}, text)));
-  if (about) {
-    organsPanel(byId("organs"), scene, state, actions);
-    markingPanel(byId("marking"), scene, state, actions);
-    growthPanel(byId("growth"), scene, state, actions);
+  for (const [id, panel] of [["organs", organsPanel], ["marking", markingPanel], ["growth", growthPanel]]) {
+    if (about) panel(byId(id), scene, state, actions);
+    else byId(id).replaceChildren();
   }
   worklist(byId("worklist"), state, actions);
   guide(byId("guide"), scene);
@@ -302,16 +364,18 @@ const COHORT_KEYS = {
 };
 
 function onKey(event) {
-  if (event.target.matches("input, select, textarea") || byId("help").open || event.altKey) return;
-  if ((event.ctrlKey || event.metaKey) && event.key === "z") {
+  if (event.target.matches("input, select, textarea") || document.querySelector("dialog[open]") || event.altKey) return;
+  if ((event.ctrlKey || event.metaKey) && event.key === "z" && !state.leaving) {
     event.preventDefault();
     actions.undo();
     return;
   }
-  if (event.ctrlKey || event.metaKey || !scene.frame) return;
+  if (event.ctrlKey || event.metaKey) return;
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  if (state.leaving && key !== "n" && key !== "p") return;
   if ((key === "Enter" || key === " ") && event.target.matches("button")) return;
-  const handler = KEYS[key] ?? (state.scans.length > 1 ? COHORT_KEYS[key] : undefined);
+  // a scan that cannot be loaded can be decided about, and left
+  const handler = (scene.frame ? KEYS[key] : undefined) ?? (state.scans.length > 1 ? COHORT_KEYS[key] : undefined);
   if (!handler) return;
   event.preventDefault();
   handler();
@@ -340,7 +404,7 @@ function wire() {
   byId("help-button").onclick = () => byId("help").showModal();
   fillHelp(byId("help"));
   document.addEventListener("keydown", onKey);
-  window.addEventListener("beforeunload", (event) => scene.marking?.isWhole && scene.marking.isChanged && event.preventDefault());
+  window.addEventListener("beforeunload", (event) => (scene.unsent.length || (scene.marking?.isWhole && scene.marking.isChanged)) && event.preventDefault());
   new Pointer(byId("overlay"), scene);
 }
 

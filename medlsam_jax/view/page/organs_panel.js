@@ -3,14 +3,14 @@
 import { button, make } from "./dom.js";
 
 const CHIPS = {
-  found: "good", "partly outside": "warn", uncertain: "doubt", "outside field of view": "", given: "own",
+  found: "good", "partly outside": "warn", uncertain: "doubt", "outside field of view": "", given: "own", moved: "own", sent: "own",
 };
-const WORDS = { given: "placed by hand", "outside field of view": "not in the scan" };
+const WORDS = { given: "placed by hand", sent: "at work", "outside field of view": "not in the scan" };
 
-// `actions`: segment(), find(), toggle of organs to add (a Set), and changes of it.
+// `actions`: mark(name), segment(), find(), undo(), refresh().
 export function organsPanel(root, scene, state, actions) {
   const rows = scene.organs.map((organ) => row(organ, scene, state, actions));
-  const moved = [...scene.moved.values()].filter((placed) => placed.isMoved);
+  const moved = scene.unsent;
   const buttons = make("div", { className: "buttons" });
   if (moved.length) {
     const names = moved.map((placed) => spoken(placed.organ)).join(", ");
@@ -44,8 +44,9 @@ function row(organ, scene, state, actions) {
       actions.refresh();
     },
   });
-  const verdict = scene.moved.get(organ.name)?.isMoved ? "moved" : organ.verdict;
-  const chip = verdict && make("span", { className: `chip ${verdict === "moved" ? "own" : CHIPS[verdict] ?? ""}` }, WORDS[verdict] ?? verdict);
+  const placed = scene.moved.get(organ.name);
+  const verdict = placed?.isUnsent ? "moved" : placed?.sent ? "sent" : organ.verdict;
+  const chip = verdict && make("span", { className: `chip ${CHIPS[verdict] ?? ""}` }, WORDS[verdict] ?? verdict);
   const size = make("span", { className: "size" }, organ.label ? millilitres(organ.volume_ml) : "");
   const head = make("div", { className: "row" }, swatch, make("span", { className: "name", title: organ.name }, spoken(organ.name)), chip, size, add);
   const choose = () => {

@@ -14,7 +14,7 @@ export class Pointer {
     canvas.addEventListener("pointerdown", (event) => this.#down(event));
     canvas.addEventListener("pointermove", (event) => this.#move(event));
     canvas.addEventListener("pointerup", (event) => this.#up(event));
-    canvas.addEventListener("pointercancel", () => (this.held = null));
+    canvas.addEventListener("lostpointercapture", () => (this.held = null)); // when another scan comes, too
     canvas.addEventListener("wheel", (event) => this.#wheel(event), { passive: false });
     canvas.addEventListener("dblclick", (event) => this.#enlarge(event));
     canvas.addEventListener("contextmenu", (event) => event.preventDefault());
@@ -31,12 +31,13 @@ export class Pointer {
     if (!tile || !this.view.frame) return;
     this.canvas.setPointerCapture(event.pointerId);
     this.canvas.focus();
-    const held = { tile, start: place, last: place, kind: "look" };
+    const { placed, marking } = this.view;
+    const held = { tile, start: place, last: place, kind: "look", placed, marking };
     if (event.button === 2) held.kind = "window";
     else if (event.button === 1 || event.shiftKey) held.kind = "pan";
-    else Object.assign(held, this.#handle(tile, place) ?? { kind: this.view.marking?.now ? "mark" : "look" });
-    if (held.kind === "point") this.view.marking.remember();
-    if (held.kind === "face" || held.kind === "extreme") this.view.placed.remember();
+    else Object.assign(held, this.#handle(tile, place) ?? { kind: marking?.now ? "mark" : "look" });
+    if (held.kind === "point") marking.remember();
+    if (held.kind === "face" || held.kind === "extreme") placed.remember();
     this.held = held;
     if (held.kind === "look") this.#look(tile, place);
   }
@@ -54,12 +55,12 @@ export class Pointer {
     if (held.kind === "look") this.#look(held.tile, place);
     else if (held.kind === "window") view.turnWindow(dx / view.pixelRatio, dy / view.pixelRatio);
     else if (held.kind === "pan") held.tile.pan(dx, dy);
-    else if (held.kind === "point") view.marking.drag(held.key, snapped(mm, view.frame));
-    else if (held.kind === "extreme") view.placed.movePoint(held.number, snapped(mm, view.frame), view.frame.spacing_mm);
+    else if (held.kind === "point") held.marking.drag(held.key, snapped(mm, view.frame));
+    else if (held.kind === "extreme") held.placed.movePoint(held.number, snapped(mm, view.frame), view.frame.spacing_mm);
     else if (held.kind === "face") {
       for (const { axis, side } of held.faces) {
         const spacing = view.frame.spacing_mm[axis];
-        view.placed.moveFace(axis, side, (Math.round(mm[axis] / spacing - 0.5) + 0.5) * spacing, spacing);
+        held.placed.moveFace(axis, side, (Math.round(mm[axis] / spacing - 0.5) + 0.5) * spacing, spacing);
       }
     }
     view.changed();
@@ -77,7 +78,7 @@ export class Pointer {
       view.markingChanged();
     } else if (held.kind === "point") view.markingChanged();
     else if (held.kind === "face" || held.kind === "extreme") {
-      if (far < 1) view.placed.undo();
+      if (far < 1) view.undoMove();
       view.placedChanged();
     } else if (held.kind === "look" && far < REACH && event.button === 0) view.pick(held.tile.toMm(held.start, view.crosshair));
     view.changed();

@@ -26,10 +26,12 @@ export class Scene {
     this.clear();
   }
 
+  // Without a scan nothing is painted: the picture of the one before could be taken for the next one's.
   clear() {
     Object.assign(this, { frame: null, organs: [], masks: null, otherMasks: null, selected: null, placed: null, marking: null });
     this.moved = new Map();
     this.crosshair = [0, 0, 0];
+    this.changed();
   }
 
   async start() {
@@ -67,21 +69,47 @@ export class Scene {
   // Shows another scan; `file` is its NIfTI file, `about` what the server says of it.
   async show(file, about) {
     this.clear();
+    await this.painter.show(file, limits(this.window));
     this.frame = about.frame;
     this.hu = new Int16Array(file.slice(HEADER_BYTES));
     this.body = bodyOf(this.hu, this.frame);
-    await this.painter.show(file, limits(this.window));
     this.crosshair = snapped(this.body.low.map((low, axis) => (low + this.body.high[axis]) / 2), this.frame);
     for (const tile of Object.values(this.tiles)) tile.fit(this.body);
     this.#layOut();
   }
 
-  // Its organs, and the labels of its voxels (an ArrayBuffer, or null).
+  // Its organs, and the labels of its voxels (an ArrayBuffer, or null). Moves that were not sent to be painted stay.
   setOrgans(organs, labels) {
     this.organs = organs;
     this.masks = labels && new Masks(labels, this.frame, organs);
-    this.moved.clear();
+    for (const [name, placed] of this.moved) {
+      const isKept = placed.isUnsent && organs.some((each) => each.name === name && each.box);
+      placed.settle();
+      if (!isKept || !placed.isMoved) this.moved.delete(name);
+    }
     this.select(organs.some((each) => each.name === this.selected) ? this.selected : null);
+  }
+
+  get unsent() {
+    return [...this.moved.values()].filter((placed) => placed.isUnsent);
+  }
+
+  // These organs are on their way to be painted, wherever they were moved to before.
+  send(names) {
+    for (const name of names) this.moved.get(name)?.send();
+  }
+
+  // They were not painted: their moves are to be sent again.
+  sendAgain() {
+    for (const placed of this.moved.values()) placed.sent = null;
+  }
+
+  // Takes the last move of the chosen organ back; false where there is none.
+  undoMove() {
+    if (!this.placed?.undo()) return false;
+    if (!this.placed.isMoved) this.moved.delete(this.selected); // its box may have been found anew since
+    this.select(this.selected);
+    return true;
   }
 
   setOther(organs, labels) {
@@ -198,6 +226,7 @@ export class Scene {
   }
 
   draw() {
+    this.stage.classList.toggle("empty", !this.frame);
     if (!this.frame) return;
     this.painter.draw(this.tiles, this.crosshair, this.scanCanvas.width, this.scanCanvas.height);
     this.overlay.draw(this);

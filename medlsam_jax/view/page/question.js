@@ -1,0 +1,18 @@
+// A question to the person before something is lost.
+
+import { button, make } from "./dom.js";
+
+// `answers`: pairs of a button's text and what it means. Gives the meaning of the one that is pressed, null for none.
+export function ask(dialog, text, answers) {
+  return new Promise((answer) => {
+    const close = (meaning) => {
+      dialog.onclose = null;
+      dialog.close();
+      answer(meaning);
+    };
+    dialog.onclose = () => answer(null); // by Esc
+    const choices = answers.map(([words, meaning], place) => button(words, "", () => close(meaning), { className: place ? "" : "main" }));
+    dialog.replaceChildren(make("p", {}, text), make("div", { className: "buttons" }, ...choices, button("Cancel", "Nothing changes (Esc)", () => close(null))));
+    dialog.showModal();
+  });
+}
