@@ -12,7 +12,9 @@ export function ask(dialog, text, answers) {
     };
     dialog.onclose = () => answer(null); // by Esc
     const choices = answers.map(([words, meaning], place) => button(words, "", () => close(meaning), { className: place ? "" : "main" }));
-    dialog.replaceChildren(make("p", {}, text), make("div", { className: "buttons" }, ...choices, button("Cancel", "Nothing changes (Esc)", () => close(null))));
+    // Enter, which segments elsewhere, is no answer that loses something
+    const cancel = button("Cancel", "Nothing changes (Esc)", () => close(null), { autofocus: true });
+    dialog.replaceChildren(make("p", {}, text), make("div", { className: "buttons" }, ...choices, cancel));
     dialog.showModal();
   });
 }
