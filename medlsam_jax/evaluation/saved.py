@@ -16,6 +16,7 @@ from medlsam_jax.geometry import Box, Volume
 from medlsam_jax.io import oblique
 from medlsam_jax.io.alignment import align_labels
 from medlsam_jax.io.boxes_file import WRITTEN, from_dict, label_of, scan_grid
+from medlsam_jax.io.label_table import read_label_table, table_beside
 from medlsam_jax.io.labels import LabelMap
 from medlsam_jax.io.nifti import read_label_nifti
 from medlsam_jax.io.point_files import read_json
@@ -74,7 +75,8 @@ def evaluate_saved(
   Scored is on the voxels of the scan, which the boxes file tells (its `scan` entry), else `scan`: truth and label map
   are laid on them (`io.alignment`), so that scores do not depend on how either is stored. Where neither tells, truth
   and label map are scored on the larger of the two. The label map is taken to have the label values that the boxes file
-  lists for each organ (`"label"`), else `values` where no organ of the file has that value.
+  lists for each organ (`"label"`), or without such a file those of its own table (`label_table.table_beside`), else
+  `values` where no organ of these has that value.
 
   Args:
     scan: the scan itself, whose voxels `baseline_boxes` count.
@@ -84,15 +86,18 @@ def evaluate_saved(
     InputError: if a file that exists cannot be used, or does not lie on the voxels of the scan.
   """
   boxes_file, labels_file = files.boxes, files.labels
-  findings, written, labels, names = None, None, None, values
+  findings, written, labels = None, None, None
+  stated: dict[str, int] = {}
   if boxes_file is not None and boxes_file.exists():
     data = read_json(boxes_file)
     findings = findings_from_dict(data, str(boxes_file))
     written = _scan_of(data, str(boxes_file))
     stated = {organ: each.value for organ, each in findings.items() if each.value}
-    names = stated | {o: v for o, v in values.items() if o not in stated and v not in stated.values()}
   if labels_file is not None and labels_file.exists():
     labels = read_label_nifti(labels_file)
+    if findings is None and (table := table_beside(labels_file, files.name)) is not None:
+      stated = read_label_table(table)
+  names = stated | {o: v for o, v in values.items() if o not in stated and v not in stated.values()}
   place = written or scan or _larger(labels, truth)
   if findings is not None:
     if written is None:

@@ -44,6 +44,15 @@ def test_files_score_as_what_they_hold(tmp_path, truth):
   assert row.box_iou == 1 and row.point_error_mm == 0 and row.dice == 1 and not row.failure
 
 
+def test_label_map_without_boxes_has_the_numbers_of_its_own_table(tmp_path, truth):
+  painted = np.where(truth.array == 2, 30, 2).astype(np.uint8)
+  nibabel.save(nibabel.Nifti1Image(painted.T, AFFINE), tmp_path / "q_seg.nii.gz")
+  files = SavedFiles("q", None, tmp_path / "q_seg.nii.gz")
+  assert evaluate_saved(files, truth, {"liver": 2})[0].dice == 0
+  (tmp_path / "labels.json").write_text(json.dumps({"liver": 30, "spleen": 2}))
+  assert evaluate_saved(files, truth, {"liver": 2})[0].dice == 1
+
+
 def test_files_that_were_promised_but_are_not_there_are_failures(tmp_path, truth):
   row = evaluate_saved(SavedFiles("q", tmp_path / "q_boxes.json", tmp_path / "q_seg.nii.gz"), truth, {"liver": 2})[0]
   assert row.failure == "scan failed" and row.box_iou == 0 and row.dice == 0
