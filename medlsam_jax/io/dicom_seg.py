@@ -21,7 +21,7 @@ from medlsam_jax.installation import PACKAGE, install_hint, version
 from medlsam_jax.io.atomic import atomically
 from medlsam_jax.io.dicom_headers import quiet
 from medlsam_jax.io.dicom_names import LONGEST, dicom_names
-from medlsam_jax.io.dicom_source import read_source
+from medlsam_jax.io.dicom_source import UNICODE, read_source
 from medlsam_jax.io.organ_codes import SCHEME, Code, code_of
 from medlsam_jax.io.painted import Painted
 
@@ -87,6 +87,7 @@ def write_seg(
         transfer_syntax_uid=RLELossless if kind == "LABELMAP" else ExplicitVRLittleEndian,
         series_description=f"organs ({PACKAGE}, research use only)"[:LONGEST],
       )
+      segmentation.SpecificCharacterSet = UNICODE  # highdicom 0.27 leaves it to the caller
     except Exception as error:  # of highdicom and pydicom: many ways to say that a header is odd
       said = f"{Path(images[0].path).parent}: no DICOM SEG can be made of these headers ({error})"
       raise InputError(f"{said}; choose another format") from error

@@ -30,6 +30,8 @@ _MUST_BE_THERE = (
 """Fields that may be empty, not absent (type 2 of the standard)."""
 PATIENT_AND_STUDY = ("StudyInstanceUID", *_MUST_BE_THERE)
 """What a file of the same study repeats of its source."""
+UNICODE = "ISO_IR 192"
+"""Letters of a file of labels, as DICOM calls them."""
 _SERIES_STEP = 1000
 """Added to the number of the source's series."""
 _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
@@ -122,7 +124,7 @@ def read_source(images: Sequence[SourceImage], what: str) -> Source:
 def _use_unicode(header: Dataset) -> None:
   """Text that is copied from the source stands beside organs' names, which may need other letters than the source's."""
   header.decode()
-  header.SpecificCharacterSet = "ISO_IR 192"
+  header.SpecificCharacterSet = UNICODE
 
 
 def _has_groups(header: Dataset) -> bool:
