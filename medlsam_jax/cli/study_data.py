@@ -106,9 +106,8 @@ def _split_of(
   if data_set and (found := _there(chosen, f"published with {data_set}", cases, terminal)):
     chosen, said = found
     others = [n for n, case in cases.items() if n not in chosen.templates and not published.is_left_out(case.truth)]
-    more = max(
-      max(arguments.counts) - len(chosen.templates), 0
-    )  # as many as are needed, and no more: they are no queries
+    # as many as are needed, and no more: they are no queries
+    more = max(max(arguments.counts) - len(chosen.templates), 0)
     return Split((*chosen.templates, *others[:more]), tuple(others[more:])), said
   number = min(arguments.pool, max(len(names) // 2, 1))
   return Split(tuple(names[:number]), ()), f"the first {number} scans by name are templates"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import math
@@ -213,14 +214,11 @@ class Studying:
     """Of a scan that was not asked nothing was answered: its organs are missing, all that are named if truth cannot be
     placed or read."""
     asked = None
-    try:
+    # why is known already: whatever comes up again must not take the scan out of the means
+    with contextlib.suppress(Exception):
       if (values := self.data.values.get(scan)) is not None:
         labels = truth_of_failed(self.data.cases[scan], values, options.reading(self.arguments))
         asked = None if labels is None else Asked(self.finder, scan, labels, labels, values)
-    except (
-      Exception
-    ):  # the reason is known already, and whatever comes up again must not take the scan out of the means
-      pass
     for setting in self._settings:
       if self._kept(scan, setting) is None:
         unplaced = unplaced_rows(scan, self._organs[scan], setting, why, self._longest_mm)

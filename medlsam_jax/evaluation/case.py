@@ -98,13 +98,16 @@ def unplaced_rows(name: str, organs: Iterable[str], diagonal_mm: float, expected
     diagonal_mm: what distances count, since the scan's own diagonal is not known.
     expected: as `evaluate_case` takes it.
   """
-  scores: dict[str, float] = {}
-  if "boxes" in expected:
-    scores |= {"box_iou": 0.0, "box_iou_published": 0.0}
-    scores |= {"wall_distance_mm": diagonal_mm, "point_error_mm": diagonal_mm}
+  scores = missing_box(diagonal_mm) if "boxes" in expected else {}
   if "masks" in expected:
     scores |= {"dice": 0.0, "hd95_mm": diagonal_mm}
   return [Row(name, organ, True, "", SCAN_FAILED, **scores) for organ in organs]
+
+
+def missing_box(diagonal_mm: float) -> dict[str, float]:
+  """What a box that is missing scores."""
+  scores = {"box_iou": 0.0, "box_iou_published": 0.0}
+  return scores | {"wall_distance_mm": diagonal_mm, "point_error_mm": diagonal_mm}
 
 
 @dataclasses.dataclass(frozen=True)

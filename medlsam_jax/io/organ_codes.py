@@ -36,10 +36,10 @@ LEFT, RIGHT = Code("7771000", "Left"), Code("24028007", "Right")
 
 _SIDES = {"left": LEFT, "l": LEFT, "lt": LEFT, "right": RIGHT, "r": RIGHT, "rt": RIGHT}
 _WORDS = {
-  "a": "artery", "cav": "cavity", "chiasma": "chiasm", "fem": "femur",
-  "glnd": "gland", "gln": "gland", "glands": "gland", "nrv": "nerve", "oesophagus": "esophagus", "parotis": "parotid",
-  "submand": "submandibular", "submandibularis": "submandibular", "v": "vein", "vertebra": "vertebrae",
-  "venacava": "vena cava",
+  "a": "artery", "cav": "cavity", "chiasma": "chiasm", "fem": "femur", "glnd": "gland", "gln": "gland",
+  "glands": "gland", "lobes": "lobe", "mid": "middle", "nrv": "nerve", "oesophagus": "esophagus", "optical": "optic",
+  "parotis": "parotid", "submand": "submandibular", "submandibularis": "submandibular",
+  "tmj": "temporomandibular joint", "v": "vein", "vertebra": "vertebrae", "venacava": "vena cava",
 }  # fmt: skip
 """Words that radiotherapy writes otherwise (AAPM TG-263, OpenKBP)."""
 _ALIASES = {

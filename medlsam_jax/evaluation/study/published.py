@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from medlsam_jax.display import count, some
+from medlsam_jax.io.organ_codes import ANY, OrganCode, code_of
 
 NUMBERS: dict[str, dict[str, dict[str, float]]] = {
   "WORD": {
@@ -63,18 +64,10 @@ ORGANS: dict[str, tuple[str, ...]] = {
     "temporomandibular joint left", "temporomandibular joint right", "mandible left", "mandible right",
   ),
 }  # fmt: skip
-"""The organs that the means are over, in the words of `_words`."""
+"""The organs that the means are over."""
 _NAMES = {"WORD": re.compile(r"word_\d{4}"), "StructSeg": re.compile(r"\d{1,2}")}
-_SAME = {
-  "l": "left", "lt": "left", "r": "right", "rt": "right", "oesophagus": "esophagus", "optical": "optic",
-  "chiasma": "chiasm", "mid": "middle", "lobes": "lobe", "femoral": "femur", "tm": "temporomandibular",
-  "tmj": "temporomandibular joint",
-}  # fmt: skip
-_PAIRS = {
-  "brain stem": "brainstem", "gall bladder": "gallbladder", "small bowel": "intestine", "small intestine": "intestine",
-}  # fmt: skip
-_IDLE = ("of", "the", "gland", "glands", "urinary")
-"""Words for others, pairs for a word, and words that say nothing."""
+_SAME = {"intestine": "small bowel", "pituitary gland": "pituitary"}
+"""What the data sets call organs beside the names of `organ_codes`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,18 +143,17 @@ def beside(data_set: str, templates: Collection[str], queries: Mapping[str, Path
 
 def _held_against(data_set: str, organs: Iterable[str]) -> tuple[set[str], list[str]]:
   """Which of a data set's organs are among some, and which of these it does not have."""
-  known = {_words(organ): organ for organ in ORGANS[data_set]}
-  named = {organ: known.get(_words(organ)) for organ in organs}
+  known = {_organ(organ): organ for organ in ORGANS[data_set]}
+  named = {organ: known.get(_organ(organ)) for organ in organs}
   return {organ for organ in named.values() if organ}, [organ for organ, own in named.items() if not own]
 
 
-def _words(organ: str) -> frozenset[str]:
-  """An organ's name in any letters and order of its words: `Left Kidney`, `kidney_l`, `KidneyLeft` are the same."""
-  parts = re.split(r"[^0-9a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", organ).lower())
-  text = " ".join(_SAME.get(word, word) for word in parts if word and word not in _IDLE)
-  for pair, word in _PAIRS.items():
-    text = text.replace(pair, word)
-  return frozenset(text.split())
+def _organ(name: str) -> OrganCode | str:
+  """The same for all spellings of an organ: its code, or a plain name where it has none."""
+  plain = name.lower().replace("_", " ")
+  plain = _SAME.get(plain, plain)
+  code = code_of(plain if plain in _SAME.values() else name)
+  return plain if code.type == ANY else code
 
 
 def is_left_out(labels: Path) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 from medlsam_jax import pipeline
 from medlsam_jax.errors import InputError
 from medlsam_jax.evaluation.baseline import MeanBoxes
-from medlsam_jax.evaluation.case import evaluate_case
+from medlsam_jax.evaluation.case import evaluate_case, missing_box
 from medlsam_jax.evaluation.comparison import Truth
 from medlsam_jax.evaluation.feature_search import find_by_features
 from medlsam_jax.evaluation.study.settings import Boxes, Setting
@@ -217,10 +217,7 @@ def unplaced_rows(scan: str, organs: Iterable[str], setting: Setting, why: str, 
   Args:
     diagonal_mm: what distances count, since the scan's own diagonal is not known.
   """
-  scores: dict[str, float] = {}
-  if setting.boxes.source not in ("labels", "slices"):
-    scores |= {"box_iou": 0.0, "box_iou_published": 0.0}
-    scores |= {"wall_distance_mm": diagonal_mm, "point_error_mm": diagonal_mm}
+  scores = {} if setting.boxes.source in ("labels", "slices") else missing_box(diagonal_mm)
   if setting.painter is not None:
     scores |= {"dice": 0.0, "surface_dice_2mm": 0.0, "surface_dice_5mm": 0.0}
   return [StudyRow(scan, "", organ, why, **scores) for organ in organs]

@@ -1,8 +1,8 @@
 """Layers that the SAM family shares. Images `(n, y, x, channel)`, tokens `(n, token, channel)`.
 
 Matrix products take operands in `dtype` and accumulate and return float32; everything between them is float32.
-Depthwise convolutions are shifted multiply-adds and 1x1 convolutions matrix products, because XLA's own lowering
-of both is several times slower on CPU and no faster elsewhere.
+Depthwise convolutions are shifted multiply-adds (`depthwise`) and 1x1 convolutions matrix products, because XLA's own
+lowering of both is several times slower on CPU and no faster elsewhere.
 """
 
 from __future__ import annotations
