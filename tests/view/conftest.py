@@ -1,9 +1,12 @@
 """A desk with the mini scans: a network of random weights finds, the templates' masks or a filler of boxes paint."""
 
+import os
 import shutil
+import threading
 
 import pytest
 from box_painter import BoxPainter
+from browser_page import FLAGS, Seen, missing, program
 
 
 @pytest.fixture
@@ -32,3 +35,44 @@ def make_desk(tmp_path, mini_templates, mini_queries, small_network_file, monkey
     return desk
 
   return make
+
+
+@pytest.fixture(scope="module")
+def browser():
+  if why := missing():
+    required = os.environ.get("MEDLSAM_BROWSER_TESTS") == "required"
+    pytest.fail(why) if required else pytest.skip(why)
+  from playwright.sync_api import sync_playwright
+
+  with sync_playwright() as play:
+    browser = play.chromium.launch(executable_path=program(), args=FLAGS)
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def open_page(browser, make_desk):
+  """Starts the server for a call of `medlsam view` and opens its page."""
+  from medlsam_jax.serve import guard, listening
+  from medlsam_jax.view import routes
+
+  ends = []
+
+  def start(*words):
+    taken, token = listening.listen(0), guard.new_token()
+    desk = make_desk(*words)
+    app = guard.guarded_app(routes.routes(desk), token, print, routes.MAX_REQUEST_BYTES)
+    server = listening.server(app)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]})
+    thread.start()
+    seen = Seen(browser, f"{listening.address(taken)}/?token={token}", desk)
+    ends.append((server, thread, taken, seen))
+    seen.open()
+    return seen
+
+  yield start
+  for server, thread, taken, seen in ends:
+    seen.context.close()
+    server.should_exit = True
+    thread.join(30)
+    taken.close()
